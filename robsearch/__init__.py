@@ -1,0 +1,81 @@
+"""robsearch: distributed hyperparameter search for adversarial training. Lambda as a function of width.
+
+Importing this package imports no Ray, Optuna, MLflow or torch; each name brings what it needs when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robsearch.attacks import PGD as PGD
+    from robsearch.data import CIFAR10 as CIFAR10
+    from robsearch.data import MNIST as MNIST
+    from robsearch.data import CropFlip as CropFlip
+    from robsearch.data import Digits as Digits
+    from robsearch.data import FashionMNIST as FashionMNIST
+    from robsearch.errors import InputError as InputError
+    from robsearch.laws import Constant as Constant
+    from robsearch.laws import Point as Point
+    from robsearch.laws import PowerLaw as PowerLaw
+    from robsearch.laws import fit_ridge as fit_ridge
+    from robsearch.measures import InputMargin as InputMargin
+    from robsearch.measures import LogitMargin as LogitMargin
+    from robsearch.measures import LogitRatio as LogitRatio
+    from robsearch.models import MLP as MLP
+    from robsearch.models import PreActResNet as PreActResNet
+    from robsearch.models import SmallCNN as SmallCNN
+    from robsearch.models import WideResNet as WideResNet
+    from robsearch.objectives import PGDAT as PGDAT
+    from robsearch.objectives import TRADES as TRADES
+    from robsearch.objectives import Standard as Standard
+    from robsearch.optimisers import SGD as SGD
+    from robsearch.optimisers import Cosine as Cosine
+    from robsearch.optimisers import Halving as Halving
+    from robsearch.optimisers import Piecewise as Piecewise
+    from robsearch.recipe import Recipe as Recipe
+    from robsearch.schedules import WAR as WAR
+    from robsearch.schedules import Fixed as Fixed
+    from robsearch.schedules import Warmup as Warmup
+    from robsearch.search import Means as Means
+    from robsearch.search import Search as Search
+    from robsearch.search import launch as launch
+    from robsearch.search import load_search as load_search
+    from robsearch.search import resume as resume
+    from robsearch.spaces import Space as Space
+    from robsearch.spaces import check as check
+    from robsearch.spaces import space as space
+    from robsearch.trainer import Epoch as Epoch
+    from robsearch.trainer import train as train
+
+_HOME = {
+    "attacks": ["PGD"],
+    "data": ["CIFAR10", "CropFlip", "Digits", "FashionMNIST", "MNIST"],
+    "errors": ["InputError"],
+    "laws": ["Constant", "Point", "PowerLaw", "fit_ridge"],
+    "measures": ["InputMargin", "LogitMargin", "LogitRatio"],
+    "models": ["MLP", "PreActResNet", "SmallCNN", "WideResNet"],
+    "objectives": ["PGDAT", "Standard", "TRADES"],
+    "optimisers": ["Cosine", "Halving", "Piecewise", "SGD"],
+    "recipe": ["Recipe"],
+    "schedules": ["Fixed", "WAR", "Warmup"],
+    "search": ["Means", "Search", "launch", "load_search", "resume"],
+    "spaces": ["Space", "check", "space"],
+    "trainer": ["Epoch", "train"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - one list, derived, so that it cannot differ
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'robsearch' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"robsearch.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

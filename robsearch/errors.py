@@ -1,0 +1,22 @@
+"""The one way robsearch refuses bad input: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InputError(ValueError):
+    """Bad input, found before any compute is spent. The command line prints it and exits with code 2.
+
+    Attributes:
+        problems: one sentence each, all that were found, never only the first.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems: Sequence[str] = problems
+        super().__init__("\n".join(problems))
+
+
+def refusal(expected: str, got: object, do: str) -> str:
+    """The house's sentence for one problem: ``expected ..., got ...: ...``."""
+    return f"expected {expected}, got {got}: {do}"

@@ -1,0 +1,72 @@
+"""How a model is looked at: in eval mode, on checked examples, and left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from robsearch.errors import InputError, refusal
+from robsearch.protocols import Images, Labels, Logits
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards each submodule has its own training flag back, even on an error.
+
+    ``model.train()`` would not do: it also wakes submodules that were deliberately frozen.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            if module.training != training:
+                module.training = training
+
+
+def checked_logits(model: nn.Module, x: Images, y: Labels) -> Logits:
+    """``model(x)`` of examples that a measure can judge; the caller chooses mode and gradient.
+
+    Raises:
+        InputError: no examples, images outside [0, 1], labels that fit neither the images nor the logits,
+            or logits that are not finite.
+    """
+    _refuse(_example_problems(x, y))
+    logits: Logits = model(x)
+    _refuse(_logit_problems(logits, y))
+    return logits
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise InputError(*problems)
+
+
+def _example_problems(x: Images, y: Labels) -> list[str]:
+    problems = []
+    if len(x) == 0:
+        problems.append(refusal("at least one image", 0, "pass a batch of images"))
+    elif not bool(((x >= 0) & (x <= 1)).all()):
+        span = f"{float(x.min()):g} to {float(x.max()):g}"
+        problems.append(refusal("images in [0, 1]", span, "scale them, and normalise inside the model"))
+    if len(y) != len(x):
+        problems.append(refusal(f"one label for each of {len(x)} images", len(y), "pass them together"))
+    if len(y) > 0 and int(y.min()) < 0:
+        problems.append(refusal("labels from 0 on", int(y.min()), "number the classes 0 .. k-1"))
+    return problems
+
+
+def _logit_problems(logits: Logits, y: Labels) -> list[str]:
+    problems = []
+    classes = logits.shape[1]
+    if int(y.max()) >= classes:
+        problems.append(
+            refusal(f"labels below {classes}", int(y.max()), "build the model with one logit per class")
+        )
+    rows = int((~logits.isfinite()).any(dim=1).sum())
+    if rows:
+        problems.append(refusal("finite logits", f"NaN or infinity in {rows} rows", "look at the weights"))
+    return problems

@@ -1,0 +1,163 @@
+"""The extension points of robsearch: read this first, then ``recipe.py``, then ``trainer.py``.
+
+A recipe is a tree of frozen dataclasses, and each leaf is the thing it describes: ``PGD(eps=8/255)`` is the
+configuration, the attack, the tracked parameters and the test id. Nothing is registered; pass your own
+object. An object fits when it is a frozen dataclass with the methods below (``robsearch.testing`` checks it).
+
+Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same pixel units (8/255);
+``lam`` is lambda, the strength of robust regularisation (TRADES' beta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+Images: TypeAlias = Float[Tensor, "n c h w"]
+Labels: TypeAlias = Int[Tensor, "n"]
+Logits: TypeAlias = Float[Tensor, "n k"]
+PerExample: TypeAlias = Float[Tensor, "n"]
+Scalar: TypeAlias = Float[Tensor, ""]
+
+Loss: TypeAlias = Callable[[Logits], PerExample]
+"""What an attack maximises: logits of the perturbed images to one number per example."""
+
+State: TypeAlias = Mapping[str, float]
+"""The state of a schedule: plain numbers, so that it survives a checkpoint bit for bit."""
+
+
+class ImageSpec(NamedTuple):
+    """What a model must know of a data set to be built: ``shape`` is (channels, height, width)."""
+
+    shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Split(NamedTuple):
+    """One split of a data set. Images may be a read-only memory map: gather from them, never write."""
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, "n"]
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A labelled image data set: ``Digits``, ``CIFAR10``."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape, classes and normalisation, known without reading the data."""
+        ...
+
+    def read(self) -> Mapping[str, Split]:
+        """The splits ``train``, ``val`` and ``test`` from their source; ``data.load`` caches them in Arrow.
+
+        Raises:
+            InputError: the source is not there; names the folder looked in and how to get the data.
+        """
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The description of a network: ``MLP``, ``WideResNet``."""
+
+    @property
+    def width(self) -> float:
+        """The quantity that a search over widths varies (k of a WRN-d-k)."""
+        ...
+
+    def build(self, images: ImageSpec) -> nn.Module:
+        """A freshly initialised network from images in [0, 1] to logits (normalisation inside)."""
+        ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """Maximises a loss inside a ball: ``PGD``."""
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
+        """Perturbed images: same shape, inside the ball around ``x``, inside [0, 1], without gradient.
+
+        The model is in eval mode during the attack and back in its own mode afterwards, even on an error.
+        """
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is minimised, as two terms; the trainer minimises ``natural + lam * robust``."""
+
+    def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
+        """The loss the training attack maximises, or None to train without an attack."""
+        ...
+
+    def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
+        """(natural, robust): batch means, never their sum, because WAR and the record need both."""
+        ...
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Lambda over training: ``Fixed``, ``Warmup``. State in, state out."""
+
+    def init(self) -> State:
+        """The state before the first optimiser step."""
+        ...
+
+    def update(self, state: State, natural: float, robust: float, progress: float) -> State:
+        """The next state, after a step with these two terms; ``progress`` in [0, 1] is the share of training done."""
+        ...
+
+    def lam(self, state: State) -> float:
+        """Lambda for the next step: finite and at least 0."""
+        ...
+
+
+@runtime_checkable
+class LearningRate(Protocol):
+    """The learning rate over training: ``Piecewise``, ``Cosine``."""
+
+    def __call__(self, progress: float) -> float:
+        """The factor on the optimiser's base rate at ``progress`` in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Law(Protocol):
+    """Lambda as a function of width: ``PowerLaw``."""
+
+    def __call__(self, width: float) -> float:
+        """Lambda at this width: finite and positive."""
+        ...
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """One number per example of a trained model: ``LogitMargin``, ``LogitRatio``. The evaluator averages."""
+
+    @property
+    def name(self) -> str:
+        """The metric's stable name, such as ``margin/logit``."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What the number is to its quantity: ``exact``, ``lower bound``, ``upper bound`` or ``estimate``."""
+        ...
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
+        """The measure at each example; the model is in eval mode and is left untouched."""
+        ...
+
+
+Augment: TypeAlias = Callable[[Images], Images]
+"""A random transformation of a training batch on its own device; draws from torch's global generator."""
+
+Metrics: TypeAlias = dict[str, float]
+Checkpoint: TypeAlias = dict[str, Any]

@@ -1,0 +1,131 @@
+"""A recipe: everything needed to train and judge one model. Each leaf is the thing it describes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from robsearch.attacks import PGD
+from robsearch.errors import InputError, refusal
+from robsearch.measures import LogitMargin, LogitRatio
+from robsearch.objectives import TRADES
+from robsearch.optimisers import SGD, Piecewise
+from robsearch.protocols import Attack, Augment, Dataset, LearningRate, Measure, Model, Objective, Schedule
+from robsearch.schedules import Fixed
+
+_LEAVES: dict[str, Any] = {
+    "model": Model,
+    "data": Dataset,
+    "attack": Attack,
+    "eval_attack": Attack,
+    "objective": Objective,
+    "lam": Schedule,
+    "optimiser": SGD,
+    "learning_rate": LearningRate,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training and its judgement, as a tree of frozen dataclasses.
+
+    Attributes:
+        model: what is trained, such as ``WideResNet(depth=28, width=4)``.
+        data: where images come from; training uses ``train``, selection ``val``, final figures ``test``.
+        attack: what training defends against.
+        objective: two loss terms; ``natural + lam * robust`` is minimised.
+        lam: lambda over training.
+        eval_attack: what judges on ``val`` after each epoch and on ``test`` at the end. By default the
+            training ``PGD`` with 20 steps from a uniform start; needed when ``attack`` is not a ``PGD``.
+        optimiser: with the base learning rate.
+        learning_rate: the factor on the base rate over training.
+        augment: a random transformation of each training batch, or None.
+        epochs: passes over ``train``.
+        batch_size: images per optimiser step.
+        measures: taken on ``test`` once training has ended.
+        seed: of initialisation, data order, augmentation and attack starts.
+
+    Raises:
+        InputError: all fields that do not fit, at once.
+    """
+
+    model: Model
+    data: Dataset
+    attack: Attack = PGD(start="gaussian")
+    objective: Objective = TRADES()
+    lam: Schedule = Fixed(6.0)
+    eval_attack: Attack | None = None
+    optimiser: SGD = SGD()
+    learning_rate: LearningRate = Piecewise()
+    augment: Augment | None = None
+    epochs: int = 100
+    batch_size: int = 128
+    measures: tuple[Measure, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, PGD):
+            self._default("eval_attack", dataclasses.replace(self.attack, steps=20, start="uniform"))
+            self._default("measures", (LogitMargin(), LogitRatio(eps=self.attack.eps)))
+        self._default("measures", (LogitMargin(),))
+        problems = [*self._leaf_problems(), *self._number_problems()]
+        if problems:
+            raise InputError(*problems)
+
+    def _default(self, field: str, value: Any) -> None:
+        if getattr(self, field) is None:
+            object.__setattr__(self, field, value)
+
+    def _leaf_problems(self) -> list[str]:
+        leaves: list[tuple[str, object, Any]] = [(n, getattr(self, n), shape) for n, shape in _LEAVES.items()]
+        measures = self.measures if isinstance(self.measures, tuple) else (self.measures,)
+        leaves += [(f"measures[{i}]", measure, Measure) for i, measure in enumerate(measures)]
+        return [
+            refusal(f"Recipe.{name} to be a {shape.__name__}", repr(leaf), _how_to_fit(leaf, shape))
+            for name, leaf, shape in leaves
+            if isinstance(leaf, type) or not isinstance(leaf, shape)
+        ]
+
+    def _number_problems(self) -> list[str]:
+        lowest = {"epochs": 1, "batch_size": 1, "seed": 0}
+        return [
+            refusal(f"Recipe.{name} to be a whole number, at least {least}", repr(value), f"pass {name}={least} or more")
+            for name, least in lowest.items()
+            if not isinstance(value := getattr(self, name), int) or value < least
+        ]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the whole tree: two recipes with one digest train the same model."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+    def flat(self) -> dict[str, str | float]:
+        """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ..."""
+        return _flat(self, "")
+
+
+def _how_to_fit(leaf: object, shape: type) -> str:
+    if isinstance(leaf, type):
+        return f"pass an instance, {leaf.__name__}(...), not the class"
+    if leaf is None:
+        return f"pass a {shape.__name__}"
+    return f"give it the methods of robsearch.protocols.{shape.__name__}, or pass one that has them"
+
+
+def _flat(node: object, prefix: str) -> dict[str, str | float]:
+    if not dataclasses.is_dataclass(node):
+        return {prefix: node if isinstance(node, int | float | str) else str(node)}
+    fields = dataclasses.fields(node)
+    if prefix and len(fields) == 1 and fields[0].name == "value":
+        return _flat(getattr(node, "value"), prefix)  # noqa: B009 - Fixed(6.0) is tracked as lam = 6.0
+    flat: dict[str, str | float] = {prefix: type(node).__name__} if prefix else {}
+    for field in fields:
+        child, name = getattr(node, field.name), f"{prefix}.{field.name}".lstrip(".")
+        if isinstance(child, tuple) and any(dataclasses.is_dataclass(item) for item in child):
+            for item in child:
+                flat |= _flat(item, f"{name}.{type(item).__name__}")
+        else:
+            flat |= _flat(child, name)
+    return flat

@@ -1,0 +1,251 @@
+"""The one process that decides: it asks Optuna, hands jobs to Ray, and tells Optuna and MLflow what came of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robsearch.checkpoints import VALUE, best_epoch, drop_weights
+from robsearch.cluster import Job, Work
+from robsearch.protocols import Metrics
+from robsearch.search.recording import Recorder
+from robsearch.study import Lease, Study, Suggestion
+from robsearch.trial import Report, measure, read_test, run
+
+MAX_FAILURES_IN_A_ROW = 5
+
+
+@dataclass
+class Live:
+    """A trial that is being trained, as the driver follows it."""
+
+    suggestion: Suggestion
+    study: Study
+    started: float = field(default_factory=time.time)
+    history: list[Metrics] = field(default_factory=list)
+
+    @property
+    def best(self) -> Metrics:
+        """The epoch with the best value so far."""
+        return self.history[best_epoch(self.history) - 1]
+
+
+@dataclass
+class Tally:
+    """What has become of one study's trials, kept in memory: deciding and drawing cost no storage access."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    best_value: float | None = None
+    best_lam: float | None = None
+    seconds: float = 0.0
+
+    def complete(self, value: float, lam: float) -> None:
+        """Counts a finished trial."""
+        self.states["COMPLETE"] += 1
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_lam = value, lam
+
+    @property
+    def taken(self) -> int:
+        """Trials that count towards the total: failed ones are tried again."""
+        return self.states["COMPLETE"] + self.states["PRUNED"] + self.states["RUNNING"]
+
+
+class Driver:
+    """Answers Ray's questions (``cluster.Jobs``) for one search.
+
+    Args:
+        studies: one per width, and one per width and control.
+        recorder: the search's trials in MLflow.
+        lease: verified before every tell.
+        trials: how many searched trials shall end COMPLETE or PRUNED, over all widths.
+        folder: of the trials' folders.
+        say: prints one line to the person who watches.
+
+    Raises:
+        InputError: a trial that a dead driver left was started with another recipe.
+    """
+
+    def __init__(
+        self,
+        studies: list[Study],
+        recorder: Recorder,
+        lease: Lease,
+        trials: int,
+        folder: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.recorder, self.lease, self.total, self.parallel = recorder, lease, trials, 1
+        self.folder, self.say, self.started = folder, say, time.time()
+        self.stopping, self.problem = False, ""
+        self.tallies = {study: Tally() for study in studies}
+        self.live: dict[str, Live] = {}
+        self._jobs: dict[str, Job] = {}
+        self._left: deque[Live] = deque()
+        self._unmeasured: deque[Suggestion] = deque()
+        self._failures_in_a_row = 0
+        for study, tally in self.tallies.items():
+            self._recall(study, tally)
+
+    def _recall(self, study: Study, tally: Tally) -> None:
+        self._left += [Live(suggestion, study) for suggestion in study.adopt()]
+        for trial in study.trials():
+            if trial.state.name != "COMPLETE":
+                tally.states[trial.state.name] += 1
+                continue
+            tally.complete(trial.values[0], trial.user_attrs["lam"])
+            if not read_test(self.folder / study.name(trial.number)):
+                self._unmeasured.append(study.again(trial.number))
+
+    @property
+    def left(self) -> int:
+        """Trials that a dead driver left, not yet handed out again."""
+        return len(self._left)
+
+    # -- what Ray asks -----------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self._jobs or self._left or self._unmeasured or self._next_study())
+
+    def next(self) -> Job | None:
+        """Measuring first, then what a dead driver left, then new trials, then controls."""
+        if self.stopping or len(self._jobs) >= self.parallel:
+            return None
+        if self._unmeasured:
+            return self._handed(self._unmeasured.popleft(), measure)
+        live = self._left.popleft() if self._left else self._asked()
+        if live is None:
+            return None
+        live.started = time.time()
+        self.live[live.suggestion.trial] = live
+        self.recorder.begin(live.suggestion)
+        return self._handed(live.suggestion, run)
+
+    def heard(self, job: Job, report: Report) -> bool:
+        """Passes a report on to Optuna and MLflow; returns whether the job goes on."""
+        if job.work is measure:
+            self._measured(job, report)
+            return True
+        live = self.live.get(job.name)
+        if live is not None:
+            self._trained(live, report)
+        return job.name in self.live
+
+    def gone(self, job: Job, died: bool) -> None:
+        """A worker is free again."""
+        self._jobs.pop(job.name, None)
+        if job.work is measure:
+            if died:
+                self._measured(job, Report(ended="FAIL", reason="the measuring process died"))
+        elif (live := self.live.get(job.name)) and not self.stopping:
+            what = "its process died more often than it is retried" if died else "its worker ended without a word"
+            self._fail(live, f"{what}; what it saved is in {job.folder}")
+
+    # -- what to do next ---------------------------------------------------------------------------------------
+
+    def _next_study(self) -> Study | None:
+        searched = [study for study in self.tallies if study.control is None]
+        if sum(self.tallies[study].taken for study in searched) < self.total:
+            return min(searched, key=lambda study: self.tallies[study].taken)
+        controls = (study for study in self.tallies if study.control is not None)
+        return next((study for study in controls if not self.tallies[study].states.total()), None)
+
+    def _asked(self) -> Live | None:
+        study = self._next_study()
+        if study is None:
+            return None
+        self.lease.verify()
+        suggestion = study.ask()
+        if suggestion is None:
+            self.tallies[study].states["FAIL"] += 1
+            self._count_failure(f"{study.label}: the space failed to define a recipe")
+            return None
+        self.tallies[study].states["RUNNING"] += 1
+        return Live(suggestion, study)
+
+    def _handed(self, suggestion: Suggestion, work: Work) -> Job:
+        job = Job(suggestion.trial, work, suggestion.recipe, self.folder / suggestion.trial)
+        self._jobs[job.name] = job
+        return job
+
+    # -- what became of it -------------------------------------------------------------------------------------
+
+    def _trained(self, live: Live, report: Report) -> None:
+        suggestion = live.suggestion
+        fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
+        live.history += fresh
+        self.recorder.epochs(suggestion.trial, fresh)
+        self.lease.verify()
+        prune = live.study.report(suggestion.number, fresh)
+        if report.ended == "FAIL":
+            self._fail(live, report.reason or "no reason given")
+        elif report.ended == "COMPLETE":
+            self._complete(live)
+        elif prune and len(live.history) < suggestion.recipe.epochs:
+            self._prune(live)
+
+    def _complete(self, live: Live) -> None:
+        live.study.complete(live.suggestion.number, live.best, live.history[-1])
+        self._failures_in_a_row = 0
+        self._unmeasured.append(live.suggestion)
+        self._ended(live, "COMPLETE")
+
+    def _prune(self, live: Live) -> None:
+        live.study.prune(live.suggestion.number, live.best, live.history[-1])
+        self._failures_in_a_row = 0
+        self._ended(live, "PRUNED")
+        drop_weights(self.folder / live.suggestion.trial)
+
+    def _fail(self, live: Live, reason: str) -> None:
+        self.lease.verify()
+        live.study.fail(live.suggestion.number, reason)
+        self._ended(live, "FAIL", reason)
+        self._count_failure(f"{live.suggestion.trial}: {reason}")
+
+    def _count_failure(self, what: str) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            self.problem = f"{MAX_FAILURES_IN_A_ROW} trials failed in a row, the last one {what}"
+            self.stopping = True
+
+    def _ended(self, live: Live, state: str, reason: str | None = None) -> None:
+        tally, trial = self.tallies[live.study], live.suggestion.trial
+        tally.states["RUNNING"] -= 1
+        tally.seconds += time.time() - live.started
+        if state == "COMPLETE":
+            tally.complete(live.best[VALUE], live.history[-1]["train/lam"])
+        else:
+            tally.states[state] += 1
+        del self.live[trial]
+        self.recorder.ended(trial, state, live.history, reason)
+        self.say(_line(live, state, reason))
+
+    def _measured(self, job: Job, report: Report) -> None:
+        if report.ended == "COMPLETE":
+            self.recorder.measured(job.name, report.test)
+        else:
+            self.recorder.not_measured(job.name, report.reason or "")
+            self.say(f"{job.name}  measuring on test failed: {report.reason}")
+
+    def interrupt(self) -> None:
+        """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a driver adopts it."""
+        for live in self.live.values():
+            self.recorder.tracker.end(live.suggestion.trial, "INTERRUPTED", time.time())
+
+
+def _line(live: Live, state: str, reason: str | None) -> str:
+    words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
+    seconds = time.time() - live.started
+    start = f"{live.suggestion.trial:<14} {words[state]:<6}"
+    if reason:
+        return f"{start}  {reason}"
+    lam, best = live.history[-1]["train/lam"], live.best
+    return (
+        f"{start}  lam {lam:7.3g}  val robust {best[VALUE]:6.1%} natural {best['val/natural_accuracy']:6.1%}"
+        f"  best epoch {best['epoch']:.0f} of {len(live.history)}  {seconds:5.1f} s"
+    )

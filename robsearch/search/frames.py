@@ -1,0 +1,59 @@
+"""A search as tables: one row per trial, one row per epoch, read from the storage and the trials' folders."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.storages import BaseStorage
+
+from robsearch.checkpoints import VALUE, read_history
+from robsearch.laws import Point
+from robsearch.study import SearchRecord, recorded_trials
+from robsearch.trial import read_test
+
+TRIAL_COLUMNS = [
+    "trial", "width", "number", "control", "state", "lam", "value", "best_epoch", "epochs", "seconds", "reason", "seed",
+]  # fmt: skip
+EPOCH_COLUMNS = ["trial", "width", "control", "epoch", "time", "train/lam", VALUE]
+
+
+def frames(storage: BaseStorage, record: SearchRecord, trials: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trials and the epochs of a search."""
+    rows: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+    for facts in recorded_trials(storage, record):
+        history = read_history(trials / facts["trial"])
+        rows.append({**facts, **_from_history(history), **read_test(trials / facts["trial"])})
+        keys = {name: facts[name] for name in ("trial", "width", "control")}
+        epochs += [{**keys, **entry} for entry in history]
+    return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
+
+
+def points(trials: pd.DataFrame) -> list[Point]:
+    """What the law is fitted from: every finished searched trial, never only the best ones."""
+    searched = trials[(trials["state"] == "COMPLETE") & trials["control"].isna() & (trials["lam"] > 0)]
+    return [
+        Point(width, lam, value) for width, lam, value in zip(searched["width"], searched["lam"], searched["value"], strict=True)
+    ]
+
+
+def _from_history(history: list[dict[str, float]]) -> dict[str, Any]:
+    if not history:
+        return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0, "seconds": 0.0}
+    best = max(history, key=lambda entry: entry[VALUE])
+    return {
+        "lam": history[-1]["train/lam"],
+        "value": best[VALUE],
+        "best_epoch": best["epoch"],
+        "epochs": len(history),
+        "seconds": sum(entry["time/epoch_seconds"] for entry in history),
+    }
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    first = [*columns, *(name for name in frame.columns if name not in columns)]
+    return frame.reindex(columns=first)

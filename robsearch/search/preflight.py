@@ -1,0 +1,108 @@
+"""Everything that can be found wrong before a cluster starts, and the facts noted down about a launch."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from robsearch.data import load
+from robsearch.errors import InputError, refusal
+from robsearch.protocols import Dataset
+from robsearch.recipe import Recipe
+from robsearch.search.result import Place, search_names
+from robsearch.spaces import Space, check
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_numbers(**least: tuple[float | None, float]) -> None:
+    """Refuses numbers below their least value, all at once; None is a default and passes.
+
+    Raises:
+        InputError: names the options.
+    """
+    problems = [
+        refusal(f"--{name.replace('_', '-')} of at least {low:g}", value, f"pass {low:g} or more")
+        for name, (value, low) in least.items()
+        if value is not None and value < low
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def check_space(space: Space) -> Recipe:
+    """Checks the space and puts its data into the node's store; returns one of its recipes.
+
+    Raises:
+        InputError: the space could not be searched, or its data is not there.
+    """
+    draws = check(space)
+    datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in draws}
+    for dataset in datasets:
+        load(dataset)
+    return draws[0].recipe
+
+
+def check_writable(results: Path) -> None:
+    """Writes to the results folder and reads back.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=results) as probe:
+            probe.write(b"robsearch")
+    except OSError as error:
+        do = "choose another folder with --results or ROBSEARCH_RESULTS"
+        raise InputError(refusal(f"a writable results folder {results}", error.strerror or error, do)) from error
+
+
+def new_name(name: str | None, space: Space, place: Place) -> str:
+    """The name of a new search: the one asked for, or the space's name and the next free number.
+
+    Raises:
+        InputError: it could not be a folder's name, or it is taken.
+    """
+    taken = set(search_names(place))
+    if name is None:
+        stem = space.define.__name__
+        return next(free for n in range(1, len(taken) + 2) if (free := f"{stem}-{n}") not in taken)
+    if not NAME.fullmatch(name):
+        do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        raise InputError(refusal("a name that can be a folder", repr(name), do))
+    if name in taken:
+        do = f"continue it with `robsearch resume {name}`, or choose another --name"
+        raise InputError(refusal("the name of a new search", f"{name!r}, which exists", do))
+    return name
+
+
+def setting(recipe: Recipe, seed: int) -> dict[str, str]:
+    """What a reader must know to judge the figures: recipe, seed, hardware, versions, commit."""
+    packages = ("robsearch", "torch", "ray", "optuna", "mlflow")
+    return {
+        "model": str(recipe.model),
+        "data": str(recipe.data),
+        "training attack": str(recipe.attack),
+        "evaluation attack": str(recipe.eval_attack),
+        "objective": str(recipe.objective),
+        "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}, {recipe.epochs} epochs, batch {recipe.batch_size}",
+        "search seed": str(seed),
+        "driver": f"{platform.node()}, {platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{package} {version(package)}" for package in packages),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return asked.stdout.strip() or "not in a git repository"

@@ -1,0 +1,146 @@
+"""Where a search is remembered: one Optuna storage, and the search's own record in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from robsearch.errors import InputError, refusal
+
+JOURNAL = "optuna.journal"
+
+optuna.logging.set_verbosity(logging.WARNING)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The storage of a search.
+
+    Args:
+        url: any Optuna storage URL (``sqlite:///...``, ``postgresql://...``), or None for a journal file in the
+            search's folder, which suits the one driver that writes.
+        folder: the search's own folder in the results folder.
+
+    Raises:
+        InputError: it cannot be opened. The message never repeats a password.
+    """
+    try:
+        if url is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return optuna.storages.get_storage(url)
+    except Exception as error:
+        where = without_password(url) if url else str(folder)
+        got = f"{type(error).__name__} for {where}"
+        raise InputError(refusal("an Optuna storage that opens", got, _advice(error))) from error
+
+
+def _advice(error: Exception) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    return f"choose another --results folder or --storage URL ({first_line})"
+
+
+def repair_journal(folder: Path) -> None:
+    """Mends what a dead driver left: its lock, and a last line that a full disk cut short (a copy is kept).
+
+    Only for a driver that found no living one; Optuna cannot append to, or later open, a torn journal.
+    """
+    journal = folder / JOURNAL
+    lock = Path(f"{journal}.lock")
+    if lock.is_symlink():
+        lock.unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    guard = JournalFileSymlinkLock(str(journal))
+    guard.acquire()
+    try:
+        _cut_torn_line(journal)
+    finally:
+        guard.release()
+
+
+def _cut_torn_line(journal: Path) -> None:
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        journal.with_suffix(".torn").write_bytes(content)
+        os.truncate(journal, whole)
+
+
+def without_password(url: str) -> str:
+    """A URL without its user name and password."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What a search is, as the storage remembers it: enough to resume it on another day.
+
+    Attributes:
+        name: of the search.
+        space: its reference, ``module:name``.
+        widths: that it searches.
+        seed: from which every trial's seed derives.
+        trials: the total that was asked for; ``resume --trials`` raises it.
+        tracking: the MLflow URI, or None if it had a password (then the environment must give it again).
+        setting: labels and texts for the report: model, data, attack, versions, commit.
+    """
+
+    name: str
+    space: str
+    widths: tuple[float, ...]
+    seed: int
+    trials: int
+    tracking: str | None
+    setting: dict[str, str]
+
+    @classmethod
+    def create(cls, storage: BaseStorage, **facts: Any) -> Self:
+        """Claims the search's name in the storage, atomically.
+
+        Raises:
+            InputError: the name is taken; says the two ways on.
+        """
+        record = cls(**facts)
+        try:
+            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], record.name)
+        except DuplicatedStudyError as error:
+            do = f"continue it with `robsearch resume {record.name}`, or choose another --name"
+            raise InputError(refusal("the name of a new search", f"{record.name!r}, which exists", do)) from error
+        record.save(storage)
+        return record
+
+    @classmethod
+    def load(cls, storage: BaseStorage, name: str) -> Self:
+        """The record of an existing search.
+
+        Raises:
+            InputError: there is none of that name; lists those there are.
+        """
+        try:
+            attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+            facts = attrs["search"]
+        except KeyError as error:
+            do = f"searches here: {', '.join(record_names(storage)) or 'none'}; --results or --storage says where to look"
+            raise InputError(refusal("the name of a search", repr(name), do)) from error
+        return cls(**{**facts, "widths": tuple(facts["widths"])})
+
+    def save(self, storage: BaseStorage) -> None:
+        """Writes the record over the one in the storage."""
+        study = storage.get_study_id_from_name(self.name)
+        storage.set_study_user_attr(study, "search", {**vars(self), "widths": list(self.widths)})
+
+
+def record_names(storage: BaseStorage) -> list[str]:
+    """The names of all searches in a storage, oldest first."""
+    return [study.study_name for study in storage.get_all_studies() if "search" in study.user_attrs]
