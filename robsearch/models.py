@@ -180,9 +180,7 @@ class WideResNet:
             do = "use 10, 16, 22, 28 or 34"
             problems.append(refusal("depth = 6 n + 4 with n >= 1", repr(self.depth), do))
         if self.activation not in _ACTIVATIONS:
-            problems.append(
-                refusal("activation relu or silu", repr(self.activation), "choose one of the two")
-            )
+            problems.append(refusal("activation relu or silu", repr(self.activation), "choose one of the two"))
         _refuse(problems)
 
     def build(self, images: ImageSpec) -> nn.Module:
@@ -257,9 +255,7 @@ def _is_whole(value: object) -> bool:
 def _width_problems(width: object) -> list[str]:
     if isinstance(width, int | float) and not isinstance(width, bool) and 0 < width < math.inf:
         return []
-    return [
-        refusal("a finite width > 0", repr(width), "give the factor on the layers' sizes, such as 0.5 or 4")
-    ]
+    return [refusal("a finite width > 0", repr(width), "give the factor on the layers' sizes, such as 0.5 or 4")]
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -267,10 +267,10 @@ def test_processes_that_start_at_once_build_one_file(tmp_path: Path) -> None:
     processes = [fork.Process(target=work) for _ in range(3)]
     for process in processes:
         process.start()
-    found = {inodes.get() for _ in processes}
     for process in processes:
         process.join(30)
-        assert process.exitcode == 0
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    found = {inodes.get() for _ in processes}
     assert found == {next(tmp_path.glob("*.arrow")).stat().st_ino}
     reads_to_compare = len(processes)
     assert len((tmp_path / "log").read_text().splitlines()) == 1 + reads_to_compare

@@ -1,0 +1,213 @@
+"""The Arrow store: one checked, memory-mapped file per data set and node, shared by all its trials.
+
+A file is written once, beside its final name, and renamed: it is never changed in place, because a mapped
+file that shrinks kills its readers. Its name holds the digest of the data set, so another configuration is
+another file. The maps are read-only: gather from them, never write (writing ends the process).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import inspect
+import json
+import os
+import secrets
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from robsearch.errors import InputError, refusal
+from robsearch.protocols import Dataset, ImageSpec, Split
+
+FORMAT = 1
+"""Raise it when the layout of the file changes, or what the sets of this package contain."""
+
+_NOTES = b"robsearch"
+_SPLITS = ("train", "val", "test")
+_STALE = 3600.0
+
+
+def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
+    """The splits of a data set as read-only memory maps of its Arrow file, which is built when missing.
+
+    Processes that start at once build the file once and share its pages. A damaged file (truncated, altered)
+    is found by its checksum, warned about and replaced by a new one.
+
+    Args:
+        dataset: what to load; it is read only when there is no valid file.
+        cache: the node's folder for such files, on a local disk; None: ROBSEARCH_CACHE, else
+            ``~/.cache/robsearch``.
+
+    Returns:
+        By name: uint8 images ``(n, c, h, w)`` and int64 labels ``(n,)``.
+
+    Raises:
+        InputError: the folder cannot be written, the source is missing, or a user's data set gives splits
+            that do not fit its ``spec``.
+    """
+    folder = cache or Path(os.environ.get("ROBSEARCH_CACHE") or "~/.cache/robsearch")
+    path = folder.expanduser().absolute() / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
+    found = _attempt(path)
+    if isinstance(found, dict):
+        return found
+    with _alone(path):
+        found = _attempt(path)
+        if isinstance(found, dict):
+            return found
+        if not isinstance(found, FileNotFoundError):
+            warnings.warn(f"{path} is damaged ({found}): rebuilding it from its source", stacklevel=2)
+        _write(path, _fitting(dataset.spec, dataset.read()))
+        return _open(path)
+
+
+def digest(dataset: Dataset) -> str:
+    """16 hexadecimal digits that name the content of a data set, without reading it.
+
+    They depend on the format of the file, the class (module, name and source code) and every field that takes
+    part in ``==``. So declare a field that says where the data lies, not what it is, as
+    ``field(compare=False)``. Code that ``read`` calls outside its class is not seen: give the class a field
+    ``version`` and raise it.
+
+    Raises:
+        InputError: ``dataset`` is not a dataclass, or a field is not made of numbers, strings, paths, tuples,
+            dictionaries or dataclasses of these.
+    """
+    odd: list[object] = []
+
+    def plain(value: Any) -> object:
+        if isinstance(value, Path):
+            return str(value)
+        if not is_dataclass(value) or isinstance(value, type):
+            odd.append(value)
+            return None
+        content = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
+        return [type(value).__module__, type(value).__qualname__, content]
+
+    text = json.dumps([FORMAT, _code(type(dataset)), dataset], default=plain, sort_keys=True)
+    if odd:
+        do = "such an object has no lasting name; keep its parameters as fields, or use field(compare=False)"
+        expected = f"{type(dataset).__name__} and its fields to be dataclasses, numbers, strings or tuples"
+        raise InputError(*(refusal(expected, repr(value), do) for value in odd))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _code(kind: type) -> str:
+    with suppress(OSError, TypeError):  # no source: typed at a prompt, or unpickled by value
+        return inspect.getsource(kind)
+    return ""
+
+
+def _fitting(spec: ImageSpec, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The splits as contiguous uint8 and int64 CPU tensors; refuses what does not fit ``spec``."""
+    do = "correct the data set's read()"
+    missing = [name for name in _SPLITS if name not in splits]
+    problems = [refusal("the splits train, val and test", f"no {name}", do) for name in missing]
+    for name, (images, labels) in splits.items():
+        shape = (len(labels), *spec.shape)
+        if images.dtype != torch.uint8 or tuple(images.shape) != shape or not len(labels):
+            got = f"{images.dtype} {tuple(images.shape)}"
+            problems.append(refusal(f"{name}.images to be torch.uint8 {shape}, not empty", got, do))
+        legal = f"{name}.labels to be whole numbers in one row, from 0 to {spec.num_classes - 1}"
+        if labels.ndim != 1 or labels.is_floating_point():
+            problems.append(refusal(legal, f"{labels.dtype} {tuple(labels.shape)}", do))
+        elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.num_classes:
+            problems.append(refusal(legal, f"{int(labels.min())} to {int(labels.max())}", do))
+    if problems:
+        raise InputError(*problems)
+    return {
+        name: Split(split.images.cpu().contiguous(), split.labels.cpu().to(torch.int64).contiguous())
+        for name, split in splits.items()
+    }
+
+
+def _checksum(path: Path, splits: Mapping[str, Split]) -> str:
+    total = hashlib.sha256(path.name.encode())
+    for name, (images, labels) in splits.items():
+        total.update(f"{name} {images.dtype} {tuple(images.shape)} {labels.dtype}".encode())
+        total.update(images.flatten().numpy().data)
+        total.update(labels.numpy().data)
+    return total.hexdigest()
+
+
+def _attempt(path: Path) -> dict[str, Split] | Exception:
+    try:
+        return _open(path)
+    except Exception as problem:  # altered bytes can break any layer: Arrow, UTF-8, JSON, the shapes
+        return problem
+
+
+def _open(path: Path) -> dict[str, Split]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    notes = json.loads(reader.schema.metadata[_NOTES])
+    splits = {name: _mapped(reader.get_batch(i)) for i, name in enumerate(notes["splits"])}
+    if _checksum(path, splits) != notes["sha256"]:
+        raise ValueError("its content does not match its checksum")
+    return splits
+
+
+def _mapped(batch: pa.RecordBatch) -> Split:
+    """Views of one record batch, without a copy."""
+    images, labels = batch.column("images"), batch.column("labels")
+    return Split(_view(images.to_numpy_ndarray()), _view(labels.to_numpy(zero_copy_only=True)))
+
+
+def _view(array: Any) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _write(path: Path, splits: Mapping[str, Split]) -> None:
+    notes = {"splits": list(splits), "sha256": _checksum(path, splits)}
+    batches = [_batch(split) for split in splits.values()]
+    schema = batches[0].schema.with_metadata({_NOTES: json.dumps(notes)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise _unwritable(path.parent, problem) from problem
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _batch(split: Split) -> pa.RecordBatch:
+    images = pa.FixedShapeTensorArray.from_numpy_ndarray(split.images.numpy())
+    return pa.record_batch({"images": images, "labels": pa.array(split.labels.numpy())})
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits for other processes that build this file; removes what dead ones left.
+
+    Without the lock all would still be correct, but each would read the source and map a file of its own.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("a")
+    except OSError as problem:
+        raise _unwritable(path.parent, problem) from problem
+    with lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
+        yield
+
+
+def _unwritable(folder: Path, problem: OSError) -> InputError:
+    do = "set ROBSEARCH_CACHE to a folder on a local disk with room that you may write"
+    return InputError(refusal(f"to write the data cache in {folder}", problem.strerror or problem, do))
