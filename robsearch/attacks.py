@@ -127,9 +127,7 @@ class FGSM:
 
     def __post_init__(self) -> None:
         if not 0 < self.eps <= 1:
-            raise InputError(
-                refusal("eps from above 0 to 1", self.eps, "give it in pixel units, 8/255 and not 8")
-            )
+            raise InputError(refusal("eps from above 0 to 1", self.eps, "give it in pixel units, 8/255 and not 8"))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
         """As ``PGD``."""

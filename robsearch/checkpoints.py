@@ -27,7 +27,7 @@ VALUE = "val/robust_accuracy"
 """What selection maximises; a trial's value is this metric at its best epoch."""
 
 
-class StaleAttempt(RuntimeError):
+class StaleAttemptError(RuntimeError):
     """A newer attempt at this trial exists: this one must not write any more."""
 
 
@@ -87,10 +87,10 @@ class Attempt:
         """Writes a checkpoint, names it in ``LATEST``, and drops all others but the previous and the best.
 
         Raises:
-            StaleAttempt: a newer attempt was claimed meanwhile.
+            StaleAttemptError: a newer attempt was claimed meanwhile.
         """
         if max(_attempts(self.trial)) > self.number:
-            raise StaleAttempt(f"attempt {self.number} was superseded and stopped")
+            raise StaleAttemptError(f"attempt {self.number} was superseded and stopped")
         folder = self.folder / _name(epoch.number)
         folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()

@@ -21,18 +21,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")]
+SpaceArgument = Annotated[
+    str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
 Results = Annotated[
-    Path | None, typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder  [default: ./robsearch-results]")
+    Path | None,
+    typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder  [default: ./robsearch-results]"),
 ]
 Storage = Annotated[
-    str | None, typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL  [default: a journal beside the results]")
+    str | None,
+    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL  [default: a journal beside the results]"),
 ]
 Tracking = Annotated[
-    str | None, typer.Option(help="MLflow URI  [default: MLFLOW_TRACKING_URI, else sqlite beside the results]")
+    str | None,
+    typer.Option(help="MLflow URI  [default: MLFLOW_TRACKING_URI, else sqlite beside the results]"),
 ]
-Address = Annotated[str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT  [default: this machine]")]
+Address = Annotated[
+    str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT  [default: this machine]")
+]
 Parallel = Annotated[int | None, typer.Option(help="trainings at once  [default: as many as there is room for]")]
 Gpus = Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one  [default: 1 where there are any]")]
 
@@ -48,7 +55,10 @@ def check(space: SpaceArgument) -> None:
     draws = check_space(load_space(space))
     console = Console()
     for draw in draws:
-        drawn = ", ".join(f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in draw.params.items())
+        drawn = ", ".join(
+            f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in draw.params.items()
+        )
         console.print(f"width {draw.width:g}: {drawn or 'nothing is searched'}", highlight=False)
     for name, distribution in draws[0].distributions.items():
         console.print(f"searches {name} in {distribution}", highlight=False)
@@ -97,7 +107,9 @@ def resume(
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")
+    ] = None,
     results: Results = None,
     storage: Storage = None,
 ) -> None:

@@ -92,7 +92,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
         raise InputError(refusal("--address auto or HOST:PORT", address, do))
     if not address:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps a one-machine Ray on loopback
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
         with _without_secrets():
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
@@ -133,9 +133,7 @@ def run(jobs: Jobs, resources: Resources, folder: Path, max_retries: int) -> Non
     bridge = _Bridge(jobs)
     tuner = Tuner(
         tune.with_resources(_work, {"cpu": resources.cpus, "gpu": resources.gpus}),
-        tune_config=TuneConfig(
-            search_alg=bridge, scheduler=_Listener(bridge), num_samples=-1, reuse_actors=True
-        ),
+        tune_config=TuneConfig(search_alg=bridge, scheduler=_Listener(bridge), num_samples=-1, reuse_actors=True),
         run_config=RunConfig(
             name="ray",
             storage_path=str(folder.resolve()),
@@ -161,7 +159,7 @@ class _Unsaved:
         return {}
 
 
-class _Bridge(_Unsaved, Searcher):  # type: ignore[misc]
+class _Bridge(_Unsaved, Searcher):
     """What Tune asks for trials, and tells of their end."""
 
     def __init__(self, jobs: Jobs) -> None:
@@ -170,7 +168,7 @@ class _Bridge(_Unsaved, Searcher):  # type: ignore[misc]
         self.running: dict[str, Job] = {}
         self.heard: set[int] = set()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         if self.jobs.finished or self.jobs.stopping:
             return str(Searcher.FINISHED)
         job = self.jobs.next()
@@ -191,11 +189,11 @@ class _Bridge(_Unsaved, Searcher):  # type: ignore[misc]
         """Nothing, for the same reason."""
 
 
-class _Listener(_Unsaved, FIFOScheduler):  # type: ignore[misc]
+class _Listener(_Unsaved, FIFOScheduler):
     """What Tune asks whether a trial goes on."""
 
     def __init__(self, bridge: _Bridge) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._bridge = bridge
         self._last: dict[str, Report] = {}
 
@@ -208,7 +206,7 @@ class _Listener(_Unsaved, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
-class _Stop(_Unsaved, Stopper):  # type: ignore[misc]
+class _Stop(_Unsaved, Stopper):
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 

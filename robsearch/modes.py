@@ -50,7 +50,7 @@ def _example_problems(x: Images, y: Labels) -> list[str]:
     if len(x) == 0:
         problems.append(refusal("at least one image", 0, "pass a batch of images"))
     elif not bool(((x >= 0) & (x <= 1)).all()):
-        span = f"{float(x.min()):g} to {float(x.max()):g}"
+        span = f"{x.min().item():g} to {x.max().item():g}"
         problems.append(refusal("images in [0, 1]", span, "scale them, and normalise inside the model"))
     if len(y) != len(x):
         problems.append(refusal(f"one label for each of {len(x)} images", len(y), "pass them together"))
@@ -63,9 +63,7 @@ def _logit_problems(logits: Logits, y: Labels) -> list[str]:
     problems = []
     classes = logits.shape[1]
     if int(y.max()) >= classes:
-        problems.append(
-            refusal(f"labels below {classes}", int(y.max()), "build the model with one logit per class")
-        )
+        problems.append(refusal(f"labels below {classes}", int(y.max()), "build the model with one logit per class"))
     rows = int((~logits.isfinite()).any(dim=1).sum())
     if rows:
         problems.append(refusal("finite logits", f"NaN or infinity in {rows} rows", "look at the weights"))

@@ -94,9 +94,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(
-            (0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate")
-        )
+        _refuse_unless((0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"))
 
     def __call__(self, progress: float) -> float:
         """The factor on the base rate."""

@@ -91,15 +91,22 @@ class Recipe:
     def _number_problems(self) -> list[str]:
         lowest = {"epochs": 1, "batch_size": 1, "seed": 0}
         return [
-            refusal(f"Recipe.{name} to be a whole number, at least {least}", repr(value), f"pass {name}={least} or more")
+            refusal(
+                f"Recipe.{name} to be a whole number, at least {least}",
+                repr(value),
+                f"pass {name}={least} or more",
+            )
             for name, least in lowest.items()
             if not isinstance(value := getattr(self, name), int) or value < least
         ]
 
     @property
     def digest(self) -> str:
-        """A hash of the whole tree: two recipes with one digest train the same model."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """A hash of the whole tree: two recipes with one digest train the same model.
+
+        Fields that do not take part in comparison, such as the folder the data lies in, do not count.
+        """
+        return hashlib.sha256(repr(_identity(self)).encode()).hexdigest()[:16]
 
     def flat(self) -> dict[str, str | float]:
         """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ..."""
@@ -114,10 +121,23 @@ def _how_to_fit(leaf: object, shape: type) -> str:
     return f"give it the methods of robsearch.protocols.{shape.__name__}, or pass one that has them"
 
 
+def _identity(node: object) -> object:
+    if isinstance(node, tuple):
+        return tuple(_identity(item) for item in node)
+    if not dataclasses.is_dataclass(node):
+        return node
+    fields = tuple((field.name, _identity(getattr(node, field.name))) for field in _compared(node))
+    return f"{type(node).__module__}.{type(node).__qualname__}", fields
+
+
+def _compared(node: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(node) if field.compare]
+
+
 def _flat(node: object, prefix: str) -> dict[str, str | float]:
     if not dataclasses.is_dataclass(node):
         return {prefix: node if isinstance(node, int | float | str) else str(node)}
-    fields = dataclasses.fields(node)
+    fields = _compared(node)
     if prefix and len(fields) == 1 and fields[0].name == "value":
         return _flat(getattr(node, "value"), prefix)  # noqa: B009 - Fixed(6.0) is tracked as lam = 6.0
     flat: dict[str, str | float] = {prefix: type(node).__name__} if prefix else {}

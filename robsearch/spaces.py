@@ -78,7 +78,9 @@ def load_space(reference: str) -> Space:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
-        raise InputError(refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")) from error
+        raise InputError(
+            refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")
+        ) from error
     found = getattr(module, name, None)
     if isinstance(found, Space):
         return found
@@ -161,7 +163,9 @@ def _called(make: Callable[[], object], what: str) -> Recipe:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(refusal(f"a Recipe from {what}", f"{type(error).__name__}: {error}", "mend the function")) from error
+        raise InputError(
+            refusal(f"a Recipe from {what}", f"{type(error).__name__}: {error}", "mend the function")
+        ) from error
     if not isinstance(recipe, Recipe):
         raise InputError(refusal(f"a Recipe from {what}", f"a {type(recipe).__name__}", "return Recipe(...)"))
     return recipe

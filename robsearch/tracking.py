@@ -32,7 +32,13 @@ from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 
 TRIAL, STATE, BEST = "robsearch.trial", "robsearch.state", "robsearch.best"
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED", "RUNNING": "RUNNING"}
+STATUS = {
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+    "INTERRUPTED": "KILLED",
+    "RUNNING": "RUNNING",
+}
 """The MLflow status of each state of a trial."""
 
 TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
@@ -59,7 +65,7 @@ def check_tracking(uri: str) -> None:
     """
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()  # noqa: S310
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
         except urllib.error.HTTPError:
             return  # it answered; whether it lets us in shows when the experiment is made
         except OSError as error:
@@ -223,7 +229,9 @@ class Tracker:
             self._runs[trial] = run.info.run_id
         self._batch(trial, params, tags)
 
-    def _batch(self, trial: str, params: dict[str, str | float] | None = None, tags: dict[str, str] | None = None) -> None:
+    def _batch(
+        self, trial: str, params: dict[str, str | float] | None = None, tags: dict[str, str] | None = None
+    ) -> None:
         entities = [Param(name, str(value)[:6000]) for name, value in (params or {}).items()]
         run_tags = [RunTag(name, value[:5000]) for name, value in (tags or {}).items()]
         self._client.log_batch(self._runs[trial], params=entities[:PARAMS_PER_CALL], tags=run_tags)

@@ -17,7 +17,7 @@ from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Scalar, Spl
 from robsearch.recipe import Recipe
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite: training cannot go on."""
 
 
@@ -42,7 +42,7 @@ def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device 
         device: the first GPU by default, else the CPU.
 
     Raises:
-        NonFiniteLoss: a loss term became NaN or infinite; names epoch and step.
+        NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.
         InputError: the data is not there.
     """
     device = device or best_device()
@@ -75,7 +75,7 @@ def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device 
             optimiser.step()
             terms = torch.stack([natural.detach(), robust.detach()]).cpu().double()
             if not terms.isfinite().all():
-                raise NonFiniteLoss(
+                raise NonFiniteLossError(
                     f"the loss became {terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {number}, step {step + 1}:"
                     " lower the learning rate or lambda"
                 )
@@ -126,7 +126,10 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def _state(
-    model: nn.Module, optimiser: torch.optim.Optimizer, lam: Mapping[str, float], epoch: int
-) -> Checkpoint:
-    return {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "lam": dict(lam), "epoch": epoch}
+def _state(model: nn.Module, optimiser: torch.optim.Optimizer, lam: Mapping[str, float], epoch: int) -> Checkpoint:
+    return {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "lam": dict(lam),
+        "epoch": epoch,
+    }

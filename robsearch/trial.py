@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from robsearch.checkpoints import Attempt, Saved, StaleAttempt, best_epoch, newest
+from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, best_epoch, newest
 from robsearch.data import load
 from robsearch.evaluation import RATES, averages, best_device, examples, judge, to_device
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
-from robsearch.trainer import NonFiniteLoss, train
+from robsearch.trainer import NonFiniteLossError, train
 
 REPORT_SECONDS = 0.25
 """Epochs shorter than this share one report and one checkpoint: at most this much training is ever redone."""
@@ -50,7 +50,7 @@ def run(recipe: Recipe, folder: Path) -> Iterator[Report]:
     attempt = Attempt.claim(folder)
     try:
         yield from _train(recipe, attempt)
-    except (NonFiniteLoss, StaleAttempt) as error:
+    except (NonFiniteLossError, StaleAttemptError) as error:
         yield Report(ended="FAIL", reason=str(error), attempt=attempt.number)
     except Exception as error:
         yield Report(ended="FAIL", reason=_reason(error, attempt.folder), attempt=attempt.number)

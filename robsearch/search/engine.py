@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from optuna.storages import BaseStorage
 from rich.console import Console
 
 from robsearch import cluster
@@ -24,7 +23,16 @@ from robsearch.search.recording import Recorder
 from robsearch.search.result import Place, Search, load_search
 from robsearch.search.table import watched
 from robsearch.spaces import Control, Define, Space, load_space
-from robsearch.study import Lease, SearchRecord, Study, living_owner, open_storage, repair_journal, without_password
+from robsearch.study import (
+    Lease,
+    SearchRecord,
+    Storage,
+    Study,
+    living_owner,
+    open_storage,
+    repair_journal,
+    without_password,
+)
 from robsearch.tracking import Tracker, check_tracking, default_uri
 
 TRIALS_PER_WIDTH = 8
@@ -146,9 +154,7 @@ def _bounds(means: Means) -> dict[str, tuple[float | None, float]]:
     return {"parallel": (means.parallel, 1), "gpus_per_trial": (means.gpus_per_trial, 0)}
 
 
-def _drive(
-    space: Space, record: SearchRecord, tracker: Tracker, means: Means, epochs: int, console: Console
-) -> Search:
+def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, epochs: int, console: Console) -> Search:
     folder = means.place.folder(record.name)
     storage = open_storage(means.storage, folder)
     lease = Lease.acquire(storage, record.name)
@@ -189,14 +195,14 @@ def _conclude(driver: Driver, means: Means, console: Console) -> Search:
     return search
 
 
-def _studies(space: Space, record: SearchRecord, storage: BaseStorage, epochs: int) -> list[Study]:
-    per_width = -(-record.trials // len(space.widths))
-    sized = {"trials": per_width, "epochs": epochs, "seed": record.seed}
-    studies = [Study(storage, record.name, width, None, space.define, **sized) for width in space.widths]
-    for control in space.controls:
-        for width in space.widths:
-            studies.append(Study(storage, record.name, width, control.__name__, _as_define(control), **sized))
-    return studies
+def _studies(space: Space, record: SearchRecord, storage: Storage, epochs: int) -> list[Study]:
+    defines = [(None, space.define), *((control.__name__, _as_define(control)) for control in space.controls)]
+    planned = -(-record.trials // len(space.widths))
+    return [
+        Study(storage, record.name, width, control, define, trials=planned, epochs=epochs, seed=record.seed)
+        for control, define in defines
+        for width in space.widths
+    ]
 
 
 def _as_define(control: Control) -> Define:
@@ -245,7 +251,10 @@ def _printer(console: Console) -> Callable[[str], None]:
 def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Console) -> None:
     ended = sum(tally.taken - tally.states["RUNNING"] for s, tally in driver.tallies.items() if s.control is None)
     going_on = f", {ended} of them ended, {driver.left} to be continued" if ended or driver.left else ""
-    console.print(f"search [bold]{record.name}[/]: {record.trials} trials{going_on}; results in {folder}", soft_wrap=True)
+    console.print(
+        f"search [bold]{record.name}[/]: {record.trials} trials{going_on}; results in {folder}",
+        soft_wrap=True,
+    )
 
 
 def _say_interrupted(search: Search, console: Console) -> None:

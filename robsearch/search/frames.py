@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from optuna.storages import BaseStorage
 
 from robsearch.checkpoints import VALUE, read_history
 from robsearch.laws import Point
-from robsearch.study import SearchRecord, recorded_trials
+from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trial import read_test
 
 TRIAL_COLUMNS = [
@@ -20,7 +19,7 @@ TRIAL_COLUMNS = [
 EPOCH_COLUMNS = ["trial", "width", "control", "epoch", "time", "train/lam", VALUE]
 
 
-def frames(storage: BaseStorage, record: SearchRecord, trials: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The trials and the epochs of a search."""
     rows: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
@@ -36,7 +35,8 @@ def points(trials: pd.DataFrame) -> list[Point]:
     """What the law is fitted from: every finished searched trial, never only the best ones."""
     searched = trials[(trials["state"] == "COMPLETE") & trials["control"].isna() & (trials["lam"] > 0)]
     return [
-        Point(width, lam, value) for width, lam, value in zip(searched["width"], searched["lam"], searched["value"], strict=True)
+        Point(width, lam, value)
+        for width, lam, value in zip(searched["width"], searched["lam"], searched["value"], strict=True)
     ]
 
 

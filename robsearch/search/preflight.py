@@ -90,9 +90,10 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "training attack": str(recipe.attack),
         "evaluation attack": str(recipe.eval_attack),
         "objective": str(recipe.objective),
-        "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}, {recipe.epochs} epochs, batch {recipe.batch_size}",
+        "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
+        "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
         "search seed": str(seed),
-        "driver": f"{platform.node()}, {platform.processor() or platform.machine()}, Python {platform.python_version()}",
+        "driver": f"{platform.node()}, {platform.machine()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{package} {version(package)}" for package in packages),
         "commit": _commit(),
     }
@@ -101,7 +102,11 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
 def _commit() -> str:
     try:
         asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=5, check=False
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from optuna.storages import BaseStorage
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.search.frames import frames, points
-from robsearch.study import JOURNAL, SearchRecord, open_storage, record_names
+from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
 
 DEFAULT_RESULTS = "robsearch-results"
 
@@ -40,7 +39,7 @@ class Place:
         """A search's own folder."""
         return self.results / search
 
-    def open(self, search: str) -> BaseStorage:
+    def open(self, search: str) -> Storage:
         """The storage that an existing search is in.
 
         Raises:

@@ -112,7 +112,7 @@ def status_lines(search: Search) -> Iterator[Table | str]:
         done = of_width[of_width["state"] == "COMPLETE"]
         tally = Tally(Counter(of_width["state"]))
         if len(done):
-            best = done.loc[done["value"].idxmax()]
+            best = done.sort_values("value").iloc[-1]
             tally.best_value, tally.best_lam = best["value"], best["lam"]
         shown.add_row(f"{width:g}", *(cell.split()[-1] for cell in _cells(tally)))
     yield shown

@@ -1,7 +1,16 @@
 """The only door to Optuna: storage, one driver per search, suggestions, pruning, adoption."""
 
+from optuna.storages import BaseStorage as Storage
+
 from robsearch.study.lease import Lease, LeaseLostError, living_owner
-from robsearch.study.storage import JOURNAL, SearchRecord, open_storage, record_names, repair_journal, without_password
+from robsearch.study.storage import (
+    JOURNAL,
+    SearchRecord,
+    open_storage,
+    record_names,
+    repair_journal,
+    without_password,
+)
 from robsearch.study.suggestions import Study, Suggestion, recorded_trials, trial_label
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "Lease",
     "LeaseLostError",
     "SearchRecord",
+    "Storage",
     "Study",
     "Suggestion",
     "living_owner",

@@ -77,7 +77,7 @@ class Lease:
         while not self._released.wait(RENEW_SECONDS):
             try:
                 self._write()
-            except Exception:  # noqa: S112 - a storage that is down for a while must not end the lease's thread
+            except Exception:  # a storage that is down for a while must not end the lease's thread
                 continue
 
     def _write(self) -> None:
@@ -106,7 +106,7 @@ def _lives(owner: dict[str, Any]) -> bool:
     if owner["host"] != socket.gethostname():
         return True
     try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
+        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0)
     except psutil.NoSuchProcess:
         return False
 

@@ -131,7 +131,8 @@ class SearchRecord:
             attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
             facts = attrs["search"]
         except KeyError as error:
-            do = f"searches here: {', '.join(record_names(storage)) or 'none'}; --results or --storage says where to look"
+            known = ", ".join(record_names(storage)) or "none"
+            do = f"searches here: {known}; --results or --storage says where to look"
             raise InputError(refusal("the name of a search", repr(name), do)) from error
         return cls(**{**facts, "widths": tuple(facts["widths"])})
 

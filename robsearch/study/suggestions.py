@@ -98,7 +98,7 @@ class Study:
         adopted = [self._suggestion(optuna.Trial(self._study, trial._trial_id)) for trial in left]
         return [suggestion for suggestion in adopted if suggestion]
 
-    def again(self, number: int) -> Suggestion | None:
+    def again(self, number: int) -> Suggestion:
         """The suggestion of a trial that has ended, with the recipe it was trained with."""
         trial = optuna.trial.FixedTrial(self._frozen(number).params)
         recipe = self._seeded(self._define(trial, self.width), number)  # type: ignore[arg-type]
