@@ -42,7 +42,7 @@ class Split(NamedTuple):
     """One split of a data set. Images may be a read-only memory map: gather from them, never write."""
 
     images: UInt8[Tensor, "n c h w"]
-    labels: Int[Tensor, n]
+    labels: Int[Tensor, "n"]
 
 
 @runtime_checkable

@@ -81,6 +81,9 @@ def load_space(reference: str) -> Space:
         raise InputError(
             refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")
         ) from error
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(refusal(f"an importable module {module_name!r}", got, "mend the module")) from error
     found = getattr(module, name, None)
     if isinstance(found, Space):
         return found

@@ -47,9 +47,7 @@ def parameters(model: Model, images: ImageSpec) -> int:
         return sum(p.numel() for p in model.build(images).parameters())
 
 
-@pytest.mark.parametrize(
-    "images", [DIGITS, FASHION, CIFAR, ODD], ids=lambda spec: "x".join(map(str, spec.shape))
-)
+@pytest.mark.parametrize("images", [DIGITS, FASHION, CIFAR, ODD], ids=lambda spec: "x".join(map(str, spec.shape)))
 @pytest.mark.parametrize("model", MODELS, ids=repr)
 def test_images_become_finite_logits_and_gradients(model: Model, images: ImageSpec) -> None:
     assert isinstance(model, Model)
@@ -157,9 +155,7 @@ def test_residual_networks_start_as_documented(model: Model) -> None:
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * math.prod(module.kernel_size)
             n = module.weight.numel()
-            assert module.weight.std().item() == pytest.approx(
-                math.sqrt(2 / fan_out), rel=4 / math.sqrt(2 * n)
-            )
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=4 / math.sqrt(2 * n))
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all())
             assert bool((module.bias == 0).all())

@@ -131,9 +131,7 @@ class _FromTorchvision:
         problems = _count_problem("val", self.val, _CLASSES, total - _CLASSES, why)
         if self.train is not None:
             left = total - _CLASSES if problems else total - self.val
-            problems += _count_problem(
-                "train", self.train, _CLASSES, left, why + " (None: all that val leaves)"
-            )
+            problems += _count_problem("train", self.train, _CLASSES, left, why + " (None: all that val leaves)")
         if problems:
             raise InputError(*problems)
 
@@ -167,9 +165,7 @@ class _FromTorchvision:
             raise InputError(self._missing("neither root nor ROBSEARCH_DATA", "/data"))
         folder = Path(root).expanduser().absolute()
         try:
-            source: Any = getattr(torchvision.datasets, type(self).__name__)(
-                folder, train=train, download=False
-            )
+            source: Any = getattr(torchvision.datasets, type(self).__name__)(folder, train=train, download=False)
         except RuntimeError as problem:
             got = f"no complete copy in {folder / self.FOLDER}"
             raise InputError(self._missing(got, str(folder))) from problem
@@ -230,6 +226,4 @@ class CIFAR10(_FromTorchvision):
 
     TRAIN_IMAGES: ClassVar[int] = 50_000
     FOLDER: ClassVar[str] = "cifar-10-batches-py"
-    SPEC: ClassVar[ImageSpec] = ImageSpec(
-        (3, 32, 32), _CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    )
+    SPEC: ClassVar[ImageSpec] = ImageSpec((3, 32, 32), _CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

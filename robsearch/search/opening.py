@@ -25,15 +25,10 @@ def closing_lines(search: Search, means: Means) -> Iterator[str]:
 
 def optimum_text(optimum: Optimum) -> str:
     """Lambda* at one width, with its interval, or the plain words that it is not determined."""
-    if optimum.censored or optimum.lam is None:
+    if optimum.lam is None:
         return f"width {optimum.width:g}: lambda* not determined ({optimum.censored})"
-    return f"width {optimum.width:g}: lambda* = {optimum.lam:.3g} {_interval(optimum)}"
-
-
-def _interval(optimum: Optimum) -> str:
-    low = f"{optimum.low:.3g}" if optimum.low else "0"
-    high = f"{optimum.high:.3g}" if optimum.high else "unbounded"
-    return f"[{low}, {high}]"
+    estimate = f"lambda* = {optimum.lam:.3g} [{optimum.low:.3g}, {optimum.high:.3g}]"
+    return f"width {optimum.width:g}: {estimate}" + (f" ({optimum.censored})" if optimum.censored else "")
 
 
 def _ui_invocation(name: str, means: Means) -> str:

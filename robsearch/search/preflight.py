@@ -83,10 +83,14 @@ def new_name(name: str | None, space: Space, place: Place) -> str:
 
 def setting(recipe: Recipe, seed: int) -> dict[str, str]:
     """What a reader must know to judge the figures: recipe, seed, hardware, versions, commit."""
+    examples = {name: len(split.labels) for name, split in load(recipe.data).items()}
     packages = ("robsearch", "torch", "ray", "optuna", "mlflow")
     return {
         "model": str(recipe.model),
         "data": str(recipe.data),
+        "training examples": str(examples["train"]),
+        "validation examples": str(examples["val"]),
+        "test examples": str(examples["test"]),
         "training attack": str(recipe.attack),
         "evaluation attack": str(recipe.eval_attack),
         "objective": str(recipe.objective),

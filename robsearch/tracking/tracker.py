@@ -1,6 +1,6 @@
-"""The only door to MLflow: one experiment per search, one flat run per trial, one run for the search itself.
+"""The single writer of a search's record in MLflow.
 
-One writer, batched, in a thread of its own: training never waits for the tracking server. Every record keeps its
+Batched, in a thread of its own: training never waits for the tracking server. Every record keeps its
 original time, so sending it twice leaves one; what an outage kept back is sent later, or by ``resume``, from the
 histories in the trials' folders.
 """
@@ -8,21 +8,11 @@ histories in the trials' folders.
 from __future__ import annotations
 
 import logging
-import os
-import re
-import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# Read by mlflow when it is imported. Its own retries would hold a dead server's requests for minutes; ours go on.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -30,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
+from robsearch.tracking.store import open_experiment, shown
 
 TRIAL, STATE, BEST = "robsearch.trial", "robsearch.state", "robsearch.best"
 STATUS = {
@@ -47,37 +38,6 @@ TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDE
 FLUSH_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
-
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-
-def default_uri(results: Path) -> str:
-    """The sqlite file beside the results."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
-
-
-def check_tracking(uri: str) -> None:
-    """Asks the tracking store for an answer, once and briefly.
-
-    Raises:
-        InputError: it does not answer, or is of a kind MLflow no longer supports.
-    """
-    if uri.startswith(("http://", "https://")):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except urllib.error.HTTPError:
-            return  # it answered; whether it lets us in shows when the experiment is made
-        except OSError as error:
-            do = "start it, or give another --tracking URI (without one, a sqlite file beside the results serves)"
-            raise InputError(refusal(f"an MLflow server at {_shown(uri)}", error, do)) from error
-    elif "://" not in uri or uri.startswith("file:"):
-        do = "pass sqlite:///PATH, a database URL, or the http address of an MLflow server"
-        raise InputError(refusal("an MLflow tracking URI", repr(_shown(uri)), do))
-
-
-def _shown(uri: str) -> str:
-    return re.sub(r"//[^/@ ]*@", "//", uri)
 
 
 @dataclass(frozen=True)
@@ -103,11 +63,11 @@ class Tracker:
         self.trouble: str | None = None
         try:
             self._client = MlflowClient(uri)
-            self.experiment = _experiment(self._client, uri, search, results)
+            self.experiment = open_experiment(self._client, uri, search, results)
             self._runs = self._existing_runs()
         except Exception as error:
             do = "check the address, its credentials and its --allowed-hosts, or choose another --tracking URI"
-            raise InputError(refusal(f"an MLflow store at {_shown(uri)}", _first_line(error), do)) from error
+            raise InputError(refusal(f"an MLflow store at {shown(uri)}", _first_line(error), do)) from error
         self._waiting: list[_Record] = []
         self._metrics: dict[str, list[Metric]] = {}
         self._changed = threading.Condition()
@@ -194,25 +154,29 @@ class Tracker:
                 return False
             with self._changed:
                 self._waiting.pop(0)
-        return all(
-            self._sent(_Record(f"metrics of {trial}", lambda trial=trial: self._send_metrics(trial)))  # type: ignore[misc]
-            for trial in list(self._metrics)
-        )
+        return all(self._sent(self._record_of_metrics(trial)) for trial in list(self._metrics))
+
+    def _record_of_metrics(self, trial: str) -> _Record:
+        return _Record(f"metrics of {trial}", lambda: self._send_metrics(trial))
 
     def _sent(self, record: _Record) -> bool:
         try:
             record.send()
         except Exception as error:
             self.trouble = f"{record.what} not recorded in MLflow: {_first_line(error)}"
-            if isinstance(error, MlflowException) and error.error_code not in TRANSIENT:
-                logging.getLogger(__name__).warning(self.trouble)
-                return True
-            return False
+            if not _final(error):
+                return False
+            logging.getLogger(__name__).warning(self.trouble)
         return True
 
     def _send_metrics(self, trial: str) -> None:
         while metrics := self._metrics.get(trial, [])[:METRICS_PER_CALL]:
-            self._client.log_batch(self._runs[trial], metrics=metrics)
+            try:
+                self._client.log_batch(self._runs[trial], metrics=metrics)
+            except Exception as error:
+                if not _final(error):
+                    raise
+                logging.getLogger(__name__).warning(f"metrics of {trial} refused by MLflow: {_first_line(error)}")
             with self._changed:
                 del self._metrics[trial][: len(metrics)]
         with self._changed:
@@ -254,15 +218,6 @@ class Tracker:
         return {run.data.tags[TRIAL]: run.info.run_id for run in runs if TRIAL in run.data.tags}
 
 
-def _experiment(client: MlflowClient, uri: str, search: str, results: Path) -> str:
-    known = client.get_experiment_by_name(search)
-    if known is not None:
-        return str(known.experiment_id)
-    served = uri.startswith(("http://", "https://"))
-    artifacts = None if served else (results.resolve() / "mlartifacts" / search).as_uri()
-    return str(client.create_experiment(search, artifact_location=artifacts))
-
-
 def _runs(client: MlflowClient, experiment: str) -> list[Any]:
     found: list[Any] = []
     token: str | None = None
@@ -274,23 +229,10 @@ def _runs(client: MlflowClient, experiment: str) -> list[Any]:
             return found
 
 
+def _final(error: Exception) -> bool:
+    """Whether the same request would be refused again."""
+    return isinstance(error, MlflowException) and error.error_code not in TRANSIENT
+
+
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {re.sub(r'//[^/@ ]*@', '//', str(error).partition(chr(10))[0])}"
-
-
-def ui_command(uri: str, port: int) -> list[str]:
-    """The command that serves the MLflow UI on a store, on loopback, with one small worker."""
-    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1",
-            "--port", str(port), "--workers", "1"]  # fmt: skip
-
-
-def experiment_page(address: str, experiment: str | None) -> str:
-    """The deep link to the chart view of a search's runs, or the first page without an experiment."""
-    page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
-    return address.rstrip("/") + page
-
-
-def experiment_of(uri: str, search: str | None) -> str | None:
-    """The id of a search's experiment in a store, or None if it has none."""
-    found = MlflowClient(uri).get_experiment_by_name(search) if search else None
-    return str(found.experiment_id) if found else None
+    return f"{type(error).__name__}: {shown(str(error).partition(chr(10))[0])}"

@@ -1,0 +1,116 @@
+"""The report of a search: one HTML file that opens offline, the answer first, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+from .answer import answer
+from .canvas import Drawing, variables
+from .crest import lam_against_width
+from .evidence import Evidence, LeftOutError, Searched
+from .markup import Html, definitions, html, join, left_out, link, tag
+from .measured import measures_against_lam, natural_against_robust
+from .numerals import counted, plain
+from .response import accuracy_against_lam
+from .training import accuracy_over_epochs, ratio_over_epochs
+from .trial_table import all_trials
+
+__all__ = ["Searched", "write"]
+
+
+class Section(NamedTuple):
+    """A part of the page: its title, the entry in the list of contents, and what makes it."""
+
+    title: str
+    short: str
+    make: Callable[[Evidence], Html | Drawing]
+
+
+def write(search: Searched, path: Path) -> Path:
+    """Writes the report of a search, finished or not, to ``path`` and returns it.
+
+    What the search cannot fill is left out with a line that says why.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(search), encoding="utf-8")
+    return path
+
+
+def page(search: Searched) -> str:
+    """The whole page as text."""
+    evidence = Evidence.of(search)
+    template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
+    widths = len(evidence.widths)
+    return template.substitute(
+        title=html(search.name),
+        space=html(search.space),
+        links=join((link(label, target) for label, target in search.links.items()), " · "),
+        light=variables(widths, dark=False),
+        dark=variables(widths, dark=True),
+        contents=join((tag("a", each.short, href=f"#{anchor(each)}") for each in SECTIONS), " "),
+        body=join(parts(evidence), "\n"),
+    )
+
+
+def parts(evidence: Evidence) -> Iterator[Html]:
+    """The sections in order, figures numbered as they come."""
+    numbers = count(1)
+    for section in SECTIONS:
+        made = attempt(section, evidence)
+        content = figure(made, next(numbers)) if isinstance(made, Drawing) else made
+        yield tag("section", tag("h2", section.title), content, id=anchor(section))
+
+
+def attempt(section: Section, evidence: Evidence) -> Html | Drawing:
+    """The section, or the line that says why it is missing."""
+    try:
+        return section.make(evidence)
+    except LeftOutError as reason:
+        return left_out(reason)
+    except Exception as error:  # one broken section must not cost the page that GPU-days paid for
+        return left_out(f"it could not be made ({type(error).__name__}: {error})")
+
+
+def figure(drawing: Drawing, number: int) -> Html:
+    """A numbered figure with its caption."""
+    caption = tag("figcaption", tag("b", f"Figure {number}."), " ", drawing.caption)
+    return tag("figure", tag("div", drawing.svg, class_="scroll"), caption)
+
+
+def anchor(section: Section) -> str:
+    """The section's id in the page."""
+    return section.short.lower().replace(" ", "-")
+
+
+def setting(evidence: Evidence) -> Html:
+    """What is needed to judge and to repeat the numbers."""
+    search, trials = evidence.search, evidence.trials
+    seeds = trials["seed"].nunique()
+    facts = {
+        "space": search.space,
+        "widths": ", ".join(plain(width) for width in evidence.widths),
+        "trials": f"{counted(len(trials), 'trial')}, {counted(len(evidence.controls), 'control')}",
+        "training seeds": str(seeds) if seeds else "not recorded",
+        **search.setting,
+        "page written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return definitions(facts.items())
+
+
+SECTIONS = (
+    Section("The answer", "Answer", answer),
+    Section("Robust accuracy against λ", "Accuracy by λ", accuracy_against_lam),
+    Section("λ* against width", "λ* by width", lam_against_width),
+    Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
+    Section("The best trials over training", "Training", accuracy_over_epochs),
+    Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),
+    Section("Lipschitz ratio and margin against λ", "Lipschitz and margin", measures_against_lam),
+    Section("All trials", "All trials", all_trials),
+    Section("How this was made", "Setting", setting),
+)

@@ -1,0 +1,142 @@
+"""What a report reads of a search, tidied once: nothing below this module meets a missing column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+from pandas import DataFrame, Series
+
+from robsearch.laws import Ridge
+
+from .numerals import counted
+
+TRIAL_NUMBERS = ("width", "lam", "value", "best_epoch", "epochs", "seconds")
+TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "state", "reason", "seed")
+EPOCH_NUMBERS = ("epoch", "train/lam", "val/robust_accuracy", "train/natural_loss", "train/robust_loss")
+
+
+class LeftOutError(Exception):
+    """A piece of the report that this search cannot fill; the message says why."""
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """What ``write`` needs of a search."""
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        ...
+
+    @property
+    def space(self) -> str:
+        """The space's reference, ``module:function``."""
+        ...
+
+    @property
+    def widths(self) -> Sequence[float]:
+        """The widths searched, thin to wide."""
+        ...
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Where to look further: a label to a web address or a command."""
+        ...
+
+    @property
+    def setting(self) -> Mapping[str, str]:
+        """How the numbers were made: a label to a text."""
+        ...
+
+    @property
+    def trials(self) -> DataFrame:
+        """One row per trial and control."""
+        ...
+
+    @property
+    def epochs(self) -> DataFrame:
+        """One row per trial and epoch, with the names of the trainer's metrics."""
+        ...
+
+    @property
+    def ridge(self) -> Ridge:
+        """The response surface fitted to all finished trials; it may say that it determines nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A search as the report reads it: numbers are floats, absent is NaN, controls stand apart."""
+
+    search: Searched
+    trials: DataFrame
+    controls: DataFrame
+    epochs: DataFrame
+
+    @classmethod
+    def of(cls, search: Searched) -> Evidence:
+        """The evidence in a search."""
+        rows = tidy(search.trials, TRIAL_COLUMNS, TRIAL_NUMBERS, "test")
+        epochs = tidy(search.epochs, ("trial", *EPOCH_NUMBERS), EPOCH_NUMBERS, "val/")
+        epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last").sort_values(["trial", "epoch"])
+        is_control = rows["control"].map(words) != ""
+        return cls(search, rows[~is_control], rows[is_control], epochs)
+
+    @property
+    def widths(self) -> Sequence[float]:
+        """The widths searched, thin to wide."""
+        return sorted(float(width) for width in self.search.widths)
+
+    @property
+    def finished(self) -> DataFrame:
+        """Completed trials that have a value."""
+        return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
+
+    def best(self, width: float) -> Series | None:
+        """The finished trial of highest validation robust accuracy at a width."""
+        at_width = self.finished[self.finished["width"] == width]
+        return None if at_width.empty else at_width.iloc[int(at_width["value"].argmax())]
+
+    def bests(self) -> list[Series]:
+        """The best trial of each width that has one."""
+        return [best for width in self.widths if (best := self.best(width)) is not None]
+
+    def curve(self, trial: str) -> DataFrame:
+        """The epochs of one trial in order."""
+        return self.epochs[self.epochs["trial"] == trial]
+
+    def sample(self, rows: DataFrame, noun: str = "trial") -> str:
+        """The n and the seeds behind some rows: ``n = 18 trials, 18 training seeds``."""
+        seeds = int(rows["seed"].nunique())
+        told = counted(seeds, "training seed") if seeds else "seeds not recorded"
+        return f"n\u00a0=\u00a0{counted(len(rows), noun)}, {told}"
+
+    def examples(self, split: str) -> str:
+        """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
+        count = self.search.setting.get(f"{split} examples")
+        return f"{count} {split} examples" if count else f"number of {split} examples not recorded"
+
+
+def tidy(frame: DataFrame, columns: Sequence[str], numbers: Sequence[str], prefix: str) -> DataFrame:
+    """The frame with all ``columns``, and floats in ``numbers`` and wherever ``prefix`` begins a name."""
+    full = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))
+    numeric = [name for name in full.columns if name in numbers or str(name).startswith(prefix)]
+    full[numeric] = full[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
+    return full.reset_index(drop=True)
+
+
+def number(row: Series, column: str) -> float:
+    """A number of a row, NaN where the search never got that far."""
+    value = row.get(column)
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def words(value: object) -> str:
+    """A text cell, empty where absent."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)

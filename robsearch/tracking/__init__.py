@@ -1,0 +1,26 @@
+"""The only door to MLflow: one experiment per search, one flat run per trial, one run for the search itself."""
+
+import logging
+import os
+
+# Read by mlflow when it is imported. Its own retries would hold a dead server's requests for minutes; ours go on.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from robsearch.tracking.store import check_tracking, default_uri, experiment_of, experiment_page, ui_command
+from robsearch.tracking.tracker import STATUS, TRIAL, Tracker
+
+for _name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+__all__ = [
+    "STATUS",
+    "TRIAL",
+    "Tracker",
+    "check_tracking",
+    "default_uri",
+    "experiment_of",
+    "experiment_page",
+    "ui_command",
+]

@@ -1,0 +1,70 @@
+"""Where MLflow keeps its record: the tracking URI, whether it answers, and how a person opens it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from robsearch.errors import InputError, refusal
+
+
+def default_uri(results: Path) -> str:
+    """The sqlite file beside the results."""
+    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
+
+
+def check_tracking(uri: str) -> None:
+    """Asks the tracking store for an answer, once and briefly.
+
+    Raises:
+        InputError: it does not answer, or is of a kind MLflow no longer supports.
+    """
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        except urllib.error.HTTPError:
+            return  # it answered; whether it lets us in shows when the experiment is made
+        except OSError as error:
+            do = "start it, or give another --tracking URI (without one, a sqlite file beside the results serves)"
+            raise InputError(refusal(f"an MLflow server at {shown(uri)}", error, do)) from error
+    elif "://" not in uri or uri.startswith("file:"):
+        do = "pass sqlite:///PATH, a database URL, or the http address of an MLflow server"
+        raise InputError(refusal("an MLflow tracking URI", repr(shown(uri)), do))
+
+
+def shown(text: str) -> str:
+    """A URI, or a message that quotes one, without user names and passwords."""
+    return re.sub(r"//[^/@ ]*@", "//", text)
+
+
+def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) -> str:
+    """The id of a search's experiment, made if need be; a database store puts artifacts beside the results."""
+    known = client.get_experiment_by_name(search)
+    if known is not None:
+        return str(known.experiment_id)
+    served = uri.startswith(("http://", "https://"))
+    artifacts = None if served else (results.resolve() / "mlartifacts" / search).as_uri()
+    return str(client.create_experiment(search, artifact_location=artifacts))
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """The command that serves the MLflow UI on a store, on loopback, with one small worker."""
+    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1",
+            "--port", str(port), "--workers", "1"]  # fmt: skip
+
+
+def experiment_page(address: str, experiment: str | None) -> str:
+    """The deep link to the chart view of a search's runs, or the first page without an experiment."""
+    page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    return address.rstrip("/") + page
+
+
+def experiment_of(uri: str, search: str | None) -> str | None:
+    """The id of a search's experiment in a store, or None if it has none."""
+    found = MlflowClient(uri).get_experiment_by_name(search) if search else None
+    return str(found.experiment_id) if found else None

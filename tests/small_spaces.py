@@ -1,0 +1,115 @@
+"""Spaces that train in a second, for the tests of everything around training. Workers import this module."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import optuna
+import torch
+
+from robsearch import MLP, PGD, SGD, TRADES, Digits, Fixed, LogitMargin, Piecewise, Recipe, Standard, space
+
+
+def recipe(width: float, lam: float = 2.0, **changes: object) -> Recipe:
+    attack = PGD(eps=0.1, step_size=0.05, steps=2, start="gaussian")
+    return dataclasses.replace(
+        Recipe(
+            model=MLP(width=width, depth=1),
+            data=Digits(train=100),
+            attack=attack,
+            eval_attack=dataclasses.replace(attack, start="uniform"),
+            lam=Fixed(lam),
+            optimiser=SGD(lr=0.1),
+            learning_rate=Piecewise(drops=(0.5,)),
+            measures=(LogitMargin(),),
+            epochs=4,
+            batch_size=50,
+        ),
+        **changes,
+    )
+
+
+def standard(width: float) -> Recipe:
+    return recipe(width, lam=0.0, objective=Standard())
+
+
+@space(widths=(4, 8), controls=(standard,))
+def pair(trial: optuna.Trial, width: float) -> Recipe:
+    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Faulty(TRADES):
+    """TRADES that fails in a given way in its ``after``-th training step of a process."""
+
+    fault: str = "none"
+    marker: str = ""
+    after: int = 5
+
+    def terms(self, clean_logits, adv_logits, y):
+        natural, robust = super().terms(clean_logits, adv_logits, y)
+        STEPS[self.fault] = STEPS.get(self.fault, 0) + 1
+        if STEPS[self.fault] == self.after:
+            if self.fault == "raises":
+                raise RuntimeError("a fault of the objective")
+            if self.fault == "nan":
+                return natural * torch.nan, robust
+            if self.fault == "dies" and not Path(self.marker).exists():
+                Path(self.marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return natural, robust
+
+
+STEPS: dict[str, int] = {}
+
+
+@space(widths=(4,))
+def faulty(trial: optuna.Trial, width: float) -> Recipe:
+    """Trial 1 raises, trial 2 becomes NaN, trial 3's worker is killed once; the others are sound."""
+    lam = trial.suggest_float("lam", 0.5, 32.0, log=True)
+    fault = {1: "raises", 2: "nan", 3: "dies"}.get(trial.number, "none")
+    return recipe(width, lam, objective=Faulty(fault=fault, marker=os.environ.get("ROBSEARCH_TEST_MARKER", "")))
+
+
+@space(widths=(4,))
+def hopeless(trial: optuna.Trial, width: float) -> Recipe:
+    trial.suggest_float("lam", 0.5, 32.0, log=True)
+    return recipe(width, objective=Faulty(fault="raises", after=1))
+
+
+@space(widths=(4, 8))
+def slow_pair(trial: optuna.Trial, width: float) -> Recipe:
+    """Long enough to be killed half-way."""
+    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)
+
+
+@space(widths=(4, 8))
+def uneven(trial: optuna.Trial, width: float) -> Recipe:
+    return recipe(width, trial.suggest_float("lam", 0.5, width, log=True))
+
+
+@space(widths=(4, 8))
+def blind(trial: optuna.Trial, width: float) -> Recipe:
+    return recipe(4, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+@space(widths=(4,))
+def broken(trial: optuna.Trial, width: float) -> Recipe:
+    return recipe(width, objective="TRADES", epochs=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unbuildable:
+    width: float = 4
+
+    def build(self, images):
+        raise RuntimeError("no such layer")
+
+
+@space(widths=(4,))
+def unbuildable(trial: optuna.Trial, width: float) -> Recipe:
+    return recipe(width, model=Unbuildable(), augment=lambda x: x)
+
+
+not_a_space = 3

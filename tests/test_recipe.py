@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+from small_spaces import recipe
+
+from robsearch import CIFAR10, MLP, PGD, Fixed, InputError, Recipe, Warmup
+
+
+def test_every_misfit_is_named_at_once():
+    with pytest.raises(InputError) as error:
+        Recipe(model=MLP, data="digits", epochs=0, batch_size=2.5)
+    problems = error.value.problems
+    assert len(problems) == 4
+    assert "not the class" in problems[0]
+    assert "Recipe.data to be a Dataset" in problems[1]
+    assert "Recipe.epochs" in problems[2]
+    assert "2.5" in problems[3]
+
+
+def test_the_evaluation_attack_is_the_training_attack_with_20_steps():
+    made = Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.1, steps=7, start="gaussian"))
+    assert made.eval_attack == PGD(eps=0.1, steps=20, start="uniform")
+    assert made.measures[1].eps == 0.1
+
+
+def test_another_attack_needs_an_evaluation_attack():
+    with pytest.raises(InputError, match=r"Recipe\.eval_attack to be a Attack, got None"):
+        Recipe(model=MLP(8), data=recipe(4).data, attack=lambda model, x, y, loss: x)
+
+
+def test_flat_names_are_stable():
+    flat = recipe(8, lam=3.5).flat()
+    assert flat["model"] == "MLP"
+    assert flat["model.width"] == 8
+    assert flat["lam"] == 3.5
+    assert flat["attack.eps"] == 0.1
+    assert flat["measures.LogitMargin"] == "LogitMargin"
+    assert "data.root" not in dataclasses.replace(recipe(8), data=CIFAR10(root="/a")).flat()
+
+
+def test_the_digest_depends_on_what_is_trained_and_on_nothing_else():
+    assert recipe(8).digest == recipe(8).digest
+    assert recipe(8).digest != recipe(16).digest
+    assert recipe(8).digest != recipe(8, lam=2.5).digest
+    assert dataclasses.replace(recipe(8), seed=1).digest != recipe(8).digest
+    here, there = (dataclasses.replace(recipe(8), data=CIFAR10(root=root)) for root in ("/here", "/there"))
+    assert here.digest == there.digest
+
+
+def test_a_warmup_keeps_its_fields_in_the_flat_view():
+    flat = dataclasses.replace(recipe(8), lam=Warmup(3.5, until=0.5)).flat()
+    assert flat["lam"] == "Warmup"
+    assert flat["lam.until"] == 0.5
+    assert dataclasses.replace(recipe(8), lam=Fixed(3.5)).flat()["lam"] == 3.5

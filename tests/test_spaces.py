@@ -1,0 +1,69 @@
+import sys
+
+import pytest
+
+from robsearch import InputError, space
+from robsearch.spaces import check, load_space
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("quickstart", "expected a space as module:name"),
+        ("no_such_module:digits", "no module named 'no_such_module'"),
+        ("small_spaces:no_such", r"it has no 'no_such': use one of blind, broken, .*pair"),
+        ("small_spaces:not_a_space", "'not_a_space' is a int"),
+        ("robsearch.errors:digits", "decorate a function"),
+    ],
+)
+def test_a_space_that_is_not_there_is_refused_with_what_is(reference, said):
+    with pytest.raises(InputError, match=said):
+        load_space(reference)
+
+
+def test_a_space_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_own_space.py").write_text("from small_spaces import pair as mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load_space("my_own_space:mine").widths == (4, 8)
+
+
+def test_a_module_that_fails_to_import_shows_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "my_broken_space.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        load_space("my_broken_space:mine")
+
+
+def test_a_sound_space_draws_the_same_ranges_at_every_width():
+    draws = check(load_space("small_spaces:pair"))
+    assert [draw.width for draw in draws] == [4, 4, 4, 8, 8, 8]
+    assert all(0.5 <= draw.params["lam"] <= 32 for draw in draws)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("uneven", "expected one range for 'lam', got .*high=4.* at width 4 but .*high=8.* at width 8"),
+        ("blind", "expected a model that depends on the width"),
+        ("broken", "at width 4: expected Recipe.epochs to be a whole number, at least 1, got 0"),
+        ("unbuildable", "RuntimeError: no such layer"),
+        ("unbuildable", "expected a recipe that pickles"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(name, said):
+    with pytest.raises(InputError, match=said):
+        check(load_space(f"small_spaces:{name}"))
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(InputError) as error:
+        check(load_space("small_spaces:broken"))
+    assert len(error.value.problems) == 2
+
+
+@pytest.mark.parametrize("widths", [(), (1, 1), (0, 1), (-2,)])
+def test_widths_are_distinct_and_positive(widths):
+    with pytest.raises(InputError, match="distinct positive widths"):
+        space(widths=widths)(lambda trial, width: None)

@@ -1,0 +1,181 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from small_spaces import pair, recipe
+
+from robsearch import InputError
+from robsearch.study import (
+    JOURNAL,
+    Lease,
+    LeaseLostError,
+    SearchRecord,
+    Study,
+    lease,
+    living_owner,
+    open_storage,
+    recorded_trials,
+    repair_journal,
+    without_password,
+)
+from robsearch.study.suggestions import derived_seed
+
+VALUE = "val/robust_accuracy"
+
+
+def record(**changes):
+    facts = {"name": "s", "space": "m:n", "widths": (4, 8), "seed": 0, "trials": 4, "tracking": None, "setting": {}}
+    return {**facts, **changes}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return open_storage(None, tmp_path)
+
+
+def study(storage, width=4, define=pair.define, **changes):
+    return Study(storage, "s", width, None, define, **{"trials": 8, "epochs": 4, "seed": 0, **changes})
+
+
+def entries(*values, first=1):
+    return [{"epoch": n, "time": 0.0, VALUE: value, "train/lam": 2.0} for n, value in enumerate(values, first)]
+
+
+def told(storage):
+    return [(facts["trial"], facts["state"]) for facts in recorded_trials(storage, SearchRecord(**record()))]
+
+
+def test_trials_are_named_by_width_and_number_and_numbers_restart_at_each_width(storage):
+    names = [study(storage, width).ask().trial for width in (4, 4, 0.5)]
+    assert names == ["w4-000", "w4-001", "w0.5-000"]
+
+
+def test_complete_pruned_and_failed_trials_are_told_as_such(storage):
+    of_width = study(storage)
+    for _ in range(3):
+        of_width.ask()
+    history = entries(0.2, 0.6, 0.4)
+    of_width.report(0, history)
+    of_width.complete(0, history[1], history[2])
+    of_width.prune(1, history[0], history[0])
+    of_width.fail(2, "loss became nan")
+    assert told(storage) == [("w4-000", "COMPLETE"), ("w4-001", "PRUNED"), ("w4-002", "FAIL")]
+    best, _, failed = of_width.trials()
+    assert best.value == 0.6
+    assert best.user_attrs["best_epoch"] == 2
+    assert failed.user_attrs["reason"] == "loss became nan"
+
+
+def test_an_orphan_is_adopted_under_its_number_with_its_recipe_and_its_reports(storage):
+    left = study(storage)
+    before = left.ask()
+    left.report(0, entries(0.2, 0.3))
+    (adopted,) = study(storage).adopt()
+    assert adopted == before
+    again = study(storage)
+    again.adopt()
+    again.report(0, entries(0.2, 0.3, 0.4))  # a worker repeats what it had saved
+    assert again.trials()[0].intermediate_values == {1: 0.2, 2: 0.3, 3: 0.4}
+
+
+def test_a_trial_that_died_between_ask_and_suggest_is_adopted_too(storage):
+    study(storage)._study.ask()
+    (adopted,) = study(storage).adopt()
+    assert adopted.trial == "w4-000"
+
+
+def test_a_changed_recipe_refuses_adoption(storage):
+    study(storage).ask()
+    changed = study(
+        storage, define=lambda trial, width: recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=5)
+    )
+    with pytest.raises(InputError, match="the recipe that w4-000 was started with"):
+        changed.adopt()
+
+
+def test_a_space_that_raises_fails_its_trial_with_the_reason(storage):
+    def define(trial, width):
+        raise KeyError("missing")
+
+    assert study(storage, define=define).ask() is None
+    assert told(storage) == [("w4-000", "FAIL")]
+
+
+def test_the_default_pruner_stops_a_poor_trial_and_only_in_the_second_half(storage):
+    of_width = study(storage, trials=6, epochs=4)
+    for number, value in enumerate((0.5, 0.6, 0.7, 0.8)):
+        of_width.ask()
+        history = entries(*[value] * 4)
+        assert not of_width.report(number, history)
+        of_width.complete(number, history[-1], history[-1])
+    of_width.ask()
+    assert not of_width.report(4, entries(0.1))
+    assert of_width.report(4, entries(0.1, 0.1, 0.1))
+
+
+def test_seeds_derive_from_every_part():
+    seeds = {derived_seed(0, "w4", n) for n in range(100)} | {derived_seed(1, "w4", 0), derived_seed(0, "w8", 0)}
+    assert len(seeds) == 102
+    assert derived_seed(0, "w4", 7) == derived_seed(0, "w4", 7) < 2**31
+
+
+def test_a_taken_name_is_refused_with_the_two_ways_on(storage):
+    SearchRecord.create(storage, **record())
+    with pytest.raises(InputError, match=r"robsearch resume s.*another --name"):
+        SearchRecord.create(storage, **record())
+    assert SearchRecord.load(storage, "s") == SearchRecord(**record())
+    with pytest.raises(InputError, match="searches here: s"):
+        SearchRecord.load(storage, "other")
+
+
+def test_two_drivers_cannot_hold_one_search(storage, tmp_path):
+    held = Lease.acquire(storage, "s")
+    with pytest.raises(InputError, match=rf"no other driver of 's', got one on .*process {os.getpid()}"):
+        Lease.acquire(open_storage(None, tmp_path), "s")
+    held.release()
+    assert living_owner(storage, "s") is None
+    Lease.acquire(storage, "s").release()
+
+
+def test_a_lease_ends_with_its_process(storage, tmp_path):
+    code = (
+        "import os, pathlib; from robsearch.study import Lease, open_storage;"
+        f"Lease.acquire(open_storage(None, pathlib.Path({str(tmp_path)!r})), 's'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    Lease.acquire(storage, "s").release()
+
+
+def test_a_lease_of_another_host_expires_and_its_driver_notices(storage, monkeypatch):
+    monkeypatch.setattr(lease.socket, "gethostname", lambda: "far-away")
+    lost = Lease.acquire(storage, "s")
+    lost._released.set()  # it no longer renews
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="far-away"):
+        Lease.acquire(storage, "s")
+    now = time.time()
+    monkeypatch.setattr(lease.time, "time", lambda: now + lease.EXPIRE_SECONDS + 1)
+    Lease.acquire(storage, "s").release()
+    with pytest.raises(LeaseLostError, match="took over"):
+        lost.verify()
+
+
+def test_a_torn_journal_and_a_stale_lock_are_mended_and_nothing_whole_is_lost(storage, tmp_path):
+    study(storage).ask()
+    journal = tmp_path / JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "wor')
+    os.symlink(journal, f"{journal}.lock")
+    repair_journal(tmp_path)
+    assert journal.read_bytes() == whole
+    reopened = open_storage(None, tmp_path)
+    assert study(reopened).ask().trial == "w4-001"
+
+
+def test_passwords_are_not_shown():
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
+    with pytest.raises(InputError) as error:
+        open_storage("nonsense://me:secret@host/db", None)
+    assert "secret" not in str(error.value)
