@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import re
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +66,8 @@ class Jobs(Protocol):
         """A worker reported; returns whether it goes on."""
         ...
 
-    def gone(self, job: Job, died: bool) -> None:
-        """A job's worker is free again; ``died`` if its process died more often than it is retried."""
+    def gone(self, job: Job, error: str | None) -> None:
+        """A job's worker is free again; ``error`` if it broke down more often than it is retried."""
         ...
 
 
@@ -75,6 +77,25 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
+
+
+def check_address(address: str | None) -> None:
+    """Sees whether anything listens there: Ray itself would wait for five minutes.
+
+    Raises:
+        InputError: the address is a Ray Client's, not one at all, or nothing answers.
+    """
+    if address is None or address == "auto":
+        return
+    if address.startswith("ray://"):
+        do = "run robsearch on the cluster itself: ray job submit -- robsearch launch ... --address auto"
+        raise InputError(refusal("--address auto or HOST:PORT", address, do))
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        do = "start it with `ray start --head`, or leave --address out for a cluster on this machine"
+        raise InputError(refusal(f"a Ray cluster at --address {address}", error, do)) from error
 
 
 @contextlib.contextmanager
@@ -87,16 +108,14 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address and address.startswith("ray://"):
-        do = "run robsearch on the cluster itself: ray job submit -- robsearch launch ... --address auto"
-        raise InputError(refusal("--address auto or HOST:PORT", address, do))
+    check_address(address)
     if not address:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps a one-machine Ray on loopback
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
-        with _without_secrets():
+        with _worker_environment():
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:
         do = "check the address; if that cluster asks for a token, set RAY_AUTH_MODE=token"
         raise InputError(refusal(f"a Ray cluster at {address or 'this machine'}", error, do)) from error
     try:
@@ -106,14 +125,17 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_secrets() -> Iterator[None]:
-    hidden = {name: value for name, value in os.environ.items() if SECRETS.search(name)}
-    for name in hidden:
+def _worker_environment() -> Iterator[None]:
+    """What workers inherit: no secrets, and the import path on which the driver found the space."""
+    before = dict(os.environ)
+    for name in filter(SECRETS.search, before):
         del os.environ[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def total(resource: str) -> float:
@@ -166,7 +188,7 @@ class _Bridge(_Unsaved, Searcher):
         super().__init__()
         self.jobs = jobs
         self.running: dict[str, Job] = {}
-        self.heard: set[int] = set()
+        self.errors: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         if self.jobs.finished or self.jobs.stopping:
@@ -180,7 +202,7 @@ class _Bridge(_Unsaved, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
         if job:
-            self.jobs.gone(job, died=error)
+            self.jobs.gone(job, self.errors.get(trial_id, "unknown error") if error else None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth, not Tune's snapshots."""
@@ -204,6 +226,11 @@ class _Listener(_Unsaved, FIFOScheduler):
         self._last[trial.trial_id] = report
         goes_on = self._bridge.jobs.heard(job, report)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        lines = [line for line in str(trial.get_pickled_error()).splitlines() if line.strip()] or ["unknown error"]
+        raised = lines[0].startswith("\x1b") or "traceback" in lines[0].lower() or lines[0].startswith("ray::")
+        self._bridge.errors[trial.trial_id] = lines[-1] if raised else lines[0]
 
 
 class _Stop(_Unsaved, Stopper):

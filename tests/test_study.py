@@ -103,16 +103,18 @@ def test_a_space_that_raises_fails_its_trial_with_the_reason(storage):
     assert told(storage) == [("w4-000", "FAIL")]
 
 
-def test_the_default_pruner_stops_a_poor_trial_and_only_in_the_second_half(storage):
-    of_width = study(storage, trials=6, epochs=4)
-    for number, value in enumerate((0.5, 0.6, 0.7, 0.8)):
+def test_the_default_pruner_stops_what_is_clearly_worse_and_only_in_the_second_half(storage):
+    of_width = study(storage, epochs=4)
+    for number, value in enumerate((0.60, 0.70)):
         of_width.ask()
         history = entries(*[value] * 4)
         assert not of_width.report(number, history)
         of_width.complete(number, history[-1], history[-1])
-    of_width.ask()
-    assert not of_width.report(4, entries(0.1))
-    assert of_width.report(4, entries(0.1, 0.1, 0.1))
+    for number, value in ((2, 0.65), (3, 0.67)):
+        of_width.ask()
+        assert not of_width.report(number, entries(value))
+    assert of_width.report(2, entries(0.65, 0.65))  # 5 points below the best
+    assert not of_width.report(3, entries(0.67, 0.60))  # 3 points: the noise of seeds
 
 
 def test_seeds_derive_from_every_part():

@@ -136,15 +136,15 @@ class Driver:
             self._trained(live, report)
         return job.name in self.live
 
-    def gone(self, job: Job, died: bool) -> None:
+    def gone(self, job: Job, error: str | None) -> None:
         """A worker is free again."""
         self._jobs.pop(job.name, None)
         if job.work is measure:
-            if died:
-                self._measured(job, Report(ended="FAIL", reason="the measuring process died"))
+            if error:
+                self._measured(job, Report(ended="FAIL", reason=f"the measuring process broke down: {error}"))
         elif (live := self.live.get(job.name)) and not self.stopping:
-            what = "its process died more often than it is retried" if died else "its worker ended without a word"
-            self._fail(live, f"{what}; what it saved is in {job.folder}")
+            what = f"broke down more often than it is retried: {error}" if error else "ended without a word"
+            self._fail(live, f"its worker {what} (what it saved: {job.folder})")
 
     # -- what to do next ---------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ def launch(
     """
     means, console = means or Means(), console or Console()
     check_numbers(trials=(trials, 1), seed=(seed, 0), **_bounds(means))
+    cluster.check_address(means.address)
     space = load_space(space) if isinstance(space, str) else space
     recipe = check_space(space)
     check_writable(means.place.results)
@@ -135,6 +136,7 @@ def resume(
     """
     means, console = means or Means(), console or Console()
     check_numbers(trials=(trials, 0), **_bounds(means))
+    cluster.check_address(means.address)
     storage = means.place.open(name)
     record = SearchRecord.load(storage, name)
     if means.storage is None and living_owner(storage, name) is None:

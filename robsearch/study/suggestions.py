@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner, PercentilePruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +20,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
 from robsearch.spaces import Define
+from robsearch.study.pruning import MarginPruner
 from robsearch.study.storage import SearchRecord
 
 
@@ -48,8 +49,8 @@ class Study:
         width: of every net in this study.
         control: the control's name, or None for the searched trials.
         define: from (suggestion, width) to a recipe.
-        trials: how many are planned at this width; the sampler's and the pruner's start-up are sized by it.
-        epochs: of one training.
+        trials: how many are planned at this width; the sampler's start-up is sized by it.
+        epochs: of one training; none is pruned in the first half.
         seed: of the search.
     """
 
@@ -77,7 +78,7 @@ class Study:
         )
         self._study.set_user_attr("place", {"search": search, "width": width, "control": control})
         self._study.sampler = self._sampler(trials)
-        self._study.pruner = NopPruner() if control else default_pruner(trials, epochs)
+        self._study.pruner = NopPruner() if control else default_pruner(epochs)
 
     def _sampler(self, trials: int) -> BaseSampler:
         known = len(self._study.get_trials(deepcopy=False))
@@ -182,14 +183,9 @@ def default_sampler(trials: int, seed: int) -> BaseSampler:
     return TPESampler(n_startup_trials=min(10, max(3, trials // 2)), seed=seed)
 
 
-def default_pruner(trials: int, epochs: int) -> BasePruner:
-    """Stops the worst quarter, in the last half of training: before the learning rate drops, ranks mislead."""
-    return PercentilePruner(
-        75.0,
-        n_startup_trials=min(5, max(2, trials // 3)),
-        n_warmup_steps=math.ceil(epochs / 2),
-        n_min_trials=2,
-    )
+def default_pruner(epochs: int) -> BasePruner:
+    """Stops what is 4 points worse than the best, in the last half of training."""
+    return MarginPruner(margin=0.04, startup=2, warmup=math.ceil(epochs / 2))
 
 
 def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,162 @@
+"""A launch as a user sees it: real local Ray, a real journal, a real sqlite MLflow, tiny nets on real digits."""
+
+import dataclasses
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+from small_spaces import faulty, hopeless, pair
+
+import robsearch
+from robsearch import InputError, Means
+from robsearch.search.table import status_lines
+from robsearch.tracking import TRIAL
+
+
+def runs_of(means, name):
+    client = MlflowClient(means.uri())
+    found = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return {run.data.tags[TRIAL]: run for run in found}
+
+
+@pytest.fixture(scope="module")
+def means(tmp_path_factory):
+    return Means(results=tmp_path_factory.mktemp("results"), parallel=2)
+
+
+@pytest.fixture(scope="module")
+def launched(means):
+    console = Console(record=True, width=200, force_terminal=False)
+    search = robsearch.launch(pair, name="pair", trials=6, means=means, console=console)
+    return search, runs_of(means, "pair"), console.export_text()
+
+
+def test_the_total_is_spread_evenly_over_the_widths_and_every_control_is_trained(launched):
+    search, _, _ = launched
+    searched = search.trials[search.trials["control"].isna()]
+    assert dict(searched["width"].value_counts()) == {4: 3, 8: 3}
+    assert set(searched["state"]) <= {"COMPLETE", "PRUNED"}
+    controls = search.trials[search.trials["control"] == "standard"]
+    assert sorted(controls["trial"]) == ["w4-standard-000", "w8-standard-000"]
+    assert (controls["lam"] == 0).all()
+
+
+def test_optuna_mlflow_and_the_folders_agree(launched):
+    search, runs, _ = launched
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    for trial in search.trials.itertuples():
+        run = runs[trial.trial]
+        assert run.info.status == status[trial.state]
+        assert run.data.tags["robsearch.state"] == trial.state
+        assert run.data.metrics["val/best_robust_accuracy"] == pytest.approx(trial.value)
+        assert float(run.data.params["lam"]) == pytest.approx(trial.lam)
+        curve = MlflowClient(search.record.tracking).get_metric_history(run.info.run_id, "val/robust_accuracy")
+        epochs = search.epochs[search.epochs["trial"] == trial.trial]
+        assert [(point.step, point.value) for point in curve] == list(
+            zip(epochs["epoch"], epochs["val/robust_accuracy"], strict=True)
+        )
+    assert set(runs) == {*search.trials["trial"], "search"}
+    assert runs["search"].info.status == "FINISHED"
+
+
+def test_the_value_of_a_trial_is_its_best_epoch_on_val(launched):
+    search, _, _ = launched
+    best = search.epochs.groupby("trial")["val/robust_accuracy"].max()
+    for trial in search.trials.itertuples():
+        assert trial.value == best[trial.trial]
+
+
+def test_a_finished_trial_has_its_test_figures_and_a_row_per_image(launched, means):
+    search, runs, _ = launched
+    done = search.trials[search.trials["state"] == "COMPLETE"]
+    assert done["test/robust_accuracy"].notna().all()
+    assert done["test/margin/logit/mean"].notna().all()
+    client = MlflowClient(search.record.tracking)
+    for trial in done.itertuples():
+        rows = pq.read_table(search.folder / "trials" / trial.trial / "test.parquet")
+        assert rows["robust_accuracy"].to_numpy().mean() == pytest.approx(
+            done.set_index("trial").loc[trial.trial, "test/robust_accuracy"]
+        )
+        run = runs[trial.trial]
+        assert run.data.metrics["test/robust_accuracy"] == pytest.approx(rows["robust_accuracy"].to_numpy().mean())
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["test.parquet"]
+
+
+def test_exactly_the_best_trial_of_each_width_is_tagged(launched):
+    search, runs, _ = launched
+    searched = search.trials[search.trials["control"].isna() & (search.trials["state"] == "COMPLETE")]
+    best = {group.loc[group["value"].idxmax(), "trial"] for _, group in searched.groupby("width")}
+    assert {trial for trial, run in runs.items() if run.data.tags.get("robsearch.best") == "true"} == best
+
+
+def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched):
+    search, runs, text = launched
+    for trial in search.trials["trial"]:
+        assert f"\n{trial}" in text
+    assert search.report.read_text().startswith("<!doctype html>") or "<html" in search.report.read_text()
+    client = MlflowClient(search.record.tracking)
+    assert [file.path for file in client.list_artifacts(runs["search"].info.run_id)] == ["report.html"]
+    assert runs["search"].data.tags["robsearch.law"] == search.ridge.sentence()
+
+
+def test_an_existing_name_is_refused_with_the_two_ways_on(launched, means):
+    with pytest.raises(InputError, match=r"robsearch resume pair.*another --name"):
+        robsearch.launch(pair, name="pair", means=means)
+
+
+def test_resume_adds_trials_and_repeats_nothing(launched, means):
+    before, runs, _ = launched
+    after = robsearch.resume("pair", trials=2, space=pair, means=means, console=Console(quiet=True))
+    kept = after.trials.set_index("trial").loc[before.trials["trial"]].reset_index()
+    pd.testing.assert_frame_equal(kept[before.trials.columns], before.trials)
+    assert len(after.trials) == len(before.trials) + 2
+    now = runs_of(means, "pair")
+    assert {trial: run.info.run_id for trial, run in now.items() if trial in runs} == {
+        trial: run.info.run_id for trial, run in runs.items()
+    }
+    assert not [run for run in now.values() if run.info.status == "RUNNING"]
+    assert after.record.trials == 8
+
+
+def test_status_reads_the_same_counts(launched, means):
+    search = robsearch.load_search("pair", results=means.results)
+    console = Console(record=True, width=80)
+    for line in status_lines(search):
+        console.print(line)
+    assert f"{search.record.trials} of {search.record.trials} trials ended" in console.export_text()
+
+
+def test_faults_fail_their_trial_with_a_reason_and_a_dead_worker_goes_on(means, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBSEARCH_TEST_MARKER", str(tmp_path / "died"))
+    search = robsearch.launch(
+        faulty, name="faulty", trials=3, means=dataclasses.replace(means, parallel=1), console=Console(quiet=True)
+    )
+    states = search.trials.set_index("trial")["state"]
+    assert states["w4-001"] == states["w4-002"] == "FAIL"
+    assert sorted(states.drop(["w4-001", "w4-002"]))[0] == "COMPLETE"
+    assert len(states) == 5
+    reasons = search.trials.set_index("trial")["reason"]
+    assert "a fault of the objective" in reasons["w4-001"]
+    assert "the loss became nan" in reasons["w4-002"]
+    assert (tmp_path / "died").exists()
+    killed = search.folder / "trials" / "w4-003"
+    assert sorted(attempt.name for attempt in killed.glob("a*")) == ["a1", "a2"]
+    epochs = search.epochs[search.epochs["trial"] == "w4-003"]["epoch"]
+    assert list(epochs) == [1, 2, 3, 4]
+    statuses = {trial: run.info.status for trial, run in runs_of(means, "faulty").items()}
+    assert statuses["w4-001"] == statuses["w4-002"] == "FAILED"
+    assert "RUNNING" not in statuses.values()
+
+
+def test_a_search_in_which_everything_fails_stops_and_says_why(means):
+    console = Console(record=True, width=300)
+    search = robsearch.launch(
+        hopeless, name="hopeless", trials=8, means=dataclasses.replace(means, parallel=1), console=console
+    )
+    assert list(search.trials["state"]) == ["FAIL"] * 5
+    assert (
+        "5 trials failed in a row, the last one w4-004: RuntimeError: a fault of the objective" in console.export_text()
+    )
+    assert "did not" not in console.export_text()
