@@ -69,7 +69,7 @@ def check(space: SpaceArgument) -> None:
 def launch(
     space: SpaceArgument,
     name: Annotated[str | None, typer.Option(help="of the search  [default: the space's name and a number]")] = None,
-    trials: Annotated[int | None, typer.Option(help="in all widths together  [default: 8 per width]")] = None,
+    trials: Annotated[int | None, typer.Option(help="in all widths together  [default: 10 per width]")] = None,
     seed: Annotated[int, typer.Option(help="from which every trial's seed derives")] = 0,
     results: Results = None,
     storage: Storage = None,

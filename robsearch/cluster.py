@@ -21,6 +21,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -110,7 +111,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
         return
     check_address(address)
     if not address:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # keeps a one-machine Ray on loopback
+        _stay_on_loopback()
     local: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
         with _worker_environment():
@@ -122,6 +123,12 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """Makes a one-machine Ray listen on 127.0.0.1 only; Ray has no public switch for it on Linux."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from robsearch.data import load
 from robsearch.evaluation import best_device, judge, to_device, to_float
 from robsearch.modes import evaluating
-from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Scalar, Split
+from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Scalar, Split, State
 from robsearch.recipe import Recipe
 
 
@@ -46,54 +46,59 @@ def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device 
         InputError: the data is not there.
     """
     device = device or best_device()
-    splits = {name: to_device(split, device) for name, split in load(recipe.data).items() if name != "test"}
+    data = load(recipe.data)
+    images, val = to_device(data["train"], device), to_device(data["val"], device)
     seed_epoch(recipe.seed, 0)
     model = recipe.model.build(recipe.data.spec).to(device)
     optimiser = recipe.optimiser.build(model)
-    lam_state = recipe.lam.init()
-    done = 0
+    lam_state, done = recipe.lam.init(), 0
     if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         lam_state, done = state["lam"], state["epoch"]
 
-    steps = math.ceil(len(splits["train"].labels) / recipe.batch_size)
     for number in range(done + 1, recipe.epochs + 1):
         started = time.perf_counter()
         seed_epoch(recipe.seed, number)
-        model.train()
-        totals = torch.zeros(2, dtype=torch.float64)
-        for step, (x, y) in enumerate(batches(splits["train"], recipe)):
-            progress = ((number - 1) * steps + step) / (recipe.epochs * steps)
-            lr = recipe.optimiser.lr * recipe.learning_rate(progress)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            lam = recipe.lam.lam(lam_state)
-            natural, robust = loss_terms(recipe, model, x, y)
-            optimiser.zero_grad(set_to_none=True)
-            (natural + lam * robust).backward()
-            optimiser.step()
-            terms = torch.stack([natural.detach(), robust.detach()]).cpu().double()
-            if not terms.isfinite().all():
-                raise NonFiniteLossError(
-                    f"the loss became {terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {number}, step {step + 1}:"
-                    " lower the learning rate or lambda"
-                )
-            totals += terms * len(y)
-            lam_state = recipe.lam.update(lam_state, float(terms[0]), float(terms[1]), progress)
+        lam_state, metrics = train_epoch(recipe, model, optimiser, lam_state, images, number)
         trained = time.perf_counter() - started
-        natural_loss, robust_loss = (totals / len(splits["train"].labels)).tolist()
-        metrics = {
-            "train/natural_loss": natural_loss,
-            "train/robust_loss": robust_loss,
-            "train/lam": lam,
-            "train/learning_rate": lr,
-            **{f"val/{name}": value for name, value in judge(recipe, model, splits["val"]).items()},
+        metrics |= {f"val/{name}": value for name, value in judge(recipe, model, val).items()}
+        metrics |= {
             "time/train_seconds": trained,
             "time/epoch_seconds": time.perf_counter() - started,
-            "time/images_per_second": len(splits["train"].labels) / trained,
+            "time/images_per_second": len(images.labels) / trained,
         }
         yield Epoch(number, metrics, _state(model, optimiser, lam_state, number))
+
+
+def train_epoch(
+    recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, lam_state: State, images: Split, number: int
+) -> tuple[State, Metrics]:
+    """One pass over ``train``: the schedule's next state, and the epoch's mean loss terms."""
+    model.train()
+    steps, totals = math.ceil(len(images.labels) / recipe.batch_size), torch.zeros(2, dtype=torch.float64)
+    for step, (x, y) in enumerate(batches(images, recipe)):
+        progress = ((number - 1) * steps + step) / (recipe.epochs * steps)
+        lr, lam = recipe.optimiser.lr * recipe.learning_rate(progress), recipe.lam.lam(lam_state)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        natural, robust = loss_terms(recipe, model, x, y)
+        optimiser.zero_grad(set_to_none=True)
+        (natural + lam * robust).backward()
+        optimiser.step()
+        terms = torch.stack([natural.detach(), robust.detach()]).double().cpu()
+        if not terms.isfinite().all():
+            where = f"{terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {number}, step {step + 1}"
+            raise NonFiniteLossError(f"the loss became {where}: lower the learning rate or lambda")
+        lam_state = recipe.lam.update(lam_state, terms[0].item(), terms[1].item(), progress)
+        totals += terms * len(y)
+    natural_loss, robust_loss = (totals / len(images.labels)).tolist()
+    return lam_state, {
+        "train/natural_loss": natural_loss,
+        "train/robust_loss": robust_loss,
+        "train/lam": lam,
+        "train/learning_rate": lr,
+    }
 
 
 def loss_terms(recipe: Recipe, model: nn.Module, x: Images, y: Labels) -> tuple[Scalar, Scalar]:
@@ -126,7 +131,7 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 
-def _state(model: nn.Module, optimiser: torch.optim.Optimizer, lam: Mapping[str, float], epoch: int) -> Checkpoint:
+def _state(model: nn.Module, optimiser: torch.optim.Optimizer, lam: State, epoch: int) -> Checkpoint:
     return {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),

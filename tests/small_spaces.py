@@ -50,6 +50,8 @@ class Faulty(TRADES):
     def terms(self, clean_logits, adv_logits, y):
         natural, robust = super().terms(clean_logits, adv_logits, y)
         STEPS[self.fault] = STEPS.get(self.fault, 0) + 1
+        if self.fault == "always":
+            raise RuntimeError("a fault of the objective")
         if STEPS[self.fault] == self.after:
             if self.fault == "raises":
                 raise RuntimeError("a fault of the objective")
@@ -75,7 +77,7 @@ def faulty(trial: optuna.Trial, width: float) -> Recipe:
 @space(widths=(4,))
 def hopeless(trial: optuna.Trial, width: float) -> Recipe:
     trial.suggest_float("lam", 0.5, 32.0, log=True)
-    return recipe(width, objective=Faulty(fault="raises", after=1))
+    return recipe(width, objective=Faulty(fault="always"))
 
 
 @space(widths=(4, 8))

@@ -6,7 +6,7 @@ import ray
 from robsearch import InputError, cluster
 
 
-def test_workers_do_not_see_the_drivers_secrets(monkeypatch):
+def test_a_local_cluster_is_on_loopback_and_workers_do_not_see_the_drivers_secrets(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hidden")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@host")
     monkeypatch.setenv("ROBSEARCH_STORAGE", "postgresql://me:hidden@host/db")
@@ -14,6 +14,8 @@ def test_workers_do_not_see_the_drivers_secrets(monkeypatch):
     monkeypatch.setenv("ROBSEARCH_DATA", "/seen")
     with cluster.connected(None, cpus=1):
         seen = ray.get(ray.remote(lambda: dict(os.environ)).remote())
+        nodes = [node["NodeManagerAddress"] for node in ray.nodes()]
+    assert nodes == ["127.0.0.1"]
     assert seen["ROBSEARCH_DATA"] == "/seen"
     assert not [name for name, value in seen.items() if "hidden" in value]
     assert os.environ["SOME_API_TOKEN"] == "hidden"

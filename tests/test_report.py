@@ -15,7 +15,9 @@ import pytest
 
 from robsearch import report
 from robsearch.laws import Point, Ridge, fit_ridge
+from robsearch.report import response
 from robsearch.report.canvas import palette
+from robsearch.report.evidence import Evidence
 from robsearch.report.markup import html, link, tag
 from robsearch.report.numerals import THIN, duration, percent, plain, points
 
@@ -259,3 +261,15 @@ def test_numbers_read_well() -> None:
         "1e30",
     ]
     assert [bare(duration(seconds)) for seconds in (64.0, 600.0, 7200.0)] == ["64 s", "10 min", "2.0 h"]
+
+
+def test_a_width_without_pruned_trials_does_not_squeeze_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [trial(width, number, lam) for width in WIDTHS for number, lam in enumerate((1.0, 2.0, 4.0, 8.0))]
+    rows.append(ended(trial(4.0, 9, 8.0), "PRUNED"))
+    figures: list[Any] = []
+    drawn = response.svg
+    monkeypatch.setattr(response, "svg", lambda figure, *more: (figures.append(figure), drawn(figure, *more))[1])
+    response.accuracy_against_lam(Evidence.of(searched(rows)))
+    main, strip = (axes.get_position().height for axes in figures[0].axes)
+    assert main > 0.5
+    assert main > 3 * strip

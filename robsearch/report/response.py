@@ -68,8 +68,9 @@ def scatter(axes: Axes, evidence: Evidence, width: float, bottom: float) -> None
     done = evidence.finished[evidence.finished["width"] == width]
     axes.plot(done["lam"], 100 * done["value"], marker, zorder=3, **filled(color))
     cut = evidence.trials[(evidence.trials["width"] == width) & (evidence.trials["state"] == "PRUNED")]
-    heights = (100 * cut["value"]).clip(lower=bottom)
-    axes.plot(cut["lam"], heights, marker, zorder=2.5, clip_on=False, color=color, **HOLLOW)
+    if len(cut):  # an empty unclipped line has its extent at the figure's corner, which upsets the layout
+        heights = (100 * cut["value"]).clip(lower=bottom)
+        axes.plot(cut["lam"], heights, marker, zorder=2.5, clip_on=False, color=color, **HOLLOW)
     best = evidence.best(width)
     if best is not None:
         axes.plot([best["lam"]], [100 * best["value"]], "o", zorder=4, **RING)

@@ -35,7 +35,7 @@ from robsearch.study import (
 )
 from robsearch.tracking import Tracker, check_tracking, default_uri
 
-TRIALS_PER_WIDTH = 8
+TRIALS_PER_WIDTH = 10
 MAX_RETRIES = 2
 
 
@@ -66,8 +66,8 @@ class Means:
 
     def uri(self, remembered: str | None = None) -> str:
         """The MLflow URI: as given, else as remembered from the launch, else from the environment."""
-        found = self.tracking or remembered or os.environ.get("MLFLOW_TRACKING_URI")
-        return found or default_uri(self.place.results)
+        found = [self.tracking, remembered, os.environ.get("MLFLOW_TRACKING_URI"), default_uri(self.place.results)]
+        return next(uri for uri in found if uri)
 
 
 def launch(
@@ -84,7 +84,7 @@ def launch(
     Args:
         space: a ``Space``, or its reference ``module:name``.
         name: of the search; by default the space's name and the next free number.
-        trials: the total over all widths (pruned trials count, failed ones do not); by default 8 per width.
+        trials: the total over all widths (pruned trials count, failed ones do not); by default 10 per width.
         seed: every suggestion and every training derives from it.
         means: where and how much.
         console: where progress is shown.
@@ -101,16 +101,10 @@ def launch(
     name = new_name(name, space, means.place)
     check_tracking(means.uri())
     tracker = Tracker(means.uri(), name, means.place.results)
-    record = SearchRecord.create(
-        open_storage(means.storage, means.place.folder(name)),
-        name=name,
-        space=space.reference,
-        widths=space.widths,
-        seed=seed,
-        trials=TRIALS_PER_WIDTH * len(space.widths) if trials is None else trials,
-        tracking=means.uri() if means.uri() == without_password(means.uri()) else None,
-        setting=setting(recipe, seed),
-    )
+    trials = trials or TRIALS_PER_WIDTH * len(space.widths)
+    told, facts = without_password(means.uri()), setting(recipe, seed)
+    record = SearchRecord(name, space.reference, space.widths, seed, trials, told, facts)
+    record.create(open_storage(means.storage, means.place.folder(name)))
     return _drive(space, record, tracker, means, recipe.epochs, console)
 
 

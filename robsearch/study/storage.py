@@ -7,7 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
@@ -92,7 +92,7 @@ class SearchRecord:
         widths: that it searches.
         seed: from which every trial's seed derives.
         trials: the total that was asked for; ``resume --trials`` raises it.
-        tracking: the MLflow URI, or None if it had a password (then the environment must give it again).
+        tracking: the MLflow URI, without user name and password (MLflow takes these from the environment).
         setting: labels and texts for the report: model, data, attack, versions, commit.
     """
 
@@ -101,24 +101,21 @@ class SearchRecord:
     widths: tuple[float, ...]
     seed: int
     trials: int
-    tracking: str | None
+    tracking: str
     setting: dict[str, str]
 
-    @classmethod
-    def create(cls, storage: BaseStorage, **facts: Any) -> Self:
+    def create(self, storage: BaseStorage) -> None:
         """Claims the search's name in the storage, atomically.
 
         Raises:
             InputError: the name is taken; says the two ways on.
         """
-        record = cls(**facts)
         try:
-            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], record.name)
+            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], self.name)
         except DuplicatedStudyError as error:
-            do = f"continue it with `robsearch resume {record.name}`, or choose another --name"
-            raise InputError(refusal("the name of a new search", f"{record.name!r}, which exists", do)) from error
-        record.save(storage)
-        return record
+            do = f"continue it with `robsearch resume {self.name}`, or choose another --name"
+            raise InputError(refusal("the name of a new search", f"{self.name!r}, which exists", do)) from error
+        self.save(storage)
 
     @classmethod
     def load(cls, storage: BaseStorage, name: str) -> Self:

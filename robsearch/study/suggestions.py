@@ -50,7 +50,7 @@ class Study:
         control: the control's name, or None for the searched trials.
         define: from (suggestion, width) to a recipe.
         trials: how many are planned at this width; the sampler's start-up is sized by it.
-        epochs: of one training; none is pruned in the first half.
+        epochs: of one training; none is pruned in the first two thirds.
         seed: of the search.
     """
 
@@ -184,8 +184,8 @@ def default_sampler(trials: int, seed: int) -> BaseSampler:
 
 
 def default_pruner(epochs: int) -> BasePruner:
-    """Stops what is 4 points worse than the best, in the last half of training."""
-    return MarginPruner(margin=0.04, startup=2, warmup=math.ceil(epochs / 2))
+    """Stops what is 4 points worse than the best, in the last third of training."""
+    return MarginPruner(margin=0.04, startup=2, warmup=math.ceil(2 * epochs / 3))
 
 
 def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,29 @@
+"""The environment of every test, set before anything imports Ray or MLflow, and inherited by what tests start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["ROBSEARCH_CACHE"] = tempfile.mkdtemp(prefix="robsearch-tests-")  # not the developer's own
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: more threads only wait for each other
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["ROBSEARCH_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real images, laid out as torchvision does."""
+    root = os.environ.get("ROBSEARCH_DATA")
+    if not root:
+        pytest.skip("ROBSEARCH_DATA names no folder with the real images")
+    return Path(root)
