@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.measures import Rates, rates, summary
+from robsearch.modes import evaluating
 from robsearch.protocols import Attack, Images, Labels, Measure, Metrics, Split
 from robsearch.recipe import Recipe
 
@@ -40,7 +41,8 @@ def examples(recipe: Recipe, model: nn.Module, split: Split) -> pa.Table:
     columns |= {name: _joined(parts, field) for name, field in {**RATES, "confidence": "confidence"}.items()}
     fields = [pa.field(name, pa.from_numpy_dtype(v.cpu().numpy().dtype)) for name, v in columns.items()]
     for measure in recipe.measures or ():
-        values = torch.cat([measure(model, x, y) for x, y in _chunks(split)])
+        with evaluating(model):
+            values = torch.cat([measure(model, x, y) for x, y in _chunks(split)])
         columns[measure.name] = values
         fields.append(pa.field(measure.name, pa.float32(), metadata={"kind": measure.kind}))
     return pa.table([c.cpu().numpy() for c in columns.values()], schema=pa.schema(fields))

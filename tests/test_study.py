@@ -26,7 +26,15 @@ VALUE = "val/robust_accuracy"
 
 
 def record(**changes):
-    facts = {"name": "s", "space": "m:n", "widths": (4, 8), "seed": 0, "trials": 4, "tracking": "sqlite:///m.db", "setting": {}}
+    facts = {
+        "name": "s",
+        "space": "m:n",
+        "widths": (4, 8),
+        "seed": 0,
+        "trials": 4,
+        "tracking": "sqlite:///m.db",
+        "setting": {},
+    }
     return {**facts, **changes}
 
 

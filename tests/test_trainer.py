@@ -5,7 +5,7 @@ import torch
 from small_spaces import Faulty, recipe, standard
 
 from robsearch import Epoch, train
-from robsearch.evaluation import judge
+from robsearch.evaluation import examples, judge
 from robsearch.protocols import Split
 from robsearch.trainer import NonFiniteLossError, loss_terms
 
@@ -70,6 +70,25 @@ def test_judging_twice_gives_the_same_and_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
     assert judge(made, model, split) == judge(made, model, split)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """A measure that says in which mode it found the model."""
+
+    name: str = "mode"
+    kind: str = "exact"
+
+    def __call__(self, model, x, y):
+        return torch.full((len(y),), float(model.training))
+
+
+def test_measures_find_the_model_in_eval_mode_and_leave_its_own():
+    made = dataclasses.replace(recipe(8), measures=(Mode(),))
+    model = made.model.build(made.data.spec).train()
+    split = Split((torch.rand(20, 1, 8, 8) * 255).to(torch.uint8), torch.arange(20) % 10)
+    assert not examples(made, model, split)["mode"].to_numpy().any()
+    assert model.training
 
 
 def _frozen(epoch: Epoch) -> Epoch:

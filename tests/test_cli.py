@@ -1,0 +1,109 @@
+"""The command line as a user meets it: help, bad input, the README's promises."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from robsearch import cli
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def refused(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["robsearch", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert not ray.is_initialized()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("command", ["check", "launch", "resume", "status", "report", "ui"])
+def test_every_command_has_help_and_stands_in_the_readme(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"robsearch {command}" in README.read_text()
+
+
+def test_every_robsearch_command_in_the_readme_exists():
+    commands = set(re.findall(r"(?:`|/)robsearch ([a-z]+)\b", README.read_text(), flags=re.M))
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert commands == known
+
+
+def test_the_readme_runs_the_quickstart_and_the_tests_with_one_line_each():
+    lines = re.findall(r"```sh\n(.*?)\n```", README.read_text(), flags=re.S)
+    assert len(lines) == 2
+    assert lines[0].endswith("robsearch launch search_spaces.quickstart:digits")
+    assert shlex.split(lines[1])[-1] == ".venv/bin/pytest"
+
+
+def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    assert len(blocks) == 2
+    names = {"__name__": "readme"}
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    assert names["cifar10"].widths == (1, 2, 4, 8)
+    assert len([line for line in blocks[1].splitlines() if line.strip()]) <= 5
+    compile(blocks[1], "README.md", "exec")
+
+
+def test_check_says_what_is_searched():
+    result = CliRunner().invoke(cli.app, ["check", "small_spaces:pair"])
+    assert result.exit_code == 0
+    assert "searches lam in FloatDistribution(high=32.0, log=True, low=0.5" in result.output
+    assert "small_spaces:pair is ready to launch: 2 widths" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no_such_module:x"], "expected an importable module 'no_such_module'"),
+        (["small_spaces:not_a_space"], "expected a Space in small_spaces"),
+        (["small_spaces:uneven"], "expected one range for 'lam'"),
+        (["small_spaces:broken"], "expected Recipe.objective to be a Objective, got 'TRADES'"),
+        (["small_spaces:pair", "--trials", 0], "expected --trials of at least 1, got 0"),
+        (["small_spaces:pair", "--parallel", 0, "--seed", -1], "2 errors"),
+        (["small_spaces:pair", "--name", "../up"], "expected a name that can be a folder, got '../up'"),
+        (["small_spaces:pair", "--tracking", "http://127.0.0.1:9"], "expected an MLflow server at http://127.0.0.1:9"),
+        (["small_spaces:pair", "--tracking", "nonsense"], "expected an MLflow tracking URI"),
+        (["small_spaces:pair", "--storage", "nonsense://x"], "expected an Optuna storage that opens"),
+        (["small_spaces:pair", "--address", "ray://head:1"], "expected --address auto or HOST:PORT"),
+    ],
+)
+def test_bad_input_to_launch_is_one_clear_message_before_ray_starts(capsys, monkeypatch, tmp_path, arguments, said):
+    assert said in refused(capsys, monkeypatch, "launch", *arguments, "--results", tmp_path)
+
+
+def test_an_unwritable_results_folder_is_refused(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    said = refused(capsys, monkeypatch, "launch", "small_spaces:pair", "--results", tmp_path / "file" / "results")
+    assert "expected a writable results folder" in said
+
+
+def test_a_missing_data_folder_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ROBSEARCH_DATA", str(tmp_path / "nowhere"))
+    said = refused(capsys, monkeypatch, "launch", "search_spaces.lambda_by_width:cifar10", "--results", tmp_path)
+    assert str(tmp_path / "nowhere") in said
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "report", "ui"])
+def test_an_unknown_search_is_refused_with_the_known_ones(capsys, monkeypatch, tmp_path, command):
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known" / "optuna.journal").touch()
+    said = refused(capsys, monkeypatch, command, "unknown", "--results", tmp_path)
+    assert "expected the name of a search, got 'unknown'" in said
+    assert "known" in said
+
+
+def test_status_without_a_name_lists_the_searches(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "optuna.journal").touch()
+    assert CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path)]).output == "one\n"

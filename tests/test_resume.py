@@ -1,0 +1,128 @@
+"""What survives a killed driver: done for real, in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+import robsearch
+from robsearch.checkpoints import newest, read_history
+from robsearch.tracking import TRIAL
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def started(results, *arguments):
+    here = os.path.dirname(__file__)
+    environment = {**os.environ, "PYTHONPATH": here, "ROBSEARCH_RESULTS": str(results)}
+    code = "from robsearch.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition, process, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def runs_of(results, name):
+    client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    assert max(Counter(run.data.tags[TRIAL] for run in found).values()) == 1
+    return {run.data.tags[TRIAL]: run for run in found}
+
+
+def half_way(results):
+    """One trial has ended and another is in the middle of its training."""
+    trials = results / "s" / "trials"
+    middle = [folder for folder in trials.glob("*") if 20 < len(read_history(folder)) < 350]
+    return bool(list(trials.glob("*/test.json"))) and bool(middle)
+
+
+def test_a_killed_launch_is_finished_by_resume_with_nothing_lost_or_repeated(tmp_path):
+    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "6", "--parallel", "2")
+    children = []
+    wait_until(lambda: half_way(tmp_path), launch)
+    children = psutil.Process(launch.pid).children(recursive=True)
+    os.kill(launch.pid, signal.SIGKILL)
+    launch.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive  # Ray ends with its driver
+
+    before = robsearch.load_search("s", results=tmp_path)
+    finished = before.trials[before.trials["state"].isin(["COMPLETE", "PRUNED"])]
+    interrupted = before.trials[before.trials["state"] == "RUNNING"]["trial"]
+    saved = {trial: read_history(tmp_path / "s" / "trials" / trial) for trial in interrupted}
+    runs = {trial: run.info.run_id for trial, run in runs_of(tmp_path, "s").items()}
+    assert len(finished) >= 1
+    assert any(saved.values())
+
+    resume = started(tmp_path, "resume", "s", "--parallel", "2")
+    said, _ = resume.communicate(timeout=300)
+    assert resume.returncode == 0, said
+    after = robsearch.load_search("s", results=tmp_path)
+    kept = after.trials.set_index("trial").loc[finished["trial"]]
+    assert list(kept["value"]) == list(finished["value"])
+    assert list(kept["seconds"]) == list(finished["seconds"])
+    assert len(after.trials) == 6
+    assert set(after.trials["state"]) <= {"COMPLETE", "PRUNED"}
+    for trial, history in saved.items():
+        assert read_history(tmp_path / "s" / "trials" / trial)[: len(history)] == history
+    now = runs_of(tmp_path, "s")
+    assert {trial: now[trial].info.run_id for trial in runs} == runs
+    assert "RUNNING" not in {run.info.status for run in now.values()}
+    assert set(now) == {*after.trials["trial"], "search"}
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for trial in after.trials["trial"]:
+        curve = client.get_metric_history(now[trial].info.run_id, "val/robust_accuracy")
+        epochs = after.epochs[after.epochs["trial"] == trial]
+        assert [point.step for point in curve] == list(epochs["epoch"]) == list(range(1, len(epochs) + 1))
+
+
+def test_ctrl_c_stops_cleanly_says_how_to_resume_and_loses_nothing(tmp_path):
+    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "4", "--parallel", "2")
+    trials = tmp_path / "s" / "trials"
+    wait_until(lambda: any(len(read_history(folder)) > 20 for folder in trials.glob("*")), launch)
+    os.kill(launch.pid, signal.SIGINT)
+    said, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 130, said
+    assert "Traceback" not in said
+    assert "robsearch resume s" in said
+    assert "RUNNING" not in {run.info.status for run in runs_of(tmp_path, "s").values()}
+    interrupted = robsearch.load_search("s", results=tmp_path).unfinished
+    assert interrupted
+    assert all(newest(trials / trial) for trial in interrupted if list((trials / trial).glob("a1/LATEST")))
+
+    resume = started(tmp_path, "resume", "s", "--parallel", "2")
+    said, _ = resume.communicate(timeout=300)
+    assert resume.returncode == 0, said
+    after = robsearch.load_search("s", results=tmp_path)
+    assert not after.unfinished
+    assert len(after.trials) == 4
+    assert {run.info.status for run in runs_of(tmp_path, "s").values()} <= {"FINISHED", "KILLED"}
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
+    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "4", "--parallel", "1")
+    wait_until(lambda: list((tmp_path / "s" / "trials").glob("*")), launch)
+    second = started(tmp_path, "resume", "s")
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert f"process {launch.pid}" in said
+    os.kill(launch.pid, signal.SIGINT)
+    assert launch.wait(timeout=60) == 130
