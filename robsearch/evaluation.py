@@ -53,7 +53,7 @@ def averages(table: pa.Table, measures: tuple[Measure, ...]) -> Metrics:
     found: Metrics = {}
     for name in (*RATES, "confidence"):
         statistics = summary(torch.from_numpy(table[name].to_numpy()))
-        found |= {name: statistics["mean"], f"{name}/se": statistics["se"]}
+        found |= {name: statistics["mean"], f"{name}_se": statistics["se"]}
     for measure in measures:
         statistics = summary(torch.from_numpy(table[measure.name].to_numpy()))
         found |= {f"{measure.name}/{key}": value for key, value in statistics.items()}

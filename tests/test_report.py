@@ -56,7 +56,7 @@ def trial(width: float, number: int, lam: float) -> dict[str, Any]:
         "seed": 7,
         "reason": None,
         "test/robust_accuracy": value - 0.01,
-        "test/robust_accuracy/se": 0.005,
+        "test/robust_accuracy_se": 0.005,
         "test/natural_accuracy": 0.8,
         "test/stability": 0.6,
         "test_last/robust_accuracy": 0.35,

@@ -126,13 +126,13 @@ def best_cells(evidence: Evidence, width: float) -> list[object]:
 
 def score(trial: Series, column: str) -> str:
     """A test rate with its standard error."""
-    return percent(number(trial, column), number(trial, f"{column}/se"))
+    return percent(number(trial, column), number(trial, f"{column}_se"))
 
 
 def versus(best: Series, control: Series) -> str:
     """The gain in test robust accuracy over one control."""
     gain = number(best, TEST) - number(control, TEST)
-    return points(gain, math.hypot(number(best, f"{TEST}/se"), number(control, f"{TEST}/se")))
+    return points(gain, math.hypot(number(best, f"{TEST}_se"), number(control, f"{TEST}_se")))
 
 
 def lines(texts: list[str]) -> Html:

@@ -26,7 +26,7 @@ def all_trials(evidence: Evidence) -> Html:
 
 def caption(evidence: Evidence) -> str:
     """What the columns mean, and how sure the test rates are."""
-    errors = evidence.trials.get(f"{TEST}/se")
+    errors = evidence.trials.get(f"{TEST}_se")
     error = ""
     if errors is not None and errors.notna().any():
         error = f" Their standard error over examples is about {percent(float(errors.median()))} points."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,8 @@ class Tracker:
 
     def begin(self, trial: str, run_name: str, params: dict[str, str | float], tags: dict[str, str]) -> None:
         """A trial starts, or goes on: its run is found by its trial tag, or made."""
-        tags = {TRIAL: trial, STATE: "RUNNING", **tags}
-        self._add(f"the start of {trial}", lambda: self._begin(trial, run_name, params, tags))
+        tags, now = {TRIAL: trial, STATE: "RUNNING", **tags}, int(time.time() * 1000)
+        self._add(f"the start of {trial}", lambda: self._begin(trial, run_name, params, tags, now))
 
     def epochs(self, trial: str, entries: Iterable[Metrics]) -> None:
         """Metrics of epochs, each entry with ``epoch`` (its step) and ``time`` (when it was measured)."""
@@ -183,13 +184,15 @@ class Tracker:
             if not self._metrics.get(trial):
                 self._metrics.pop(trial, None)
 
-    def _begin(self, trial: str, run_name: str, params: dict[str, str | float], tags: dict[str, str]) -> None:
+    def _begin(
+        self, trial: str, run_name: str, params: dict[str, str | float], tags: dict[str, str], when: int
+    ) -> None:
         if trial not in self._runs and self.trouble:
             self._runs |= self._existing_runs()  # an unanswered request may have made the run
         if trial in self._runs:
             self._client.update_run(self._runs[trial], status="RUNNING")
         else:
-            run = self._client.create_run(self.experiment, tags=tags, run_name=run_name)
+            run = self._client.create_run(self.experiment, start_time=when, tags=tags, run_name=run_name)
             self._runs[trial] = run.info.run_id
         self._batch(trial, params, tags)
 
