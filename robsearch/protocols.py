@@ -28,6 +28,9 @@ Loss: TypeAlias = Callable[[Logits], PerExample]
 State: TypeAlias = Mapping[str, float]
 """The state of a schedule: plain numbers, so that it survives a checkpoint bit for bit."""
 
+PenaltyState: TypeAlias = dict[str, Tensor]
+"""The state of a penalty: named tensors, kept in the checkpoint."""
+
 
 class ImageSpec(NamedTuple):
     """What a model must know of a data set to be built: ``shape`` is (channels, height, width)."""
@@ -99,6 +102,31 @@ class Objective(Protocol):
 
     def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
         """(natural, robust): batch means, never their sum, because WAR and the record need both."""
+        ...
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A regulariser beside the objective: ``NormDecay``, ``AverageMargin``. State in, state out.
+
+    A penalty acts in one or more of three places of an optimiser step: it adds to the loss, changes the gradients
+    before the step, or changes the weights after it.
+    """
+
+    def init(self, model: nn.Module) -> PenaltyState:
+        """The state before the first optimiser step; empty for most."""
+        ...
+
+    def loss(self, model: nn.Module, clean_logits: Logits, y: Labels) -> Scalar | None:
+        """What is added to the training loss, or None."""
+        ...
+
+    def before_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Called after backward, with gradients in place, before optimiser step number ``step`` (from 0)."""
+        ...
+
+    def after_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Called after optimiser step number ``step``."""
         ...
 
 
