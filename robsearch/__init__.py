@@ -9,12 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robsearch.attacks import FGSM as FGSM
     from robsearch.attacks import PGD as PGD
+    from robsearch.attacks import AutoAttack as AutoAttack
+    from robsearch.attacks import WorstCase as WorstCase
+    from robsearch.averaging import EMA as EMA
     from robsearch.data import CIFAR10 as CIFAR10
+    from robsearch.data import CIFAR100 as CIFAR100
     from robsearch.data import MNIST as MNIST
+    from robsearch.data import SVHN as SVHN
     from robsearch.data import CropFlip as CropFlip
     from robsearch.data import Digits as Digits
     from robsearch.data import FashionMNIST as FashionMNIST
+    from robsearch.data import Folder as Folder
     from robsearch.errors import InputError as InputError
     from robsearch.laws import Constant as Constant
     from robsearch.laws import Point as Point
@@ -27,13 +34,21 @@ if TYPE_CHECKING:
     from robsearch.models import PreActResNet as PreActResNet
     from robsearch.models import SmallCNN as SmallCNN
     from robsearch.models import WideResNet as WideResNet
+    from robsearch.objectives import ALP as ALP
+    from robsearch.objectives import MART as MART
     from robsearch.objectives import PGDAT as PGDAT
     from robsearch.objectives import TRADES as TRADES
     from robsearch.objectives import Standard as Standard
     from robsearch.optimisers import SGD as SGD
     from robsearch.optimisers import Cosine as Cosine
     from robsearch.optimisers import Halving as Halving
+    from robsearch.optimisers import OneCycle as OneCycle
     from robsearch.optimisers import Piecewise as Piecewise
+    from robsearch.penalties import AverageMargin as AverageMargin
+    from robsearch.penalties import NormDecay as NormDecay
+    from robsearch.penalties import Orthogonality as Orthogonality
+    from robsearch.penalties import SingularValueClipping as SingularValueClipping
+    from robsearch.perturbation import WeightPerturbation as WeightPerturbation
     from robsearch.recipe import Recipe as Recipe
     from robsearch.schedules import WAR as WAR
     from robsearch.schedules import Fixed as Fixed
@@ -50,14 +65,17 @@ if TYPE_CHECKING:
     from robsearch.trainer import train as train
 
 _HOME = {
-    "attacks": ["PGD"],
-    "data": ["CIFAR10", "CropFlip", "Digits", "FashionMNIST", "MNIST"],
+    "attacks": ["AutoAttack", "FGSM", "PGD", "WorstCase"],
+    "averaging": ["EMA"],
+    "data": ["CIFAR10", "CIFAR100", "CropFlip", "Digits", "FashionMNIST", "Folder", "MNIST", "SVHN"],
     "errors": ["InputError"],
     "laws": ["Constant", "Point", "PowerLaw", "fit_ridge"],
     "measures": ["InputMargin", "LogitMargin", "LogitRatio"],
     "models": ["MLP", "PreActResNet", "SmallCNN", "WideResNet"],
-    "objectives": ["PGDAT", "Standard", "TRADES"],
-    "optimisers": ["Cosine", "Halving", "Piecewise", "SGD"],
+    "objectives": ["ALP", "MART", "PGDAT", "Standard", "TRADES"],
+    "optimisers": ["Cosine", "Halving", "OneCycle", "Piecewise", "SGD"],
+    "penalties": ["AverageMargin", "NormDecay", "Orthogonality", "SingularValueClipping"],
+    "perturbation": ["WeightPerturbation"],
     "recipe": ["Recipe"],
     "schedules": ["Fixed", "WAR", "Warmup"],
     "search": ["Means", "Search", "launch", "load_search", "resume"],

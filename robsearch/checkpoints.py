@@ -21,10 +21,7 @@ from pathlib import Path
 import torch
 
 from robsearch.protocols import Checkpoint, Metrics
-from robsearch.trainer import Epoch
-
-VALUE = "val/robust_accuracy"
-"""What selection maximises; a trial's value is this metric at its best epoch."""
+from robsearch.trainer import VALUE, Epoch
 
 
 class StaleAttemptError(RuntimeError):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robsearch.errors import InputError
+from robsearch.errors import InputError, LeaseLostError
 
 if TYPE_CHECKING:
+    from robsearch.protocols import Dataset
     from robsearch.search import Means, Search
 
 app = typer.Typer(
@@ -21,27 +22,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data_app = typer.Typer(help="Data sets and the store that the trials of a node share.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
 SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
 Results = Annotated[
     Path | None,
-    typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder  [default: ./robsearch-results]"),
+    typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder (default: ./robsearch-results)"),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL  [default: a journal beside the results]"),
+    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL (default: a journal beside the results)"),
 ]
 Tracking = Annotated[
     str | None,
-    typer.Option(help="MLflow URI  [default: MLFLOW_TRACKING_URI, else sqlite beside the results]"),
+    typer.Option(help="MLflow URI (default: MLFLOW_TRACKING_URI, else sqlite beside the results)"),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT  [default: this machine]")
+    str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)")
 ]
-Parallel = Annotated[int | None, typer.Option(help="trainings at once  [default: as many as there is room for]")]
-Gpus = Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one  [default: 1 where there are any]")]
+Parallel = Annotated[int | None, typer.Option(help="trainings at once (default: as many as there is room for)")]
+Gpus = Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one (default: 1 where there are any)")]
 
 
 @app.command()
@@ -68,8 +72,8 @@ def check(space: SpaceArgument) -> None:
 @app.command()
 def launch(
     space: SpaceArgument,
-    name: Annotated[str | None, typer.Option(help="of the search  [default: the space's name and a number]")] = None,
-    trials: Annotated[int | None, typer.Option(help="in all widths together  [default: 10 per width]")] = None,
+    name: Annotated[str | None, typer.Option(help="of the search (default: the space's name and a number)")] = None,
+    trials: Annotated[int | None, typer.Option(help="in all widths together (default: 10 per width)")] = None,
     seed: Annotated[int, typer.Option(help="from which every trial's seed derives")] = 0,
     results: Results = None,
     storage: Storage = None,
@@ -153,6 +157,42 @@ def ui(
     sys.exit(serve(name, port, Means(results, storage, tracking)))
 
 
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, mnist, fashionmnist, cifar10, cifar100 or svhn")],
+    root: Annotated[str | None, typer.Option(help="folder or URI of the images (default: ROBSEARCH_DATA)")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="folder to build in (default: ROBSEARCH_CACHE, else ~/.cache/robsearch)")
+    ] = None,
+) -> None:
+    """Build the Arrow file of a set with its default splits, so that the first trial on this node need not."""
+    import time
+
+    from robsearch.data import arrow_file, load
+
+    dataset = _known_set(name, root)
+    file = arrow_file(dataset, cache)
+    before, start = file.stat().st_mtime_ns if file.exists() else None, time.perf_counter()
+    splits = load(dataset, cache)
+    done = "checked" if file.stat().st_mtime_ns == before else "built"
+    sizes = ", ".join(f"{split} {len(part.labels):,}" for split, part in splits.items())
+    typer.echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
+
+
+def _known_set(name: str, root: str | None) -> Dataset:
+    from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
+    from robsearch.errors import refusal
+
+    rooted = {kind.__name__.lower(): kind for kind in (MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN)}
+    if name.lower() in rooted:
+        return rooted[name.lower()](root=root)
+    if name.lower() != "digits":
+        raise InputError(refusal("the name of a data set", repr(name), f"one of digits, {', '.join(rooted)}"))
+    if root is not None:
+        raise InputError(refusal("no --root for digits", root, "they come with scikit-learn"))
+    return Digits()
+
+
 def _conclude(search: Search, means: Means) -> None:
     from robsearch.search.opening import closing_lines
 
@@ -163,7 +203,7 @@ def _conclude(search: Search, means: Means) -> None:
 
 
 def main() -> None:
-    """The entry point: bad input is one clear message and exit code 2."""
+    """The entry point: bad input is one clear message and exit code 2, a search taken over exit code 1."""
     try:
         app()
     except InputError as error:
@@ -171,3 +211,6 @@ def main() -> None:
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
         typer.echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)
+    except LeaseLostError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

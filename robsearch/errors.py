@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__("\n".join(problems))
 
 
+class LeaseLostError(RuntimeError):
+    """Another driver took this search over: this one must not write any more."""
+
+
 def refusal(expected: str, got: object, do: str) -> str:
     """The house's sentence for one problem: ``expected ..., got ...: ...``."""
     return f"expected {expected}, got {got}: {do}"

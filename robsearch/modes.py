@@ -27,6 +27,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
+@contextmanager
+def frozen_statistics(model: nn.Module, frozen: bool = True) -> Iterator[None]:
+    """BatchNorm layers normalise as their mode says but leave their running mean and variance alone."""
+    layers = [layer for layer in model.modules() if frozen and isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
 def checked_logits(model: nn.Module, x: Images, y: Labels) -> Logits:
     """``model(x)`` of examples that a measure can judge; the caller chooses mode and gradient.
 

@@ -6,12 +6,20 @@ copied references recompute the clean prediction at each attack step; here it is
 and before the attack, and handed to ``inner``: the same number, for no step of the attack changes the model.
 Handing it the train-mode logits instead would attack a slightly different target: the batch's own statistics
 against the running ones.
+
+Each objective has ``natural_first``: whether its first term is the natural loss, the mean cross-entropy on clean
+images. ``Standard``, ``PGDAT`` and ``TRADES`` have it; ``MART`` and ``ALP`` put an adversarial loss first, so the
+ratio of their terms is not the one that WAR matches (arXiv 2010.01279), and WAR must refuse them.
+
+No attack and no robust term sees smoothed labels: ``label_smoothing`` is in the natural term alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 
 from robsearch.errors import InputError, refusal
@@ -24,16 +32,17 @@ class Standard:
 
     Attributes:
         label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
+        natural_first: True, for all objectives of this class.
 
     Raises:
         InputError: ``label_smoothing`` is outside [0, 1].
     """
 
     label_smoothing: float = 0.0
+    natural_first: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing <= 1:
-            raise InputError(refusal("label_smoothing in [0, 1]", self.label_smoothing, "0.1 is usual"))
+        _check_share(self.label_smoothing)
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """None: there is nothing to attack."""
@@ -51,7 +60,23 @@ class PGDAT:
 
     At ``lam = 1`` it is adversarial training (arXiv 1706.06083), ``mean(CE(x'))``, up to the clipping at 0 of
     the examples on which the attack lowered the loss.
+
+    Attributes:
+        label_smoothing: the share of the target spread evenly over all classes in the first ``CE(x)``, in [0, 1].
+            Neither cross-entropy of the robust term is smoothed, so its value means the same at every share. At
+            ``lam = 1`` this is ``CE(x')`` plus the share times how far the even target's cross-entropy at ``x``
+            lies above ``CE(x)``: clean predictions are smoothed, adversarial ones are not.
+        natural_first: True, for all objectives of this class.
+
+    Raises:
+        InputError: ``label_smoothing`` is outside [0, 1].
     """
+
+    label_smoothing: float = 0.0
+    natural_first: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_share(self.label_smoothing)
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """The attack maximises the cross-entropy against the label."""
@@ -61,7 +86,8 @@ class PGDAT:
         """(mean clean cross-entropy, mean increase under attack, clipped at 0 per example), in nats."""
         clean = F.cross_entropy(clean_logits, y, reduction="none")
         adv = F.cross_entropy(adv_logits, y, reduction="none")
-        return clean.mean(), (adv - clean).clamp_min(0).mean()
+        natural = F.cross_entropy(clean_logits, y, label_smoothing=self.label_smoothing)
+        return natural, (adv - clean).clamp_min(0).mean()
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,21 @@ class TRADES:
     """TRADES (arXiv 1901.08573, eq. 5): ``CE(f(x), y) + lam * mean_i KL(softmax f(x_i) || softmax f(x'_i))``.
 
     ``lam`` is the paper's beta (its 1/lambda). The gradient goes through both arguments of the KL.
+
+    Attributes:
+        label_smoothing: the share of the target spread evenly over all classes in ``CE(f(x), y)``, in [0, 1]. The
+            KL is between two predictions and has no labels to smooth.
+        natural_first: True, for all objectives of this class.
+
+    Raises:
+        InputError: ``label_smoothing`` is outside [0, 1].
     """
+
+    label_smoothing: float = 0.0
+    natural_first: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_share(self.label_smoothing)
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """The attack maximises the same KL; the clean prediction is a constant there."""
@@ -79,9 +119,69 @@ class TRADES:
     def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
         """(mean clean cross-entropy, mean KL from clean to adversarial prediction), in nats."""
         clean, adv = F.log_softmax(clean_logits, dim=1), F.log_softmax(adv_logits, dim=1)
-        return F.nll_loss(clean, y), _kl(clean, adv).mean()
+        natural = F.cross_entropy(clean_logits, y, label_smoothing=self.label_smoothing)
+        return natural, _kl(clean, adv).mean()
+
+
+@dataclass(frozen=True)
+class MART:
+    """MART (ICLR 2020, openreview rklOg6EFwS): ``BCE(x') + lam * mean_i KL(p(x_i) || p(x'_i)) (1 - p_y(x_i))``.
+
+    With ``p`` the softmax and ``BCE(x') = CE(x') - log(1 - max_{k != y} p_k(x'))``, which also presses down the
+    strongest wrong class. The weight ``1 - p_y(x)`` puts the KL on images that are not yet classified with
+    confidence; its gradient counts too, as in the authors' code. They take lam = 5 or 6.
+
+    Attributes:
+        natural_first: False, for all objectives of this class: the first term is the loss on adversarial images.
+    """
+
+    natural_first: ClassVar[bool] = False
+
+    def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
+        """The attack maximises the cross-entropy against the label."""
+        return lambda logits: F.cross_entropy(logits, y, reduction="none")
+
+    def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
+        """(mean BCE of the adversarial prediction, mean weighted KL from clean to adversarial), in nats."""
+        clean, adv = F.log_softmax(clean_logits, dim=1), F.log_softmax(adv_logits, dim=1)
+        bce = F.nll_loss(adv, y, reduction="none") - _log_rest(adv, y)
+        not_sure = -torch.expm1(clean.gather(1, y[:, None])[:, 0])
+        return bce.mean(), (_kl(clean, adv) * not_sure).mean()
+
+
+@dataclass(frozen=True)
+class ALP:
+    """Adversarial logit pairing (arXiv 1803.06373), reconstructed: ``CE(x') + lam * mean_i ||z(x_i) - z(x'_i)||_2^2``.
+
+    The sum of squares runs over the logits ``z``, so ``lam`` is on another scale than for a mean over them. The
+    paper's own experiments put clean images beside the adversarial ones in the first term; this does not.
+
+    Attributes:
+        natural_first: False, for all objectives of this class: the first term is the loss on adversarial images.
+    """
+
+    natural_first: ClassVar[bool] = False
+
+    def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
+        """The attack maximises the cross-entropy against the label."""
+        return lambda logits: F.cross_entropy(logits, y, reduction="none")
+
+    def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
+        """(mean adversarial cross-entropy in nats, mean squared l2 distance of the logits)."""
+        return F.cross_entropy(adv_logits, y), (clean_logits - adv_logits).square().sum(dim=1).mean()
+
+
+def _check_share(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(refusal("label_smoothing in [0, 1]", label_smoothing, "0.1 is usual"))
 
 
 def _kl(log_p: Logits, log_q: Logits) -> PerExample:
     """``sum_k p_k (log p_k - log q_k)`` from log-probabilities: finite where a softmax rounds to 0."""
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def _log_rest(log_p: Logits, y: Labels) -> PerExample:
+    """``log(1 - max_{k != y} p_k)``, summed over the other classes: finite where that maximum rounds to 1."""
+    strongest = log_p.detach().scatter(1, y[:, None], -torch.inf).argmax(dim=1, keepdim=True)
+    return log_p.scatter(1, strongest, -torch.inf).logsumexp(dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from robsearch.errors import InputError, refusal
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum, over all parameters alike (BatchNorm and biases included).
+    """Stochastic gradient descent with momentum, over all parameters.
 
     Weight decay is critical for robust accuracy and interacts with lambda: search or pin them together.
 
@@ -22,6 +23,8 @@ class SGD:
         momentum: in [0, 1).
         weight_decay: the l2 penalty's factor, added to the gradient before momentum.
         nesterov: Nesterov's momentum instead of Polyak's.
+        decay_norms: weight decay for all parameters alike; False spares those with one dimension, which are
+            BatchNorm's and the biases.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -31,6 +34,7 @@ class SGD:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     nesterov: bool = False
+    decay_norms: bool = True
 
     def __post_init__(self) -> None:
         _refuse_unless(
@@ -47,8 +51,12 @@ class SGD:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model's parameters, without state."""
+        parameters = list(model.parameters())
+        decayed = [p for p in parameters if self.decay_norms or p.ndim > 1]
+        spared = [p for p in parameters if not (self.decay_norms or p.ndim > 1)]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
         return torch.optim.SGD(
-            model.parameters(),
+            [group for group in groups if group["params"]],
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
@@ -59,6 +67,8 @@ class SGD:
 @dataclass(frozen=True)
 class Piecewise:
     """Constant, multiplied by ``factor`` at each of ``drops``: ``factor ** (drops reached)``.
+
+    TRADES' own schedule (arXiv 1901.08573) is ``drops=(0.75, 0.9)``.
 
     Attributes:
         drops: rising shares of training in [0, 1].
@@ -99,6 +109,34 @@ class Cosine:
     def __call__(self, progress: float) -> float:
         """The factor on the base rate."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up and down once (arXiv 1708.07120): linear from ``start`` to 1 at ``peak`` of training, then to ``final``.
+
+    The optimiser's base rate is the highest one.
+
+    Raises:
+        InputError: ``peak`` outside (0, 1), ``start`` or ``final`` outside [0, 1].
+    """
+
+    peak: float = 0.4
+    start: float = 0.0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(
+            (0 < self.peak < 1, "peak in (0, 1)", self.peak, "give a share of training, not an epoch"),
+            (0 <= self.start <= 1, "start in [0, 1]", self.start, "it is a factor on the base rate"),
+            (0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"),
+        )
+
+    def __call__(self, progress: float) -> float:
+        """The factor on the base rate."""
+        if progress < self.peak:
+            return self.start + (1 - self.start) * progress / self.peak
+        return 1 - (1 - self.final) * (progress - self.peak) / (1 - self.peak)
 
 
 @dataclass(frozen=True)

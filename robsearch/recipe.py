@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from robsearch.attacks import PGD
+from robsearch.averaging import EMA
 from robsearch.errors import InputError, refusal
 from robsearch.measures import LogitMargin, LogitRatio
 from robsearch.objectives import TRADES
 from robsearch.optimisers import SGD, Piecewise
-from robsearch.protocols import Attack, Augment, Dataset, LearningRate, Measure, Model, Objective, Schedule
-from robsearch.schedules import Fixed
+from robsearch.perturbation import WeightPerturbation
+from robsearch.protocols import Attack, Augment, Dataset, LearningRate, Measure, Model, Objective, Penalty, Schedule
+from robsearch.schedules import WAR, Fixed
 
 _LEAVES: dict[str, Any] = {
     "model": Model,
@@ -44,6 +47,12 @@ class Recipe:
         augment: a random transformation of each training batch, or None.
         epochs: passes over ``train``.
         batch_size: images per optimiser step.
+        patience: epochs to wait for a better robust accuracy on ``val`` before training ends early, or None.
+        batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or ``both`` (each
+            normalises by its own batch while training; judged are the running ones, on both kinds of image).
+        penalties: regularisers beside the objective.
+        averaging: the weights that are judged and deployed are this average of the trained ones, or None.
+        weight_perturbation: adversarial weight perturbation, or None.
         measures: taken on ``test`` once training has ended.
         seed: of initialisation, data order, augmentation and attack starts.
 
@@ -62,6 +71,11 @@ class Recipe:
     augment: Augment | None = None
     epochs: int = 100
     batch_size: int = 128
+    patience: int | None = None
+    batch_norm: Literal["clean", "adversarial", "both"] = "both"
+    penalties: tuple[Penalty, ...] = ()
+    averaging: EMA | None = None
+    weight_perturbation: WeightPerturbation | None = None
     measures: tuple[Measure, ...] | None = None
     seed: int = 0
 
@@ -70,7 +84,7 @@ class Recipe:
             self._default("eval_attack", dataclasses.replace(self.attack, steps=20, start="uniform"))
             self._default("measures", (LogitMargin(), LogitRatio(eps=self.attack.eps)))
         self._default("measures", (LogitMargin(),))
-        problems = [*self._leaf_problems(), *self._number_problems()]
+        problems = [*self._leaf_problems(), *self._number_problems(), *self._pairing_problems()]
         if problems:
             raise InputError(*problems)
 
@@ -80,8 +94,10 @@ class Recipe:
 
     def _leaf_problems(self) -> list[str]:
         leaves: list[tuple[str, object, Any]] = [(n, getattr(self, n), shape) for n, shape in _LEAVES.items()]
-        measures = self.measures if isinstance(self.measures, tuple) else (self.measures,)
-        leaves += [(f"measures[{i}]", measure, Measure) for i, measure in enumerate(measures)]
+        for name, shape in (("measures", Measure), ("penalties", Penalty)):
+            several = getattr(self, name)
+            each = several if isinstance(several, tuple) else (several,)
+            leaves += [(f"{name}[{i}]", leaf, shape) for i, leaf in enumerate(each)]
         return [
             refusal(f"Recipe.{name} to be a {shape.__name__}", repr(leaf), _how_to_fit(leaf, shape))
             for name, leaf, shape in leaves
@@ -99,6 +115,18 @@ class Recipe:
             for name, least in lowest.items()
             if not isinstance(value := getattr(self, name), int) or value < least
         ]
+
+    def _pairing_problems(self) -> list[str]:
+        problems = []
+        if self.patience is not None and self.patience < 1:
+            do = "pass the number of epochs to wait, or None to train to the end"
+            problems.append(refusal("Recipe.patience of at least 1, or None", self.patience, do))
+        if self.batch_norm not in (options := ("clean", "adversarial", "both")):
+            problems.append(refusal(f"Recipe.batch_norm among {options}", repr(self.batch_norm), "pass one of them"))
+        if isinstance(self.lam, WAR) and not getattr(self.objective, "natural_first", True):
+            do = "use an objective whose first term is the natural loss, such as TRADES or PGDAT, or Fixed(lam)"
+            problems.append(refusal("an objective that WAR can steer by L_nat / L_rob", self.objective, do))
+        return problems
 
     @property
     def digest(self) -> str:
@@ -144,8 +172,11 @@ def _flat(node: object, prefix: str) -> dict[str, str | float]:
     for field in fields:
         child, name = getattr(node, field.name), f"{prefix}.{field.name}".lstrip(".")
         if isinstance(child, tuple) and any(dataclasses.is_dataclass(item) for item in child):
+            seen: Counter[str] = Counter()
             for item in child:
-                flat |= _flat(item, f"{name}.{type(item).__name__}")
+                kind = type(item).__name__
+                seen[kind] += 1
+                flat |= _flat(item, f"{name}.{kind}" + (str(seen[kind]) if seen[kind] > 1 else ""))
         else:
             flat |= _flat(child, name)
     return flat

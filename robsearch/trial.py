@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, best_epoch, newest
 from robsearch.data import load
-from robsearch.evaluation import RATES, averages, best_device, examples, judge, to_device
+from robsearch.evaluation import averages, best_device, examples, judge, to_device
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
 from robsearch.trainer import NonFiniteLossError, train
@@ -82,15 +82,18 @@ def _train(recipe: Recipe, attempt: Attempt) -> Iterator[Report]:
     if saved:
         yield Report(list(history), attempt=attempt.number)
     sent, due = len(history), time.monotonic() + REPORT_SECONDS
+    epoch = None
     for epoch in train(recipe, saved.state if saved else None):
         history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
-        report = time.monotonic() >= due or epoch.number == recipe.epochs
+        report = time.monotonic() >= due
         if report or best_epoch(history) == epoch.number:
             attempt.save(epoch, history)
         if report:
             yield Report(history[sent:], attempt=attempt.number)
             sent, due = len(history), time.monotonic() + REPORT_SECONDS
-    yield Report(ended="COMPLETE", attempt=attempt.number)
+    if epoch is not None and sent < len(history):
+        attempt.save(epoch, history)
+    yield Report(history[sent:], ended="COMPLETE", attempt=attempt.number)
 
 
 def _measure(recipe: Recipe, folder: Path, saved: Saved) -> Metrics:
@@ -98,14 +101,14 @@ def _measure(recipe: Recipe, folder: Path, saved: Saved) -> Metrics:
     test = to_device(load(recipe.data)["test"], device)
     model = recipe.model.build(recipe.data.spec).to(device)
 
-    model.load_state_dict(saved.state["model"])
-    last = judge(recipe, model, test)
-    model.load_state_dict(saved.best_state["model"])
+    model.load_state_dict(saved.state["judged"])
+    metrics = {f"test_last/{name}": rate for name, rate in judge(recipe, model, test).items()}
+    if recipe.averaging is not None:
+        model.load_state_dict(saved.best_state["model"])
+        metrics |= {f"test_raw/{name}": rate for name, rate in judge(recipe, model, test).items()}
+    model.load_state_dict(saved.best_state["judged"])
     table = examples(recipe, model, test)
-    best = averages(table, recipe.measures or ())
-
-    metrics = {f"test/{name}": value for name, value in best.items()}
-    metrics |= {f"test_last/{name}": last[name] for name in RATES}
+    metrics |= {f"test/{name}": value for name, value in averages(table, recipe.measures or ()).items()}
     metrics["test/epoch"] = best_epoch(saved.history)
     pq.write_table(table, folder / "test.parquet")
     _write_last(folder / "test.json", metrics)

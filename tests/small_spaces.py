@@ -8,10 +8,30 @@ from pathlib import Path
 import optuna
 import torch
 
-from robsearch import MLP, PGD, SGD, TRADES, Digits, Fixed, LogitMargin, Piecewise, Recipe, Standard, space
+from robsearch import (
+    EMA,
+    MLP,
+    PGD,
+    SGD,
+    TRADES,
+    WAR,
+    AverageMargin,
+    Digits,
+    Fixed,
+    LogitMargin,
+    NormDecay,
+    Orthogonality,
+    Piecewise,
+    Recipe,
+    SingularValueClipping,
+    Standard,
+    WeightPerturbation,
+    space,
+)
+from robsearch.protocols import Schedule
 
 
-def recipe(width: float, lam: float = 2.0, **changes: object) -> Recipe:
+def recipe(width: float, lam: float | Schedule = 2.0, **changes: object) -> Recipe:
     attack = PGD(eps=0.1, step_size=0.05, steps=2, start="gaussian")
     return dataclasses.replace(
         Recipe(
@@ -19,7 +39,7 @@ def recipe(width: float, lam: float = 2.0, **changes: object) -> Recipe:
             data=Digits(train=100),
             attack=attack,
             eval_attack=dataclasses.replace(attack, start="uniform"),
-            lam=Fixed(lam),
+            lam=Fixed(lam) if isinstance(lam, int | float) else lam,
             optimiser=SGD(lr=0.1),
             learning_rate=Piecewise(drops=(0.5,)),
             measures=(LogitMargin(),),
@@ -84,6 +104,21 @@ def hopeless(trial: optuna.Trial, width: float) -> Recipe:
 def slow_pair(trial: optuna.Trial, width: float) -> Recipe:
     """Long enough to be killed half-way."""
     return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)
+
+
+@space(widths=(4, 8))
+def everything(trial: optuna.Trial, width: float) -> Recipe:
+    """WAR, penalties, averaging, weight perturbation and patience at once."""
+    target = trial.suggest_float("target", 0.5, 20.0, log=True)
+    return recipe(
+        width,
+        lam=WAR(target=target, lam_init=1.0),
+        penalties=(NormDecay(beta=1e-4), SingularValueClipping(clip=2.0, every=3), AverageMargin(), Orthogonality()),
+        averaging=EMA(decay=0.9),
+        weight_perturbation=WeightPerturbation(gamma=0.005),
+        patience=3,
+        epochs=8,
+    )
 
 
 @space(widths=(4, 8))

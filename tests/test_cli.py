@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import ray
+from small_images import write_svhn
 from typer.testing import CliRunner
 
 from robsearch import cli
+from robsearch.data import Digits, arrow_file
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -25,17 +28,39 @@ def refused(capsys, monkeypatch, *arguments):
     return said
 
 
-@pytest.mark.parametrize("command", ["check", "launch", "resume", "status", "report", "ui"])
+def commands(app=cli.app):
+    """Each command as it is typed after ``robsearch``; one of a sub-app is two words."""
+    for command in app.registered_commands:
+        yield command.name or command.callback.__name__
+    for group in app.registered_groups:
+        yield from (f"{group.name} {name}" for name in commands(group.typer_instance))
+
+
+def commands_in(text):
+    """Each command that a text names, of as many words as there are groups before it."""
+    groups = {name.rpartition(" ")[0] for name in commands()} - {""}
+    for words in re.findall(r"(?:`|/)robsearch ([a-z]+(?: [a-z]+)*)\b", text):
+        first, _, rest = words.partition(" ")
+        yield f"{first} {rest.partition(' ')[0]}".strip() if first in groups else first
+
+
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_command_has_help_and_stands_in_the_readme(command):
-    result = CliRunner().invoke(cli.app, [command, "--help"])
+    result = CliRunner().invoke(cli.app, [*command.split(), "--help"])
     assert result.exit_code == 0
-    assert f"robsearch {command}" in README.read_text()
+    assert command in commands_in(README.read_text())
 
 
 def test_every_robsearch_command_in_the_readme_exists():
-    commands = set(re.findall(r"(?:`|/)robsearch ([a-z]+)\b", README.read_text(), flags=re.M))
-    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    assert commands == known
+    assert set(commands_in(README.read_text())) == set(commands())
+
+
+def test_commands_of_sub_apps_are_known_and_told_apart():
+    assert {"launch", "data prepare"} <= set(commands())
+    text = (
+        "`robsearch data prepare NAME`, `robsearch data destroy`, `robsearch data`, .venv/bin/robsearch launch it now"
+    )
+    assert list(commands_in(text)) == ["data prepare", "data destroy", "data", "launch"]
 
 
 def test_the_readme_runs_the_quickstart_and_the_tests_with_one_line_each():
@@ -107,3 +132,58 @@ def test_status_without_a_name_lists_the_searches(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "optuna.journal").touch()
     assert CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path)]).output == "one\n"
+
+
+def test_data_prepare_says_where_it_looks_by_default():
+    said = CliRunner().invoke(cli.app, ["data", "prepare", "--help"]).output
+    assert "ROBSEARCH_DATA" in said
+    assert "ROBSEARCH_CACHE" in said
+
+
+def prepared(*arguments):
+    result = CliRunner().invoke(cli.app, ["data", "prepare", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def test_data_prepare_builds_the_file_that_trials_open(tmp_path):
+    file = arrow_file(Digits(), tmp_path)
+    for done in ("built", "checked"):
+        said = prepared("DIGITS", "--cache", tmp_path)
+        assert said[0] == str(file)
+        assert re.fullmatch(rf"train 500, val 648, test 649 images; {done} in \d+\.\d s", said[1])
+        assert len(said) == 2
+    file.rename(tmp_path / "held")
+    assert "built" in prepared("digits", "--cache", tmp_path)[1]
+    assert file.read_bytes() == (tmp_path / "held").read_bytes()
+
+
+def test_data_prepare_reads_from_its_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBSEARCH_DATA", "/nowhere")
+    write_svhn(tmp_path, monkeypatch, train=5030)
+    for cache, root in (("here", tmp_path), ("there", tmp_path.as_uri())):
+        said = prepared("svhn", "--root", root, "--cache", tmp_path / cache)
+        assert said[1].startswith("train 30, val 5,000, test 20 images; built")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["imagenet"], "got 'imagenet': one of digits, mnist, fashionmnist, cifar10, cifar100, svhn"),
+        (["digits", "--root", "/data"], "expected no --root for digits, got /data"),
+        (["CIFAR100", "--root", "/nowhere"], "got no complete copy in /nowhere/cifar-100-python"),
+        (["cifar10", "--root", "nope://x"], "expected a root that opens"),
+    ],
+)
+def test_bad_input_to_data_prepare_is_one_clear_message(capsys, monkeypatch, tmp_path, arguments, said):
+    assert said in refused(capsys, monkeypatch, "data", "prepare", *arguments, "--cache", tmp_path)
+
+
+def test_data_prepare_imports_neither_ray_nor_optuna_nor_mlflow(tmp_path):
+    code = (
+        "import sys; from robsearch.cli import app\n"
+        f"app(['data', 'prepare', 'digits', '--cache', {str(tmp_path)!r}], standalone_mode=False)\n"
+        "print({'ray', 'optuna', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robsearch.errors import InputError
-from robsearch.optimisers import SGD, Cosine, Halving, Piecewise
+from robsearch.optimisers import SGD, Cosine, Halving, OneCycle, Piecewise
 
 
 def test_two_steps_by_hand():
@@ -65,6 +65,11 @@ def test_factors_lie_in_0_1_and_never_rise(rate, one, other):
     assert 1.0 >= rate(early) >= rate(late) >= 0.0
 
 
+def test_one_cycle_rises_to_the_base_rate_and_falls_in_straight_lines():
+    rate = OneCycle(peak=0.4, start=0.2, final=0.1)
+    assert [rate(p) for p in (0.0, 0.2, 0.4, 0.7, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1])
+
+
 @pytest.mark.parametrize("rate", [Piecewise(), Cosine(), Halving()], ids=repr)
 def test_training_starts_at_the_base_rate(rate):
     assert rate(0.0) == 1.0
@@ -79,6 +84,7 @@ def test_training_starts_at_the_base_rate(rate):
         (lambda: Piecewise(drops=(50.0, 75.0), factor=0.0), 2),
         (lambda: Piecewise(drops=(0.75, 0.5)), 1),
         (lambda: Cosine(final=-0.1), 1),
+        (lambda: OneCycle(peak=1.0, start=-1.0, final=2.0), 3),
         (lambda: Halving(start=75.0, every=0.0), 2),
     ],
 )

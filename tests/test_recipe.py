@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from small_spaces import recipe
 
-from robsearch import CIFAR10, MLP, PGD, Fixed, InputError, Recipe, Warmup
+from robsearch import CIFAR10, MART, MLP, PGD, WAR, Fixed, InputError, NormDecay, Recipe, Warmup
 
 
 def test_every_misfit_is_named_at_once():
@@ -52,3 +52,20 @@ def test_a_warmup_keeps_its_fields_in_the_flat_view():
     assert flat["lam"] == "Warmup"
     assert flat["lam.until"] == 0.5
     assert dataclasses.replace(recipe(8), lam=Fixed(3.5)).flat()["lam"] == 3.5
+
+
+def test_two_leaves_of_one_class_keep_their_own_names():
+    flat = dataclasses.replace(recipe(8), penalties=(NormDecay(beta=0.1), NormDecay(beta=0.2))).flat()
+    assert flat["penalties.NormDecay.beta"] == 0.1
+    assert flat["penalties.NormDecay2.beta"] == 0.2
+
+
+def test_war_refuses_an_objective_without_a_natural_term():
+    with pytest.raises(InputError, match="an objective that WAR can steer by"):
+        dataclasses.replace(recipe(8), lam=WAR(target=2.0, lam_init=1.0), objective=MART())
+
+
+@pytest.mark.parametrize(("field", "value"), [("patience", 0), ("batch_norm", "none"), ("penalties", (1,))])
+def test_odd_options_are_refused(field, value):
+    with pytest.raises(InputError, match=f"Recipe.{field}"):
+        dataclasses.replace(recipe(8), **{field: value})

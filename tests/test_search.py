@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
-from small_spaces import faulty, hopeless, pair
+from small_spaces import everything, faulty, hopeless, pair
 
 import robsearch
 from robsearch import InputError, Means
@@ -160,3 +160,17 @@ def test_a_search_in_which_everything_fails_stops_and_says_why(means):
         "5 trials failed in a row, the last one w4-004: RuntimeError: a fault of the objective" in console.export_text()
     )
     assert "did not" not in console.export_text()
+
+
+def test_a_recipe_with_everything_in_it_is_searched_like_any_other(means):
+    search = robsearch.launch(everything, name="everything", trials=4, means=means, console=Console(quiet=True))
+    assert set(search.trials["state"]) <= {"COMPLETE", "PRUNED"}
+    assert len(search.trials) == 4
+    done = search.trials[search.trials["state"] == "COMPLETE"]
+    assert {"test/robust_accuracy", "test_raw/robust_accuracy", "test_last/robust_accuracy"} <= set(done.columns)
+    moved = search.epochs.groupby("trial")["train/lam"].nunique()
+    assert (moved > 1).all()  # WAR steers lambda
+    params = runs_of(means, "everything")["w4-000"].data.params
+    assert params["lam"] == "WAR"
+    assert params["averaging.decay"] == "0.9"
+    assert params["penalties.NormDecay.beta"] == "0.0001"

@@ -7,10 +7,10 @@ import pytest
 from small_spaces import pair, recipe
 
 from robsearch import InputError
+from robsearch.errors import LeaseLostError
 from robsearch.study import (
     JOURNAL,
     Lease,
-    LeaseLostError,
     SearchRecord,
     Study,
     lease,

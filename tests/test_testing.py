@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robsearch.attacks import FGSM, PGD
-from robsearch.data import CIFAR10, MNIST, Digits, FashionMNIST
+from robsearch.attacks import FGSM, PGD, AutoAttack, WorstCase
+from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 from robsearch.measures import InputMargin, LogitMargin, LogitRatio
 from robsearch.models import MLP, PreActResNet, SmallCNN, WideResNet
 from robsearch.modes import evaluating
-from robsearch.objectives import PGDAT, TRADES, Standard
+from robsearch.objectives import ALP, MART, PGDAT, TRADES, Standard
 from robsearch.optimisers import Cosine, Halving, Piecewise
+from robsearch.penalties import AverageMargin, NormDecay, Orthogonality, SingularValueClipping
 from robsearch.protocols import ImageSpec, Split
 from robsearch.schedules import WAR, Fixed, Warmup
 from robsearch.testing import (
@@ -30,6 +32,7 @@ from robsearch.testing import (
     check_measure,
     check_model,
     check_objective,
+    check_penalty,
     check_schedule,
 )
 
@@ -48,8 +51,20 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
         PGD(steps=0, start="none"),
         PGD(eps=0),
         FGSM(),
+        WorstCase((FGSM(), PGD(restarts=2))),
+        AutoAttack(eps=0.1, attacks=("apgd-ce", "apgd-t", "fab", "fab-t")),
+        AutoAttack(eps=0.5, norm="l2", attacks=("apgd-dlr", "square")),
     ),
-    check_objective: (Standard(), Standard(label_smoothing=0.1), PGDAT(), TRADES()),
+    check_objective: (
+        Standard(),
+        Standard(label_smoothing=0.1),
+        PGDAT(),
+        PGDAT(label_smoothing=0.1),
+        TRADES(),
+        TRADES(label_smoothing=0.1),
+        MART(),
+        ALP(),
+    ),
     check_schedule: (
         Fixed(0.0),
         Fixed(6.0),
@@ -62,6 +77,15 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
     check_dataset: (Digits(), Digits(train=100, label_noise=0.3)),
     check_measure: (LogitMargin(), LogitRatio(eps=0.1), InputMargin(), InputMargin(norm="l2")),
     check_learning_rate: (Piecewise(), Cosine(), Halving()),
+    check_penalty: (
+        NormDecay(),
+        NormDecay(beta=0.1, mu=0.0, norm="l1"),
+        SingularValueClipping(),
+        SingularValueClipping(clip=0.1, every=1),
+        SingularValueClipping(clip=0.1, every=3),
+        AverageMargin(),
+        Orthogonality(),
+    ),
 }
 
 
@@ -72,8 +96,10 @@ def test_a_shipped_plugin_keeps_its_contract(check: Check, plugin: object) -> No
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("dataset", [MNIST(), FashionMNIST(), CIFAR10()], ids=repr)
-def test_real_images_keep_their_contract(dataset: object, data_root: Path) -> None:
+@pytest.mark.parametrize("dataset", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100(), SVHN()], ids=repr)
+def test_real_images_keep_their_contract(dataset: CIFAR10, data_root: Path) -> None:
+    if not (data_root / dataset.FOLDER / dataset.FILES[0]).exists():
+        pytest.skip(f"ROBSEARCH_DATA has no {type(dataset).__name__}")
     check_dataset(dataset)
 
 
@@ -355,6 +381,83 @@ class BadLearningRate:
         }.get(self.how, 1 - progress if self.how != "divides" else 1 / progress)
 
 
+SEEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""What a penalty remembers of a network beside its state."""
+
+
+@dataclass(frozen=True)
+class BadPenalty:
+    """Weight decay in all three places, ever stronger."""
+
+    how: str = ""
+
+    def init(self, model: nn.Module) -> Any:
+        if self.how == "init forgets the mode":
+            model.train()
+        return {
+            "not a dict": [torch.zeros(1)],
+            "numbers": {"n": 0.0},
+            "numbered": {0: torch.zeros(1)},
+            "attached": {"n": torch.zeros(1, requires_grad=True)},
+            "NaN state": {"n": torch.full((1,), math.nan)},
+        }.get(self.how, {"n": torch.zeros(1)})
+
+    def loss(self, model: nn.Module, clean_logits: Tensor, y: Tensor) -> Any:
+        total = sum(p.square().sum() for p in model.parameters() if p.requires_grad)
+        match self.how:
+            case "no loss":
+                return None
+            case "loss changes weights":
+                next(model.parameters()).data.mul_(0.9)
+            case "loss leaves gradients":
+                total.backward(retain_graph=True)
+        return {
+            "float": 1.0,
+            "per example": total + clean_logits.sum(1),
+            "detached": total.detach(),
+            "overflows": total + clean_logits.exp().sum(),
+            "steep": total + (clean_logits - clean_logits.detach()).abs().sum().sqrt(),
+        }.get(self.how, total)
+
+    def before_step(self, model: nn.Module, state: Any, step: int) -> Any:
+        SEEN[model] = SEEN.get(model, 0) + 1
+        strength = {"remembers": next(CALLS), "remembers the network": SEEN[model]}.get(self.how, state["n"] + 1)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p in trained:
+            p.grad.add_(0.01 * strength * p.detach())
+        match self.how:
+            case "before_step changes weights":
+                trained[0].data.mul_(0.9)
+            case "before_step changes its state":
+                state["n"].add_(1)
+            case "before_step spoils gradients":
+                trained[0].grad.mul_(math.nan)
+            case "before_step drops gradients":
+                trained[0].grad = None
+            case "before_step gives frozen weights a gradient":
+                model[-1].bias.grad = torch.zeros_like(model[-1].bias)
+            case "before_step gives nothing":
+                return None
+        return {"n": state["n"] + 1}
+
+    def after_step(self, model: nn.Module, state: Any, step: int) -> Any:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for p in trained:
+            p.data.mul_(0.99)
+        match self.how:
+            case "after_step changes gradients":
+                trained[0].grad.mul_(0.5)
+            case "after_step changes statistics":
+                model[0][1].running_mean.zero_()
+            case "after_step changes frozen weights":
+                model[-1].bias.data.mul_(0.99)
+            case "after_step replaces weights":
+                model[-1].weight = nn.Parameter(0.99 * model[-1].weight.detach())
+            case "after_step wakes frozen weights":
+                model[-1].bias.requires_grad_()
+        return {**state, "n": state["n"] + (step if self.how != "after_step mutates" else state["n"].add_(1))}
+
+
 BROKEN: dict[Check, dict[object, str]] = {
     check_attack: {
         BadAttack("shape"): r"images of torch.float32 \(6, 3, 8, 8\), got torch.float32 \(5, 3, 8, 8\)",
@@ -467,6 +570,36 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadLearningRate("divides"): "no error, got ZeroDivisionError",
         TRADES(): r"all of robsearch.protocols.LearningRate, got no __call__",
     },
+    check_penalty: {
+        BadPenalty("init forgets the mode"): "the model's training flags untouched, got a change in 1.1$",
+        BadPenalty("not a dict"): r"init to give a dict of named tensors, got \[tensor",
+        BadPenalty("numbers"): r"init to give a dict of named tensors, got {'n': 0.0}",
+        BadPenalty("numbered"): r"init to give a dict of named tensors, got {0: tensor",
+        BadPenalty("attached"): "init to give a state without gradient, got one in n$",
+        BadPenalty("NaN state"): "init's state to survive torch.save",
+        BadPenalty("loss changes weights"): "the model's weights and statistics untouched, got a change in 0.0.weight$",
+        BadPenalty("loss leaves gradients"): "the model's gradients untouched",
+        BadPenalty("float"): "a finite scalar as loss, or None, got 1.0",
+        BadPenalty("per example"): r"a finite scalar as loss, or None, got tensor\(\[",
+        BadPenalty("detached"): "a loss with a gradient, got none",
+        BadPenalty("overflows"): "a finite scalar as loss, or None, got inf",
+        BadPenalty("steep"): "a loss with a finite gradient, got NaN or infinity",
+        BadPenalty("before_step changes weights"): "the model's weights and statistics untouched",
+        BadPenalty("before_step changes its state"): "before_step to leave its state alone",
+        BadPenalty("before_step spoils gradients"): "a finite gradient from before_step in 0.0.weight, got tensor",
+        BadPenalty("before_step drops gradients"): "a finite gradient from before_step in 0.0.weight, got None",
+        BadPenalty("before_step gives frozen weights a gradient"): "the model's frozen weights' gradients untouched",
+        BadPenalty("before_step gives nothing"): "before_step to give a dict of named tensors, got None",
+        BadPenalty("after_step changes gradients"): "the model's gradients untouched, got a change in 0.0.weight$",
+        BadPenalty("after_step changes statistics"): "the model's frozen weights and statistics untouched",
+        BadPenalty("after_step changes frozen weights"): "the model's frozen weights and statistics untouched",
+        BadPenalty("after_step replaces weights"): "the model's parameters untouched, got a change in 3.weight$",
+        BadPenalty("after_step wakes frozen weights"): "the model's requires_grad untouched, got a change in 3.bias$",
+        BadPenalty("after_step mutates"): "after_step to leave its state alone",
+        BadPenalty("remembers"): "the same weights and state from the same start",
+        BadPenalty("remembers the network"): "a resumed training to end like one that went on",
+        PGD(): r"all of robsearch.protocols.Penalty, got no init, loss, before_step, after_step",
+    },
 }
 
 
@@ -482,6 +615,10 @@ def test_a_broken_promise_is_named(check: Check, plugin: object, broken: str) ->
 @pytest.mark.parametrize("check", BROKEN, ids=named)
 def test_the_same_plugin_passes_where_nothing_is_broken(check: Check) -> None:
     check(type(next(iter(BROKEN[check])))())
+
+
+def test_a_penalty_may_leave_the_loss_alone() -> None:
+    check_penalty(BadPenalty("no loss"))
 
 
 # --- what every leaf of a recipe promises ---

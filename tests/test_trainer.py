@@ -5,9 +5,12 @@ import torch
 from small_spaces import Faulty, recipe, standard
 
 from robsearch import Epoch, train
+from robsearch.averaging import EMA
 from robsearch.evaluation import examples, judge
+from robsearch.objectives import TRADES
+from robsearch.perturbation import WeightPerturbation
 from robsearch.protocols import Split
-from robsearch.trainer import NonFiniteLossError, loss_terms
+from robsearch.trainer import VALUE, Learner, NonFiniteLossError, gradient, loss_terms, optimiser_step
 
 
 def test_every_epoch_is_yielded_with_its_metrics():
@@ -42,24 +45,123 @@ def test_a_loss_that_becomes_nan_stops_at_once_and_says_where():
 
 
 def test_a_step_runs_the_clean_images_once_in_eval_mode_and_once_in_train_mode():
-    made = recipe(8)
-    model = made.model.build(made.data.spec)
-    modes = []
-    model.register_forward_hook(lambda module, inputs, output: modes.append(module.training))
-    x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
-    loss_terms(made, model.train(), x, y)
+    learner, modes = watched(recipe(8))
+    gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=1.0, progress=0.0)
     assert modes.count(True) == 2  # clean and adversarial, for the loss
-    assert modes.count(False) == 1 + made.attack.steps  # the reference f(x) once, then one forward per attack step
+    assert (
+        modes.count(False) == 1 + learner.recipe.attack.steps
+    )  # the reference f(x) once, then one forward per attack step
 
 
 def test_an_objective_without_an_inner_loss_trains_without_attack():
-    made = standard(8)
-    model = made.model.build(made.data.spec)
-    forwards = []
-    model.register_forward_hook(lambda module, inputs, output: forwards.append(module.training))
-    _, robust = loss_terms(made, model.train(), torch.rand(5, 1, 8, 8), torch.arange(5))
+    learner, modes = watched(standard(8))
+    _, robust = gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=0.0, progress=0.0)
     assert robust == 0
-    assert forwards.count(True) == 1
+    assert modes.count(True) == 1
+
+
+def watched(made):
+    learner = Learner.of(made, torch.device("cpu"))
+    modes = []
+    learner.model.train().register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    return learner, modes
+
+
+def test_the_average_is_what_is_judged_and_survives_a_checkpoint():
+    made = dataclasses.replace(recipe(8), averaging=EMA(decay=0.5))
+    whole = [_frozen(epoch) for epoch in train(made)]
+    resumed = [_frozen(epoch) for epoch in train(made, state=whole[1].state)]
+    _assert_same(resumed[-1].state, whole[-1].state)
+    state = whole[-1].state
+    assert any(not torch.equal(state["judged"][name], state["model"][name]) for name in state["model"])
+    assert {"val/robust_accuracy", "val_raw/robust_accuracy"} <= set(whole[-1].metrics)
+
+
+def test_the_average_of_one_step_is_the_formula():
+    learner = Learner.of(dataclasses.replace(recipe(8), averaging=EMA(decay=0.75)), torch.device("cpu"))
+    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
+    optimiser_step_of_ones(learner)  # the first update copies, as an average of one model
+    first = [parameter.detach().clone() for parameter in learner.model.parameters()]
+    optimiser_step_of_ones(learner)
+    for start, one, two, average in zip(
+        before, first, learner.model.parameters(), learner.judged.parameters(), strict=True
+    ):
+        assert not torch.equal(start, one)
+        torch.testing.assert_close(average, 0.75 * one + 0.25 * two)
+
+
+def optimiser_step_of_ones(learner):
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser_step(learner, 0)
+
+
+def test_training_ends_when_patience_does_and_goes_on_waiting_after_a_checkpoint():
+    made = dataclasses.replace(recipe(8), epochs=40, patience=2)
+    whole = [_frozen(epoch) for epoch in train(made)]
+    values = [epoch.metrics[VALUE] for epoch in whole]
+    best = values.index(max(values)) + 1
+    assert len(whole) == best + 2 < 40
+    resumed = list(train(made, state=whole[-2].state))
+    assert [epoch.number for epoch in resumed] == [len(whole)]
+    assert not list(train(made, state=whole[-1].state))
+
+
+@pytest.mark.parametrize("whose", ["clean", "adversarial", "both"])
+def test_batch_norm_tracks_the_images_it_is_told_to(whose):
+    made = dataclasses.replace(recipe(8), batch_norm=whose, model=Normed(), objective=TRADES())
+    model = made.model.build(made.data.spec).train()
+    x, x_adv = torch.full((4, 1, 8, 8), 0.1), torch.full((4, 1, 8, 8), 0.2)
+    loss_terms(made, model, x, x_adv, torch.arange(4))
+    expected = {"clean": 0.1 * 0.1, "adversarial": 0.1 * 0.2, "both": 0.9 * 0.1 * 0.1 + 0.1 * 0.2}[whose]
+    assert model[0].running_mean.item() == pytest.approx(expected)
+    assert model[0].momentum == 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Normed:
+    width: float = 1
+
+    def build(self, images):
+        return torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """A penalty that counts its calls in its state and pulls the weights by its loss."""
+
+    pull: float = 0.0
+
+    def init(self, model):
+        return {"calls": torch.zeros(3)}
+
+    def loss(self, model, clean_logits, y):
+        assert clean_logits.shape == (len(y), 10)
+        return self.pull * sum(parameter.square().sum() for parameter in model.parameters())
+
+    def before_step(self, model, state, step):
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        return {"calls": state["calls"] + torch.tensor([1.0, 0.0, step])}
+
+    def after_step(self, model, state, step):
+        return {"calls": state["calls"] + torch.tensor([0.0, 1.0, 0.0])}
+
+
+def test_a_penalty_is_called_around_each_step_and_its_state_survives_a_checkpoint():
+    made = dataclasses.replace(recipe(8), penalties=(Counting(),))
+    whole = [_frozen(epoch) for epoch in train(made)]
+    assert whole[-1].state["penalties"][0]["calls"].tolist() == [8, 8, sum(range(8))]  # 4 epochs of 2 steps
+    resumed = [_frozen(epoch) for epoch in train(made, state=whole[1].state)]
+    _assert_same(resumed[-1].state, whole[-1].state)
+
+
+def test_the_loss_of_a_penalty_reaches_the_weights():
+    free, pulled = (
+        list(train(dataclasses.replace(recipe(8), penalties=(Counting(pull=pull),))))[-1].state["model"]
+        for pull in (0.0, 0.1)
+    )
+    norm = [sum(v.square().sum() for name, v in model.items() if "weight" in name) for model in (free, pulled)]
+    assert norm[1] < norm[0]
 
 
 def test_judging_twice_gives_the_same_and_leaves_the_random_state_alone():
@@ -109,3 +211,21 @@ def _assert_same(ours, theirs):
         assert torch.equal(ours, theirs)
     else:
         assert ours == theirs
+
+
+def test_weight_perturbation_changes_the_training_and_resumes_bit_for_bit():
+    made = dataclasses.replace(recipe(8), weight_perturbation=WeightPerturbation(gamma=0.05))
+    whole = [_frozen(epoch) for epoch in train(made)]
+    plain = [_frozen(epoch) for epoch in train(recipe(8))]
+    assert any(
+        not torch.equal(whole[-1].state["model"][name], plain[-1].state["model"][name])
+        for name in whole[-1].state["model"]
+    )
+    resumed = [_frozen(epoch) for epoch in train(made, state=whole[1].state)]
+    _assert_same(resumed[-1].state, whole[-1].state)
+
+
+def test_perturbing_the_weights_costs_one_more_forward_of_each_kind():
+    learner, modes = watched(dataclasses.replace(recipe(8), weight_perturbation=WeightPerturbation()))
+    gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=1.0, progress=0.0)
+    assert modes.count(True) == 4

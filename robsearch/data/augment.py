@@ -15,14 +15,20 @@ from robsearch.protocols import Images
 class CropFlip:
     """Random crop after zero padding, then a horizontal flip with probability 1/2, independently per image.
 
-    The usual augmentation of CIFAR-10 (``padding=4``); ``padding=0`` only flips. Every one of the
-    ``(2 padding + 1)**2`` crops is equally likely. Draws from torch's global generator of the batch's device.
+    The usual augmentation of CIFAR-10; ``CropFlip(flip=False)`` is for images whose mirror is something else,
+    such as digits. Every one of the ``(2 padding + 1)**2`` crops is equally likely. Draws from torch's global
+    generator of the batch's device.
+
+    Attributes:
+        padding: pixels of zeros on each side before the crop; 0 only flips.
+        flip: whether to mirror half of the images.
 
     Raises:
         InputError: ``padding`` is not a whole number of pixels >= 0.
     """
 
     padding: int = 4
+    flip: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.padding, bool) or not isinstance(self.padding, int) or self.padding < 0:
@@ -32,10 +38,11 @@ class CropFlip:
         """A new batch ``(n, c, h, w)`` of the same type and device; ``x`` is left as it was."""
         n, c, h, w = x.shape
         top, left = torch.randint(2 * self.padding + 1, (2, n, 1), device=x.device)
-        flip = torch.rand(n, 1, device=x.device) < 0.5
         forward = torch.arange(w, device=x.device)
-        rows = top + torch.arange(h, device=x.device)
-        columns = left + torch.where(flip, forward.flip(0), forward)
+        rows, columns = top + torch.arange(h, device=x.device), left + forward
+        if self.flip:
+            mirrored = torch.rand(n, 1, device=x.device) < 0.5
+            columns = left + torch.where(mirrored, forward.flip(0), forward)
         image = torch.arange(n, device=x.device)[:, None, None, None]
         channel = torch.arange(c, device=x.device)[None, :, None, None]
         return F.pad(x, [self.padding] * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -6,48 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, ClassVar, final
 
 import numpy as np
-import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
+from robsearch.data.remote import is_remote, local_copy, root_problems
+from robsearch.data.splits import Indices, count_problem, draw, seeded, take
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import ImageSpec, Split
 
-Indices: TypeAlias = Int[np.ndarray, "_"]
-
 _CLASSES = 10
 _ROOT = "ROBSEARCH_DATA"
-
-
-def _seeded(purpose: int) -> np.random.RandomState:
-    """A stream per purpose: 0 splits, 1 label noise. NumPy promises never to change RandomState's streams."""
-    return np.random.RandomState(purpose)
-
-
-def _draw(labels: Indices, pool: Indices, n: int, random: np.random.RandomState) -> tuple[Indices, Indices]:
-    """``n`` members of ``pool`` in random order, and the rest sorted.
-
-    Each class gets its proportional share, rounded to a neighbour by the method of largest remainders: it is
-    never a whole image off.
-    """
-    classes, sizes = np.unique(labels[pool], return_counts=True)
-    shares, remainders = np.divmod(n * sizes, len(pool))
-    shares[np.argsort(-remainders, kind="stable")[: n - shares.sum()]] += 1
-    members = (random.permutation(pool[labels[pool] == c]) for c in classes)
-    chosen = random.permutation(np.concatenate([m[:k] for m, k in zip(members, shares, strict=True)]))
-    return chosen, np.setdiff1d(pool, chosen)
-
-
-def _split(images: UInt8[np.ndarray, "n c h w"], labels: Indices, chosen: Indices) -> Split:
-    return Split(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]))
-
-
-def _count_problem(name: str, value: object, low: int, high: int, why: str) -> list[str]:
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-        return []
-    return [refusal(f"{name} to be a whole number from {low} to {high}", repr(value), why)]
+_IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
 @final
@@ -76,7 +47,7 @@ class Digits:
     def __post_init__(self) -> None:
         most = self.IMAGES - 2 * _CLASSES
         why = "leave at least one image of each class to every split"
-        problems = _count_problem("train", self.train, _CLASSES, most, why)
+        problems = count_problem("train", self.train, _CLASSES, most, why)
         if not (isinstance(self.label_noise, int | float) and 0 <= self.label_noise <= 1):
             do = "give the share of wrong labels, such as 0.3"
             problems.append(refusal("label_noise in [0, 1]", repr(self.label_noise), do))
@@ -95,18 +66,18 @@ class Digits:
         source = load_digits()
         images = np.rint(source.images * 255 / 16).astype(np.uint8)[:, None]
         labels = source.target.astype(np.int64)
-        random = _seeded(0)
-        train, rest = _draw(labels, np.arange(len(labels)), self.train, random)
-        val, rest = _draw(labels, rest, len(rest) // 2, random)
+        random = seeded(0)
+        train, rest = draw(labels, np.arange(len(labels)), self.train, random)
+        val, rest = draw(labels, rest, len(rest) // 2, random)
         noisy = self._with_noise(labels, train)
         return {
-            "train": _split(images, noisy, train),
-            "val": _split(images, labels, val),
-            "test": _split(images, labels, random.permutation(rest)),
+            "train": take(images, noisy, train),
+            "val": take(images, labels, val),
+            "test": take(images, labels, random.permutation(rest)),
         }
 
     def _with_noise(self, labels: Indices, train: Indices) -> Indices:
-        random = _seeded(1)
+        random = seeded(1)
         wrong = random.permutation(train)[: round(self.label_noise * len(train))]
         noisy = labels.copy()
         noisy[wrong] = (labels[wrong] + random.randint(1, _CLASSES, size=len(wrong))) % _CLASSES
@@ -115,7 +86,11 @@ class Digits:
 
 @dataclass(frozen=True)
 class _FromTorchvision:
-    """What MNIST, FashionMNIST and CIFAR10 share; a subclass bears torchvision's name for the set."""
+    """What the sets of torchvision share; a subclass bears torchvision's name for the set.
+
+    ``FILES`` lie in ``FOLDER`` of the root; ``PARTS`` and ``LABELS`` are torchvision's names for the training
+    and test set and for the labels; ``DOWNLOADS`` holds the arguments of each call that downloads a part.
+    """
 
     root: str | None = field(default=None, compare=False)
     train: int | None = None
@@ -123,15 +98,20 @@ class _FromTorchvision:
 
     TRAIN_IMAGES: ClassVar[int]
     FOLDER: ClassVar[str]
+    FILES: ClassVar[tuple[str, ...]]
     SPEC: ClassVar[ImageSpec]
+    PARTS: ClassVar[tuple[Mapping[str, object], Mapping[str, object]]] = ({"train": True}, {"train": False})
+    LABELS: ClassVar[str] = "targets"
+    DOWNLOADS: ClassVar[tuple[str, ...]] = ("",)
 
     def __post_init__(self) -> None:
-        total = self.TRAIN_IMAGES
-        why = f"train (None: all that val leaves) and val share {total} images, at least {_CLASSES} each"
-        problems = _count_problem("val", self.val, _CLASSES, total - _CLASSES, why)
+        total, least = self.TRAIN_IMAGES, self.SPEC.num_classes
+        why = f"train (None: all that val leaves) and val share {total} images, at least {least} each"
+        problems = count_problem("val", self.val, least, total - least, why)
         if self.train is not None:
-            left = total - _CLASSES if problems else total - self.val
-            problems += _count_problem("train", self.train, _CLASSES, left, why + " (None: all that val leaves)")
+            left = total - least if problems else total - self.val
+            problems += count_problem("train", self.train, least, left, why + " (None: all that val leaves)")
+        problems += root_problems(self.root)
         if problems:
             raise InputError(*problems)
 
@@ -146,40 +126,52 @@ class _FromTorchvision:
         Raises:
             InputError: the data is not there; names the folder looked in and how to get the data.
         """
-        images, labels = self._source(train=True)
-        random = _seeded(0)
-        val, rest = _draw(labels, np.arange(len(labels)), self.val, random)
-        train, _ = _draw(labels, rest, len(rest) if self.train is None else self.train, random)
-        test_images, test_labels = self._source(train=False)
-        return {
-            "train": _split(images, labels, train),
-            "val": _split(images, labels, val),
-            "test": _split(test_images, test_labels, np.arange(len(test_labels))),
-        }
-
-    def _source(self, *, train: bool) -> tuple[UInt8[np.ndarray, "n c h w"], Indices]:
-        import torchvision
-
         root = self.root or os.environ.get(_ROOT)
         if not root:
             raise InputError(self._missing("neither root nor ROBSEARCH_DATA", "/data"))
-        folder = Path(root).expanduser().absolute()
+        folder = self._folder(root)
+        images, labels = self._source(root, folder, 0)
+        random = seeded(0)
+        val, rest = draw(labels, np.arange(len(labels)), self.val, random)
+        train, _ = draw(labels, rest, len(rest) if self.train is None else self.train, random)
+        test_images, test_labels = self._source(root, folder, 1)
+        return {
+            "train": take(images, labels, train),
+            "val": take(images, labels, val),
+            "test": take(test_images, test_labels, np.arange(len(test_labels))),
+        }
+
+    def _source(self, root: str, folder: Path, part: int) -> tuple[UInt8[np.ndarray, "n c h w"], Indices]:
+        import torchvision
+
         try:
-            source: Any = getattr(torchvision.datasets, type(self).__name__)(folder, train=train, download=False)
+            source: Any = getattr(torchvision.datasets, type(self).__name__)(folder, **self.PARTS[part])
         except RuntimeError as problem:
             got = f"no complete copy in {folder / self.FOLDER}"
-            raise InputError(self._missing(got, str(folder))) from problem
+            if is_remote(root):
+                got = f"no complete copy in {root} (copied to {folder / self.FOLDER})"
+            raise InputError(self._missing(got, root)) from problem
         images = np.asarray(source.data)
-        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-        return images, np.asarray(source.targets, dtype=np.int64)
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[1:] != self.SPEC.shape:
+            images = images.transpose(0, 3, 1, 2)
+        return images, np.asarray(getattr(source, self.LABELS), dtype=np.int64)
+
+    def _folder(self, root: str) -> Path:
+        if is_remote(root):
+            return local_copy(root, [f"{self.FOLDER}/{file}".lstrip("/") for file in self.FILES])
+        return Path(root).expanduser().absolute()
 
     def _missing(self, got: str, root: str) -> str:
-        name = type(self).__name__
+        name, holds = type(self).__name__, self.FOLDER or " and ".join(self.FILES)
+        to = "/data" if is_remote(root) else Path(root).expanduser().absolute()
+        calls = "; ".join(f"torchvision.datasets.{name}('{to}', {part}download=True)" for part in self.DOWNLOADS)
         return refusal(
-            f"{name} in a folder that holds {self.FOLDER}",
+            f"{name} in a folder that holds {holds}",
             got,
             f"set {_ROOT} (or pass root=...) to a folder that has it, or download it: "
-            f"python -c \"import torchvision; torchvision.datasets.{name}('{root}', download=True)\"",
+            f'python -c "import torchvision; {calls}"' + (" and copy it there" if is_remote(root) else ""),
         )
 
 
@@ -189,17 +181,20 @@ class MNIST(_FromTorchvision):
     """Handwritten digits: 60,000 + 10,000 grey images of 28x28 pixels, 10 classes.
 
     Attributes:
-        root: the folder that holds ``MNIST/raw``; None: the environment variable ROBSEARCH_DATA. Where the
-            data lies is not what it is: two sets that differ in ``root`` are equal.
+        root: the folder that holds ``MNIST/raw``, or its URI (``s3://bucket/folder``, ``gs://...``; see
+            ``robsearch.data.remote``), whose files are copied once to the node's cache; None: the environment
+            variable ROBSEARCH_DATA. Where the data lies is not what it is: two sets that differ in ``root``
+            are equal.
         train: keep only this many training images, stratified; None: all that ``val`` leaves.
         val: images of torchvision's training set that form ``val``, stratified; the same whatever ``train``.
 
     Raises:
-        InputError: ``train`` and ``val`` do not fit the set.
+        InputError: ``train`` and ``val`` do not fit the set, or ``root`` has a password in it.
     """
 
     TRAIN_IMAGES: ClassVar[int] = 60_000
     FOLDER: ClassVar[str] = "MNIST/raw"
+    FILES: ClassVar[tuple[str, ...]] = _IDX
     SPEC: ClassVar[ImageSpec] = ImageSpec((1, 28, 28), _CLASSES, (0.1307,), (0.3081,))
 
 
@@ -213,6 +208,7 @@ class FashionMNIST(_FromTorchvision):
 
     TRAIN_IMAGES: ClassVar[int] = 60_000
     FOLDER: ClassVar[str] = "FashionMNIST/raw"
+    FILES: ClassVar[tuple[str, ...]] = _IDX
     SPEC: ClassVar[ImageSpec] = ImageSpec((1, 28, 28), _CLASSES, (0.2860,), (0.3530,))
 
 
@@ -226,4 +222,40 @@ class CIFAR10(_FromTorchvision):
 
     TRAIN_IMAGES: ClassVar[int] = 50_000
     FOLDER: ClassVar[str] = "cifar-10-batches-py"
+    FILES: ClassVar[tuple[str, ...]] = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     SPEC: ClassVar[ImageSpec] = ImageSpec((3, 32, 32), _CLASSES, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+@final
+@dataclass(frozen=True)
+class CIFAR100(_FromTorchvision):
+    """Small photographs (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels, 100 (fine) classes.
+
+    Attributes and errors are those of ``MNIST``; ``root`` holds ``cifar-100-python``. Mean and deviation are
+    those of github.com/weiaicunzai/pytorch-cifar100, over all training pixels; its means are whole numbers of
+    grey levels divided by 255 * 50,000 * 1024, as they must be.
+    """
+
+    TRAIN_IMAGES: ClassVar[int] = 50_000
+    FOLDER: ClassVar[str] = "cifar-100-python"
+    FILES: ClassVar[tuple[str, ...]] = ("train", "test", "meta")
+    SPEC: ClassVar[ImageSpec] = ImageSpec((3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+@final
+@dataclass(frozen=True)
+class SVHN(_FromTorchvision):
+    """Street View house numbers (Netzer et al. 2011): 73,257 + 26,032 colour images of 32x32 pixels, 10 digits.
+
+    Attributes and errors are those of ``MNIST``; ``root`` itself holds ``train_32x32.mat`` and
+    ``test_32x32.mat`` (``extra`` is not used). The class is the digit. Mean and deviation, over all training
+    pixels, are those of github.com/PatrickZH/DeepCore.
+    """
+
+    TRAIN_IMAGES: ClassVar[int] = 73_257
+    FOLDER: ClassVar[str] = ""
+    FILES: ClassVar[tuple[str, ...]] = ("train_32x32.mat", "test_32x32.mat")
+    SPEC: ClassVar[ImageSpec] = ImageSpec((3, 32, 32), _CLASSES, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+    PARTS: ClassVar[tuple[Mapping[str, object], Mapping[str, object]]] = ({"split": "train"}, {"split": "test"})
+    LABELS: ClassVar[str] = "labels"
+    DOWNLOADS: ClassVar[tuple[str, ...]] = ("split='train', ", "split='test', ")

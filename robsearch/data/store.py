@@ -7,16 +7,12 @@ another file. The maps are read-only: gather from them, never write (writing end
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import inspect
 import json
-import os
-import secrets
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from robsearch.data.cache import alone, cache_folder, caching_in, replacing
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset, ImageSpec, Split
 
@@ -33,7 +30,6 @@ FORMAT = 1
 
 _NOTES = b"robsearch"
 _SPLITS = ("train", "val", "test")
-_STALE = 3600.0
 
 
 def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
@@ -54,12 +50,11 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
         InputError: the folder cannot be written, the source is missing, or a user's data set gives splits
             that do not fit its ``spec``.
     """
-    folder = cache or Path(os.environ.get("ROBSEARCH_CACHE") or "~/.cache/robsearch")
-    path = folder.expanduser().absolute() / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
+    path = arrow_file(dataset, cache)
     found = _attempt(path)
     if isinstance(found, dict):
         return found
-    with _alone(path):
+    with alone(path), caching_in(path.parent):
         found = _attempt(path)
         if isinstance(found, dict):
             return found
@@ -67,6 +62,11 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
             warnings.warn(f"{path} is damaged ({found}): rebuilding it from its source", stacklevel=2)
         _write(path, _fitting(dataset.spec, dataset.read()))
         return _open(path)
+
+
+def arrow_file(dataset: Dataset, cache: Path | None = None) -> Path:
+    """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest`` does."""
+    return cache_folder(cache) / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
 
 
 def digest(dataset: Dataset) -> str:
@@ -170,44 +170,11 @@ def _write(path: Path, splits: Mapping[str, Split]) -> None:
     notes = {"splits": list(splits), "sha256": _checksum(path, splits)}
     batches = [_batch(split) for split in splits.values()]
     schema = batches[0].schema.with_metadata({_NOTES: json.dumps(notes)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        os.replace(temporary, path)
-    except OSError as problem:
-        raise _unwritable(path.parent, problem) from problem
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("xb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _batch(split: Split) -> pa.RecordBatch:
     images = pa.FixedShapeTensorArray.from_numpy_ndarray(split.images.numpy())
     return pa.record_batch({"images": images, "labels": pa.array(split.labels.numpy())})
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits for other processes that build this file; removes what dead ones left.
-
-    Without the lock all would still be correct, but each would read the source and map a file of its own.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock").open("a")
-    except OSError as problem:
-        raise _unwritable(path.parent, problem) from problem
-    with lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink()
-        yield
-
-
-def _unwritable(folder: Path, problem: OSError) -> InputError:
-    do = "set ROBSEARCH_CACHE to a folder on a local disk with room that you may write"
-    return InputError(refusal(f"to write the data cache in {folder}", problem.strerror or problem, do))

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robsearch.checkpoints import VALUE, best_epoch, drop_weights
+from robsearch.checkpoints import best_epoch, drop_weights
 from robsearch.cluster import Job, Work
+from robsearch.errors import LeaseLostError
 from robsearch.protocols import Metrics
 from robsearch.search.recording import Recorder
 from robsearch.study import Lease, Study, Suggestion
+from robsearch.trainer import VALUE
 from robsearch.trial import Report, measure, read_test, run
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -81,6 +83,7 @@ class Driver:
         self.recorder, self.lease, self.total, self.parallel = recorder, lease, trials, 1
         self.folder, self.say, self.started = folder, say, time.time()
         self.stopping, self.problem = False, ""
+        self.lost: LeaseLostError | None = None
         self.tallies = {study: Tally() for study in studies}
         self.live: dict[str, Live] = {}
         self._jobs: dict[str, Job] = {}
@@ -157,9 +160,8 @@ class Driver:
 
     def _asked(self) -> Live | None:
         study = self._next_study()
-        if study is None:
+        if study is None or not self._holds_lease():
             return None
-        self.lease.verify()
         suggestion = study.ask()
         if suggestion is None:
             self.tallies[study].states["FAIL"] += 1
@@ -173,14 +175,22 @@ class Driver:
         self._jobs[job.name] = job
         return job
 
+    def _holds_lease(self) -> bool:
+        try:
+            self.lease.verify()
+        except LeaseLostError as lost:
+            self.lost, self.stopping = lost, True
+        return self.lost is None
+
     # -- what became of it -------------------------------------------------------------------------------------
 
     def _trained(self, live: Live, report: Report) -> None:
+        if not self._holds_lease():
+            return
         suggestion = live.suggestion
         fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
         live.history += fresh
         self.recorder.epochs(suggestion.trial, fresh)
-        self.lease.verify()
         prune = live.study.report(suggestion.number, fresh)
         if report.ended == "FAIL":
             self._fail(live, report.reason or "no reason given")
@@ -202,7 +212,8 @@ class Driver:
         drop_weights(self.folder / live.suggestion.trial)
 
     def _fail(self, live: Live, reason: str) -> None:
-        self.lease.verify()
+        if not self._holds_lease():
+            return
         live.study.fail(live.suggestion.number, reason)
         self._ended(live, "FAIL", reason)
         self._count_failure(f"{live.suggestion.trial}: {reason}")
@@ -240,12 +251,9 @@ class Driver:
 
 def _line(live: Live, state: str, reason: str | None) -> str:
     words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
-    seconds = time.time() - live.started
-    start = f"{live.suggestion.trial:<14} {words[state]:<6}"
+    start = f"{live.suggestion.trial:<9} {words[state]:<6}"
     if reason:
-        return f"{start}  {reason}"
-    lam, best = live.history[-1]["train/lam"], live.best
-    return (
-        f"{start}  lam {lam:7.3g}  val robust {best[VALUE]:6.1%} natural {best['val/natural_accuracy']:6.1%}"
-        f"  best epoch {best['epoch']:.0f} of {len(live.history)}  {seconds:5.1f} s"
-    )
+        return f"{start} {reason}"
+    lam, best, seconds = live.history[-1]["train/lam"], live.best, time.time() - live.started
+    rates = f"val robust {best[VALUE]:5.1%} natural {best['val/natural_accuracy']:5.1%}"
+    return f"{start} lam {lam:<6.3g} {rates} epoch {best['epoch']:.0f}/{len(live.history)} {seconds:.1f} s"

@@ -166,6 +166,8 @@ def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, e
             driver.parallel, resources = _room(means)
             with _stops_on_signal(driver, console), watched(driver, console):
                 cluster.run(driver, resources, folder, MAX_RETRIES)
+        if driver.lost:
+            raise driver.lost
         return _conclude(driver, means, console)
     finally:
         lease.release()

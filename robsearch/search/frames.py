@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from robsearch.checkpoints import VALUE, read_history
+from robsearch.checkpoints import read_history
 from robsearch.laws import Point
 from robsearch.study import SearchRecord, Storage, recorded_trials
+from robsearch.trainer import VALUE
 from robsearch.trial import read_test
 
 TRIAL_COLUMNS = [

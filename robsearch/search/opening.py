@@ -17,7 +17,7 @@ def closing_lines(search: Search, means: Means) -> Iterator[str]:
     """The answer of a search in a few lines, and where the rest is."""
     yield ""
     for width in search.widths:
-        yield f"  {optimum_text(search.ridge.optimum(width))}"
+        yield f"  {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
     yield search.ridge.sentence()
     yield f"report: {search.report}"
     yield f"compare the trials: {_ui_invocation(search.name, means)}"
@@ -26,9 +26,18 @@ def closing_lines(search: Search, means: Means) -> Iterator[str]:
 def optimum_text(optimum: Optimum) -> str:
     """Lambda* at one width, with its interval, or the plain words that it is not determined."""
     if optimum.lam is None:
-        return f"width {optimum.width:g}: lambda* not determined ({optimum.censored})"
+        return f"width {optimum.width:g}: lambda* not determined"
     estimate = f"lambda* = {optimum.lam:.3g} [{optimum.low:.3g}, {optimum.high:.3g}]"
     return f"width {optimum.width:g}: {estimate}" + (f" ({optimum.censored})" if optimum.censored else "")
+
+
+def _best(search: Search, width: float) -> str:
+    trials = search.trials
+    done = trials[trials["control"].isna() & (trials["state"] == "COMPLETE") & (trials["width"] == width)]
+    if done.empty:
+        return ""
+    best = done.sort_values("value").iloc[-1]
+    return f"; best trial {best['trial']} with lam {best['lam']:.3g}, val robust {best['value']:.1%}"
 
 
 def _ui_invocation(name: str, means: Means) -> str:

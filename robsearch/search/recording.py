@@ -6,10 +6,11 @@ import math
 import time
 from pathlib import Path
 
-from robsearch.checkpoints import VALUE, best_epoch, read_history
+from robsearch.checkpoints import best_epoch, read_history
 from robsearch.protocols import Metrics
 from robsearch.study import Study, Suggestion
 from robsearch.tracking import STATUS, Tracker
+from robsearch.trainer import VALUE
 from robsearch.trial import read_test
 
 

@@ -2,7 +2,7 @@
 
 from optuna.storages import BaseStorage as Storage
 
-from robsearch.study.lease import Lease, LeaseLostError, living_owner
+from robsearch.study.lease import Lease, living_owner
 from robsearch.study.storage import (
     JOURNAL,
     SearchRecord,
@@ -16,7 +16,6 @@ from robsearch.study.suggestions import Study, Suggestion, recorded_trials, tria
 __all__ = [
     "JOURNAL",
     "Lease",
-    "LeaseLostError",
     "SearchRecord",
     "Storage",
     "Study",

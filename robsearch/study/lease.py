@@ -13,14 +13,10 @@ import psutil
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, LeaseLostError, refusal
 
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
-
-
-class LeaseLostError(RuntimeError):
-    """Another driver took this search over: this one must not write any more."""
 
 
 class Lease:

@@ -15,13 +15,13 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from robsearch.checkpoints import VALUE
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
 from robsearch.spaces import Define
 from robsearch.study.pruning import MarginPruner
 from robsearch.study.storage import SearchRecord
+from robsearch.trainer import VALUE
 
 
 def trial_label(width: float, control: str | None = None) -> str:
@@ -100,9 +100,15 @@ class Study:
         return [suggestion for suggestion in adopted if suggestion]
 
     def again(self, number: int) -> Suggestion:
-        """The suggestion of a trial that has ended, with the recipe it was trained with."""
-        trial = optuna.trial.FixedTrial(self._frozen(number).params)
+        """The suggestion of a trial that has ended, with the recipe it was trained with.
+
+        Raises:
+            InputError: the space now defines another one.
+        """
+        frozen = self._frozen(number)
+        trial = optuna.trial.FixedTrial(frozen.params)
         recipe = self._seeded(self._define(trial, self.width), number)  # type: ignore[arg-type]
+        self._refuse_another(frozen.user_attrs["recipe"], recipe, number)
         return Suggestion(self.name(number), self.width, number, self.control, recipe)
 
     def _suggestion(self, trial: optuna.Trial) -> Suggestion | None:
@@ -111,22 +117,20 @@ class Study:
         except Exception as error:
             self.fail(trial.number, f"the space failed: {type(error).__name__}: {error}")
             return None
-        self._same_recipe(trial, recipe)
+        if "recipe" in trial.user_attrs:
+            self._refuse_another(trial.user_attrs["recipe"], recipe, trial.number)
+        trial.set_user_attr("recipe", recipe.digest)
+        trial.set_user_attr("seed", recipe.seed)
         self._live[trial.number] = trial
         return Suggestion(self.name(trial.number), self.width, trial.number, self.control, recipe)
 
     def _seeded(self, recipe: Recipe, number: int) -> Recipe:
         return dataclasses.replace(recipe, seed=derived_seed(self._seed, self.label, number))
 
-    def _same_recipe(self, trial: optuna.Trial, recipe: Recipe) -> None:
-        started_with = trial.user_attrs.get("recipe")
-        if started_with is None:
-            trial.set_user_attr("recipe", recipe.digest)
-            trial.set_user_attr("seed", recipe.seed)
-        elif started_with != recipe.digest:
-            name = self.name(trial.number)
+    def _refuse_another(self, started_with: str, recipe: Recipe, number: int) -> None:
+        if started_with != recipe.digest:
             do = "undo the change to the space (or the version of robsearch), or launch a new search"
-            raise InputError(refusal(f"the recipe that {name} was started with", "another one", do))
+            raise InputError(refusal(f"the recipe that {self.name(number)} was started with", "another one", do))
 
     def report(self, number: int, epochs: list[Metrics]) -> bool:
         """Remembers each epoch's value, once, and says whether the pruner would stop the trial."""

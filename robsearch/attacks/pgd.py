@@ -1,9 +1,4 @@
-"""Attacks: maximise a loss inside a ball around each image.
-
-An attack knows nothing of objectives: it is handed the loss. It draws from torch's global generator, touches
-no parameter's gradient, and puts the model's mode back. Images must lie in [0, 1]; that is not checked here,
-because a check would stall the GPU at each training step.
-"""
+"""Projected gradient ascent, and the fast gradient sign method that it generalises."""
 
 from __future__ import annotations
 

@@ -1,0 +1,31 @@
+"""Weight averaging: the model that is judged and deployed is a running mean of the one that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from robsearch.errors import InputError, refusal
+
+
+@dataclass(frozen=True)
+class EMA:
+    """Exponential moving average of weights and of BatchNorm's statistics, updated after each optimiser step.
+
+    ``average <- decay * average + (1 - decay) * weights`` (arXiv 2010.03593 uses 0.995).
+
+    Raises:
+        InputError: a decay outside [0, 1).
+    """
+
+    decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise InputError(refusal("EMA.decay in [0, 1)", self.decay, "pass such as 0.995"))
+
+    def build(self, model: nn.Module) -> AveragedModel:
+        """The average, which begins as a copy of the model; ``average.module`` is the net to judge."""
+        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)

@@ -1,0 +1,112 @@
+"""Penalties that add to the training loss: a larger average margin, weights near to orthogonal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from robsearch.errors import InputError, refusal
+from robsearch.penalties.layers import Layer, refuse_unless, trained
+from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
+
+
+@dataclass(frozen=True)
+class AverageMargin:
+    """``mu * mean(clamp(tau - alpha, 0, tau))`` with ``alpha`` the logit margin (arXiv 1907.11780).
+
+    ``alpha = f_y - max_{k != y} f_k`` on the clean images, in logits. It is the paper's truncated average margin:
+    a gradient comes only from examples with ``0 < alpha < tau``, neither from wrong ones nor from ones that are far
+    enough. (The paper's released code clamps ``-alpha`` instead, which acts on the wrong ones only.)
+
+    Attributes:
+        mu: the strength, at least 0, per logit; 0.1 in the paper.
+        tau: the margin in logits beyond which no more is asked for; 5, 10 and 40 in the paper.
+
+    Raises:
+        InputError: all fields that do not fit, at once.
+    """
+
+    mu: float = 0.1
+    tau: float = 10.0
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            (0 <= self.mu < math.inf, "mu >= 0", self.mu, "0.1 is the paper's"),
+            (0 < self.tau < math.inf, "tau > 0", self.tau, "the paper uses 5, 10 and 40"),
+        )
+
+    def init(self, model: nn.Module) -> PenaltyState:
+        """Empty."""
+        return {}
+
+    def loss(self, model: nn.Module, clean_logits: Logits, y: Labels) -> Scalar:
+        """The penalty, a batch mean from 0 to ``mu * tau``.
+
+        Raises:
+            InputError: fewer than two classes.
+        """
+        if clean_logits.shape[1] < 2:
+            raise InputError(refusal("at least 2 classes", clean_logits.shape[1], "a margin needs another class"))
+        true = y.long()[:, None]
+        others = clean_logits.scatter(1, true, -math.inf).amax(dim=1)
+        margin = clean_logits.gather(1, true)[:, 0] - others
+        return self.mu * (self.tau - margin).clamp(0, self.tau).mean()
+
+    def before_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Nothing: the same state."""
+        return state
+
+    def after_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Nothing: the same state."""
+        return state
+
+
+@dataclass(frozen=True)
+class Orthogonality:
+    """``beta * sum ||W W^T - I||_F^2`` over convolutions and linear layers (arXiv 1907.11780).
+
+    A convolution's ``W`` is its kernel as ``out x (in k k)``; with groups, one such block each. Where ``W`` has more
+    rows than columns, ``W^T W`` takes the place of ``W W^T``, which cannot be the identity there: the two losses
+    differ by the constant rows - columns, so their gradients are the same, and this one can reach 0.
+    Frozen weights do not count.
+
+    Attributes:
+        beta: the strength, at least 0; 1e-3 in the paper.
+
+    Raises:
+        InputError: ``beta`` is negative or not finite.
+    """
+
+    beta: float = 1e-3
+
+    def __post_init__(self) -> None:
+        refuse_unless((0 <= self.beta < math.inf, "beta >= 0", self.beta, "1e-3 is the paper's"))
+
+    def init(self, model: nn.Module) -> PenaltyState:
+        """Empty."""
+        return {}
+
+    def loss(self, model: nn.Module, clean_logits: Logits, y: Labels) -> Scalar | None:
+        """The penalty, or None for a model without such layers."""
+        distances = [_from_orthogonal(layer) for _, layer in trained(model)]
+        return self.beta * torch.stack(distances).sum() if distances else None
+
+    def before_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Nothing: the same state."""
+        return state
+
+    def after_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
+        """Nothing: the same state."""
+        return state
+
+
+def _from_orthogonal(layer: Layer) -> Scalar:
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    blocks = layer.weight.reshape(groups, len(layer.weight) // groups, -1)
+    if blocks.shape[1] > blocks.shape[2]:
+        blocks = blocks.mT
+    identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
+    return (blocks @ blocks.mT - identity).square().sum()

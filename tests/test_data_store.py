@@ -1,0 +1,211 @@
+"""The Arrow store shares what a set reads, names it by its content, and survives damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from small_images import same
+
+from robsearch.data import CIFAR10, MNIST, Digits, FashionMNIST, digest, load
+from robsearch.errors import InputError
+from robsearch.protocols import ImageSpec, Split
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Four-pixel images whose value is their number; ``log`` gets a line for every read."""
+
+    n: int = 6
+    log: Path | None = field(default=None, compare=False)
+    pause: float = field(default=0.0, compare=False)
+    ends: tuple[object, ...] = ()
+
+    @property
+    def spec(self) -> ImageSpec:
+        return ImageSpec((1, 2, 2), 3, (0.5,), (0.5,))
+
+    def read(self) -> Mapping[str, Split]:
+        time.sleep(self.pause)
+        if self.log:
+            with self.log.open("a") as log:
+                log.write("read\n")
+        images = torch.arange(self.n, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        return dict.fromkeys(("train", "val", "test"), Split(images, torch.arange(self.n) % 3))
+
+
+def map_of(images: torch.Tensor) -> str:
+    """The file behind a tensor's memory, as the kernel sees it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(end, 16) for end in line.split()[0].split("-"))
+        if low <= images.data_ptr() < high:
+            return line.split(maxsplit=5)[-1]
+    return "no map"
+
+
+def test_load_gives_what_read_gives(tmp_path: Path) -> None:
+    for dataset in (Digits(label_noise=0.2), Stripes()):
+        built, mapped = load(dataset, tmp_path), load(dataset, tmp_path)
+        assert same(built, mapped)
+        assert same(mapped, dataset.read())
+        assert mapped["train"].images.dtype == torch.uint8
+        assert mapped["train"].labels.dtype == torch.int64
+
+
+def test_the_cache_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBSEARCH_CACHE", str(tmp_path / "new" / "cache"))
+    load(Stripes())
+    assert (tmp_path / "new" / "cache" / f"Stripes-{digest(Stripes())}.arrow").is_file()
+
+
+def test_loaded_splits_are_maps_of_the_file_and_copy_nothing(tmp_path: Path) -> None:
+    load(Digits(), tmp_path)
+    before = pa.total_allocated_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splits = load(Digits(), tmp_path)
+    assert pa.total_allocated_bytes() == before
+    file = tmp_path / f"Digits-{digest(Digits())}.arrow"
+    if Path("/proc/self/maps").exists():
+        assert {map_of(part) for split in splits.values() for part in split} == {str(file)}
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["image", "label", "truncated", "half", "empty", "foreign"])
+def test_a_damaged_file_is_rebuilt_beside_the_old_one(tmp_path: Path, damage: str) -> None:
+    truth = Digits().read()
+    load(Digits(), tmp_path)
+    file = next(tmp_path.glob("*.arrow"))
+    good = file.read_bytes()
+    at = {name: good.index(part.numpy().tobytes()[:400]) for name, part in truth["val"]._asdict().items()}
+    bad = {
+        "image": flipped(good, at["images"] + 100),
+        "label": flipped(good, at["labels"] + 8),
+        "truncated": good[:-1],
+        "half": good[: len(good) // 2],
+        "empty": b"",
+        "foreign": b"not an Arrow file",
+    }
+    file.write_bytes(bad[damage])
+    with file.open("rb") as old:
+        with pytest.warns(UserWarning, match="is damaged .*rebuilding it from its source"):
+            rebuilt = load(Digits(), tmp_path)
+        assert old.read() == bad[damage]
+    assert same(rebuilt, truth)
+    assert file.read_bytes() == good
+
+
+def test_a_map_outlives_the_replacement_of_its_file(tmp_path: Path) -> None:
+    held = load(Digits(), tmp_path)
+    file = next(tmp_path.glob("*.arrow"))
+    other = tmp_path / "other"
+    other.write_bytes(b"not an Arrow file")
+    other.replace(file)
+    with pytest.warns(UserWarning, match="damaged"):
+        load(Digits(), tmp_path)
+    assert same(held, Digits().read())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the kernel's list of maps (Linux)")
+def test_processes_that_start_at_once_build_one_file(tmp_path: Path) -> None:
+    dataset = Stripes(log=tmp_path / "log", pause=0.3)
+    fork = multiprocessing.get_context("fork")
+    start, inodes = fork.Barrier(3), fork.SimpleQueue()
+
+    def work() -> None:
+        start.wait(30)
+        splits = load(dataset, tmp_path)
+        inodes.put(os.stat(map_of(splits["train"].images)).st_ino if same(splits, dataset.read()) else 0)
+
+    processes = [fork.Process(target=work) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    found = {inodes.get() for _ in processes}
+    assert found == {next(tmp_path.glob("*.arrow")).stat().st_ino}
+    reads_to_compare = len(processes)
+    assert len((tmp_path / "log").read_text().splitlines()) == 1 + reads_to_compare
+
+
+def test_a_failed_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no complete copy"):
+        load(CIFAR10(root=str(tmp_path)), tmp_path / "cache")
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_what_a_dead_builder_left_is_removed(tmp_path: Path) -> None:
+    name = f".Stripes-{digest(Stripes())}.arrow"
+    dead, alive = tmp_path / f"{name}.1-aa.tmp", tmp_path / f"{name}.2-bb.tmp"
+    dead.touch()
+    alive.touch()
+    os.utime(dead, (0, 0))
+    load(Stripes(), tmp_path)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_a_cache_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"write the data cache in .*file/cache, got .*ROBSEARCH_CACHE"):
+        load(Stripes(), tmp_path / "file" / "cache")
+
+
+def test_the_digest_sees_every_field_that_changes_the_content() -> None:
+    sets = [Digits(), Digits(train=501), Digits(label_noise=0.1), CIFAR10(), CIFAR10(val=4999), MNIST()]
+    sets += [CIFAR10(train=99), FashionMNIST(), Stripes(), Stripes(n=7), Stripes(ends=(1,))]
+    assert len({digest(dataset) for dataset in sets}) == len(sets)
+    assert digest(CIFAR10(root="/a")) == digest(CIFAR10(root="/b")) == digest(CIFAR10())
+    assert digest(Stripes(ends=(Digits(),))) != digest(Stripes(ends=(Digits(train=499),)))
+
+
+def test_the_digest_tells_classes_of_one_name_apart() -> None:
+    twin = dataclasses.make_dataclass("Stripes", [("n", int, 6)], bases=(Stripes,), frozen=True)
+    elsewhere = dataclasses.make_dataclass("Stripes", [("n", int, 6)], bases=(Stripes,), frozen=True)
+    twin.__module__, elsewhere.__module__ = "here", "there"
+    assert len({digest(Stripes()), digest(twin()), digest(elsewhere())}) == 3
+
+
+def test_a_field_without_a_lasting_name_is_refused() -> None:
+    with pytest.raises(InputError, match="lasting name") as caught:
+        digest(Stripes(ends=(object(), print)))
+    assert len(caught.value.problems) == 2
+
+
+@dataclass(frozen=True)
+class Given(Stripes):
+    """Splits handed in, to see them refused."""
+
+    splits: Mapping[str, Split] = field(default_factory=dict, compare=False)
+
+    def read(self) -> Mapping[str, Split]:
+        return self.splits
+
+
+def test_splits_that_do_not_fit_their_spec_are_refused_all_at_once(tmp_path: Path) -> None:
+    good = Stripes().read()["train"]
+    small = Split(good.images[:, :, :1], good.labels)
+    with pytest.raises(InputError) as caught:
+        load(Given(splits={"train": small, "val": good._replace(labels=good.labels + 1)}), tmp_path)
+    expected = ("no test", "train.images to be torch.uint8 (6, 1, 2, 2)", "val.labels")
+    assert len(caught.value.problems) == 3
+    for part, problem in zip(expected, caught.value.problems, strict=True):
+        assert part in problem
+    empty = Split(good.images[:0], good.labels[:0])
+    floats = good._replace(labels=good.labels.float())
+    with pytest.raises(InputError) as caught:
+        load(Given(splits={"train": empty, "val": floats, "test": good}), tmp_path)
+    assert len(caught.value.problems) == 2
