@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, bad input, the README's promises."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -72,12 +73,14 @@ def test_the_readme_runs_the_quickstart_and_the_tests_with_one_line_each():
 
 def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    assert len(blocks) == 2
-    names = {"__name__": "readme"}
-    exec(compile(blocks[0], "README.md", "exec"), names)
-    assert names["cifar10"].widths == (1, 2, 4, 8)
-    assert len([line for line in blocks[1].splitlines() if line.strip()]) <= 5
-    compile(blocks[1], "README.md", "exec")
+    space, plugin, script = blocks
+    for name, block in (("readme_space", space), ("readme_plugin", plugin)):
+        (tmp_path / f"{name}.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("readme_space").cifar10.widths == (1, 2, 4, 8)
+    assert importlib.import_module("readme_plugin").Noise().eps == 8 / 255  # and its contract was checked
+    assert len([line for line in script.splitlines() if line.strip()]) <= 5
+    compile(script, "README.md", "exec")
 
 
 def test_check_says_what_is_searched():
