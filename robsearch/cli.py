@@ -198,8 +198,8 @@ def _conclude(search: Search, means: Means) -> None:
 
     for line in closing_lines(search, means):
         typer.echo(line)
-    if search.unfinished:
-        raise typer.Exit(130)
+    if search.ended < search.record.trials:
+        raise typer.Exit(130 if search.unfinished else 1)
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ from robsearch.recipe import Recipe
 Define = Callable[[optuna.Trial, float], Recipe]
 Control = Callable[[float], Recipe]
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 DRAWS = 3
 """Suggestions that ``check`` draws at each width."""
 

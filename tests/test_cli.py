@@ -83,11 +83,12 @@ def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatc
     compile(script, "README.md", "exec")
 
 
-def test_check_says_what_is_searched():
+def test_check_says_what_is_searched_and_nothing_else(capfd):
     result = CliRunner().invoke(cli.app, ["check", "small_spaces:pair"])
     assert result.exit_code == 0
     assert "searches lam in FloatDistribution(high=32.0, log=True, low=0.5" in result.output
     assert "small_spaces:pair is ready to launch: 2 widths" in result.output
+    assert "study created" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

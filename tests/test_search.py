@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
-from small_spaces import everything, faulty, hopeless, pair
+from small_spaces import everything, faulty, pair
+from typer.testing import CliRunner
 
 import robsearch
-from robsearch import InputError, Means
+from robsearch import InputError, Means, cli
 from robsearch.search.table import status_lines
 from robsearch.tracking import TRIAL
 
@@ -150,16 +151,16 @@ def test_faults_fail_their_trial_with_a_reason_and_a_dead_worker_goes_on(means, 
     assert "RUNNING" not in statuses.values()
 
 
-def test_a_search_in_which_everything_fails_stops_and_says_why(means):
-    console = Console(record=True, width=300)
-    search = robsearch.launch(
-        hopeless, name="hopeless", trials=8, means=dataclasses.replace(means, parallel=1), console=console
-    )
+def test_a_search_in_which_everything_fails_stops_says_why_and_exits_with_1(means):
+    options = ["--name", "hopeless", "--trials", "8", "--parallel", "1", "--results", str(means.results)]
+    result = CliRunner().invoke(cli.app, ["launch", "small_spaces:hopeless", *options])
+    assert result.exit_code == 1
+    said = "5 trials failed in a row, the last one w4-004: RuntimeError: a fault of the objective"
+    assert said in result.output
+    search = robsearch.load_search("hopeless", results=means.results)
     assert list(search.trials["state"]) == ["FAIL"] * 5
-    assert (
-        "5 trials failed in a row, the last one w4-004: RuntimeError: a fault of the objective" in console.export_text()
-    )
-    assert "did not" not in console.export_text()
+    shown = CliRunner().invoke(cli.app, ["status", "hopeless", "--results", str(means.results)]).output
+    assert "w4-004 failed: RuntimeError: a fault of the objective" in shown
 
 
 def test_a_recipe_with_everything_in_it_is_searched_like_any_other(means):

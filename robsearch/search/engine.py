@@ -162,9 +162,9 @@ def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, e
         tracker.begin("search", f"search {record.name}", {"space": record.space}, _search_tags(record))
         recorder.catch_up(studies)
         _say_start(driver, record, folder, console)
-        with cluster.connected(means.address, means.parallel):
+        with _stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
             driver.parallel, resources = _room(means)
-            with _stops_on_signal(driver, console), watched(driver, console):
+            with watched(driver, console):
                 cluster.run(driver, resources, folder, MAX_RETRIES)
         if driver.lost:
             raise driver.lost

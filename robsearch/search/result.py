@@ -70,7 +70,6 @@ class Search:
             seconds, reason, seed`` and the ``test/...`` averages of measured ones. ``value`` is the robust
             accuracy on ``val`` at the best epoch, as a share.
         epochs: one row per trial and epoch, with every per-epoch metric.
-        unfinished: trials that an interruption left to be resumed.
     """
 
     record: SearchRecord
@@ -117,6 +116,12 @@ class Search:
     def unfinished(self) -> list[str]:
         """Trials that are not over: being trained now, or left by an interruption."""
         return list(self.trials.loc[self.trials["state"] == "RUNNING", "trial"])
+
+    @property
+    def ended(self) -> int:
+        """How many of the trials asked for have ended: finished or pruned, controls and failures not counted."""
+        searched = self.trials[self.trials["control"].isna()]
+        return int(searched["state"].isin(["COMPLETE", "PRUNED"]).sum())
 
 
 def load_search(name: str, results: str | Path | None = None, storage: str | None = None) -> Search:

@@ -116,8 +116,7 @@ def status_lines(search: Search) -> Iterator[Table | str]:
             tally.best_value, tally.best_lam = best["value"], best["lam"]
         shown.add_row(f"{width:g}", *(cell.split()[-1] for cell in _cells(tally)))
     yield shown
-    ended = searched["state"].isin(["COMPLETE", "PRUNED"]).sum()
-    yield f"{ended} of {search.record.trials} trials ended"
+    yield f"{search.ended} of {search.record.trials} trials ended"
     for _, trial in search.trials[search.trials["state"] == "FAIL"].iterrows():
         yield f"{trial['trial']} failed: {trial['reason']}"
     yield search.ridge.sentence()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from robsearch.errors import InputError, refusal
 
 JOURNAL = "optuna.journal"
 
-optuna.logging.set_verbosity(logging.WARNING)
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
