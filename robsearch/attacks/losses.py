@@ -31,7 +31,7 @@ def dlr(y: Labels) -> Loss:
     """The difference of logits ratio, ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3))`` (arXiv 2003.01690).
 
     It does not change when all logits are scaled or shifted together, so that a confident net gives it no
-    vanishing gradient. At most 1. Below three classes there is no ``z_(3)``: it falls back to ``margin``, and a
+    vanishing gradient. Below three classes there is no ``z_(3)``: it falls back to ``margin``, and a
     ``UserWarning`` says so.
     """
 
