@@ -48,6 +48,7 @@ class Recipe:
         epochs: passes over ``train``.
         batch_size: images per optimiser step.
         patience: epochs to wait for a better robust accuracy on ``val`` before training ends early, or None.
+            Robust accuracy often rests until the learning rate drops: wait longer than that rest.
         batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or ``both`` (each
             normalises by its own batch while training; judged are the running ones, on both kinds of image).
         penalties: regularisers beside the objective.
