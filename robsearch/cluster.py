@@ -235,9 +235,17 @@ class _Listener(_Unsaved, FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        lines = [line for line in str(trial.get_pickled_error()).splitlines() if line.strip()] or ["unknown error"]
-        raised = lines[0].startswith("\x1b") or "traceback" in lines[0].lower() or lines[0].startswith("ray::")
-        self._bridge.errors[trial.trial_id] = lines[-1] if raised else lines[0]
+        self._bridge.errors[trial.trial_id] = _in_one_line(trial)
+
+
+def _in_one_line(trial: Any) -> str:
+    try:
+        text = str(trial.get_pickled_error())
+    except Exception as error:  # an exception of the user's may not unpickle here; the trial still fails as one
+        return f"an error that the driver cannot read ({type(error).__name__}: {error})"
+    lines = [line for line in text.splitlines() if line.strip()] or ["unknown error"]
+    raised = lines[0].startswith(("\x1b", "ray::")) or "traceback" in lines[0].lower()
+    return lines[-1] if raised else lines[0]
 
 
 class _Stop(_Unsaved, Stopper):

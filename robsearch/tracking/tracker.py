@@ -118,11 +118,6 @@ class Tracker:
             for run in _runs(self._client, self.experiment)
         }
 
-    @property
-    def run_ids(self) -> dict[str, str]:
-        """The MLflow run of each trial, and of the search under ``search``."""
-        return dict(self._runs)
-
     def close(self, patience: float = 30.0) -> int:
         """Sends what is waiting; returns how many records could not be sent within ``patience`` seconds."""
         with self._changed:
