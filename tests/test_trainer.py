@@ -10,7 +10,7 @@ from robsearch.evaluation import examples, judge
 from robsearch.objectives import TRADES
 from robsearch.perturbation import WeightPerturbation
 from robsearch.protocols import Split
-from robsearch.trainer import VALUE, Learner, NonFiniteLossError, gradient, loss_terms, optimiser_step
+from robsearch.trainer import VALUE, Learner, NonFiniteLossError, gradient, loss_terms, optimiser_step, seed_epoch
 
 
 def test_every_epoch_is_yielded_with_its_metrics():
@@ -32,6 +32,15 @@ def test_training_resumed_after_an_epoch_equals_training_in_one_go_bit_for_bit()
         _assert_same(ours.state, theirs.state)
         timeless = [{k: v for k, v in e.metrics.items() if not k.startswith("time/")} for e in (ours, theirs)]
         assert timeless[0] == timeless[1]
+
+
+def test_each_epoch_and_seed_draws_its_own_order_and_the_same_one_again():
+    drawn = []
+    for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        seed_epoch(seed, epoch)
+        drawn.append(tuple(torch.randperm(100).tolist()))
+    assert len(set(drawn)) == 3
+    assert drawn[0] == drawn[3]
 
 
 def test_another_seed_trains_another_net():
