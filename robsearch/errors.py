@@ -24,3 +24,10 @@ class LeaseLostError(RuntimeError):
 def refusal(expected: str, got: object, do: str) -> str:
     """The house's sentence for one problem: ``expected ..., got ...: ...``."""
     return f"expected {expected}, got {got}: {do}"
+
+
+def refuse_unless(*checks: tuple[bool, str, object, str]) -> None:
+    """Raises InputError with all (fits, expected, got, what to do) that do not fit."""
+    problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
+    if problems:
+        raise InputError(*problems)

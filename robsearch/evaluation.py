@@ -44,7 +44,7 @@ def examples(recipe: Recipe, model: nn.Module, split: Split) -> pa.Table:
         with evaluating(model):
             values = torch.cat([measure(model, x, y) for x, y in _chunks(split)])
         columns[measure.name] = values
-        fields.append(pa.field(measure.name, pa.float32(), metadata={"kind": measure.kind}))
+        fields.append(pa.field(measure.name, pa.float32(), metadata={"kind": measure.about.kind}))
     return pa.table([c.cpu().numpy() for c in columns.values()], schema=pa.schema(fields))
 
 

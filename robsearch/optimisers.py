@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import refuse_unless
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SGD:
     decay_norms: bool = True
 
     def __post_init__(self) -> None:
-        _refuse_unless(
+        refuse_unless(
             (0 < self.lr < math.inf, "lr > 0", self.lr, "0.1 is usual"),
             (0 <= self.momentum < 1, "momentum in [0, 1)", self.momentum, "0.9 is usual"),
             (0 <= self.weight_decay < math.inf, "weight_decay >= 0", self.weight_decay, "5e-4 is usual"),
@@ -83,7 +83,7 @@ class Piecewise:
 
     def __post_init__(self) -> None:
         rising = sorted(set(self.drops)) == list(self.drops) and all(0 <= drop <= 1 for drop in self.drops)
-        _refuse_unless(
+        refuse_unless(
             (rising, "drops rising in [0, 1]", self.drops, "give shares of training, not epochs"),
             (0 < self.factor <= 1, "factor in (0, 1]", self.factor, "0.1 is usual"),
         )
@@ -104,7 +104,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse_unless((0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"))
+        refuse_unless((0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"))
 
     def __call__(self, progress: float) -> float:
         """The factor on the base rate."""
@@ -126,7 +126,7 @@ class OneCycle:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(
+        refuse_unless(
             (0 < self.peak < 1, "peak in (0, 1)", self.peak, "give a share of training, not an epoch"),
             (0 <= self.start <= 1, "start in [0, 1]", self.start, "it is a factor on the base rate"),
             (0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"),
@@ -157,7 +157,7 @@ class Halving:
     every: float = 0.01
 
     def __post_init__(self) -> None:
-        _refuse_unless(
+        refuse_unless(
             (0 <= self.start <= 1, "start in [0, 1]", self.start, "give a share of training, not an epoch"),
             (0 < self.every <= 1, "every in (0, 1]", self.every, "one epoch of 100 is 0.01"),
         )
@@ -168,9 +168,3 @@ class Halving:
             return 1.0
         # (0.82 - 0.75) / 0.01 is 6.99...: without the margin the halving would come one step late.
         return float(0.5 ** (1 + math.floor((progress - self.start) / self.every + 1e-6)))
-
-
-def _refuse_unless(*checks: tuple[bool, str, object, str]) -> None:
-    problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-    if problems:
-        raise InputError(*problems)

@@ -11,7 +11,7 @@ Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, "n"]
 Logits: TypeAlias = Float[Tensor, "n k"]
 PerExample: TypeAlias = Float[Tensor, "n"]
+PerLayer: TypeAlias = Float[Tensor, "v"]
 Scalar: TypeAlias = Float[Tensor, ""]
 
 Loss: TypeAlias = Callable[[Logits], PerExample]
@@ -165,6 +166,24 @@ class Law(Protocol):
         ...
 
 
+class About(NamedTuple):
+    """What a measure's numbers are; kept beside them wherever they are written down.
+
+    Attributes:
+        kind: what the number is to its quantity.
+        unit: such as ``logits`` or ``pixel units``; ``1`` for a pure number.
+        source: such as ``arXiv 1907.11780``, with the equation where it has a number.
+        norm: in which it is measured, such as ``linf``, or ``linf to l1`` for a map; empty if in none.
+        span: the range that its histogram covers, the same for every model, or None for a measure without one.
+    """
+
+    kind: Literal["exact", "lower bound", "upper bound", "estimate"]
+    unit: str
+    source: str
+    norm: str = ""
+    span: tuple[float, float] | None = None
+
+
 @runtime_checkable
 class Measure(Protocol):
     """One number per example of a trained model: ``LogitMargin``, ``LogitRatio``. The evaluator averages."""
@@ -175,12 +194,34 @@ class Measure(Protocol):
         ...
 
     @property
-    def kind(self) -> str:
-        """What the number is to its quantity: ``exact``, ``lower bound``, ``upper bound`` or ``estimate``."""
+    def about(self) -> About:
+        """Kind, unit, source, norm."""
         ...
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
         """The measure at each example; the model is in eval mode and is left untouched."""
+        ...
+
+
+@runtime_checkable
+class LayerMeasure(Protocol):
+    """One number, or several, for each layer of a trained model: ``LayerNorm``, ``SingularValues``."""
+
+    @property
+    def name(self) -> str:
+        """The metric's stable name, such as ``norms/linf``."""
+        ...
+
+    @property
+    def about(self) -> About:
+        """Kind, unit, source, norm."""
+        ...
+
+    def by_layer(self, model: nn.Module, x: Images, y: Labels) -> Mapping[str, PerLayer]:
+        """By the layers' names, in the model's order; the model is in eval mode and is left untouched.
+
+        ``x`` are examples, or tell what needs none how large the layers' inputs are.
+        """
         ...
 
 

@@ -40,7 +40,7 @@ LAYERS = (
         "data",
         "measures",
     },
-    {"modes"},
+    {"modes", "layers", "operators"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""

@@ -258,7 +258,7 @@ def test_without_gradient_the_margin_is_the_boxs_diameter_with_its_sign(norm, di
 
 
 def test_names_and_kinds():
-    assert [(m.name, m.kind) for m in MEASURES] == [
+    assert [(m.name, m.about.kind) for m in MEASURES] == [
         ("margin/logit", "exact"),
         ("margin/input_first_order", "estimate"),
         ("margin/input_first_order_l2", "estimate"),

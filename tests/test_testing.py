@@ -23,7 +23,7 @@ from robsearch.modes import evaluating
 from robsearch.objectives import ALP, MART, PGDAT, TRADES, Standard
 from robsearch.optimisers import Cosine, Halving, Piecewise
 from robsearch.penalties import AverageMargin, NormDecay, Orthogonality, SingularValueClipping
-from robsearch.protocols import ImageSpec, Split
+from robsearch.protocols import About, ImageSpec, Split
 from robsearch.schedules import WAR, Fixed, Warmup
 from robsearch.testing import (
     check_attack,
@@ -337,13 +337,16 @@ class NamelessDataset(BadDataset):
     size: complex = 1j
 
 
+EXACT = About("exact", "logits", "made up")
+
+
 @dataclass(frozen=True)
 class BadMeasure:
     """The largest logit."""
 
     how: str = ""
     name: str = "logit/largest"
-    kind: str = "exact"
+    about: Any = EXACT
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         match self.how:
@@ -551,7 +554,12 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadMeasure(name="/rooted"): "a name of letters, .* got",
         BadMeasure(name="two//parts"): "a name of letters, .* got",
         BadMeasure(name=""): "a name of letters, .* got ''",
-        BadMeasure(kind="bound"): "a kind out of exact, lower bound, upper bound, estimate, got 'bound'",
+        BadMeasure(about="exact"): "about to be a robsearch.protocols.About, got 'exact'",
+        BadMeasure(about=EXACT._replace(unit="")): "a unit and a source, got '', 'made up'",
+        BadMeasure(about=EXACT._replace(span=(1.0, 1.0))): "a span from low to high",
+        BadMeasure(
+            about=About("bound", "logits", "made up")
+        ): "a kind out of exact, lower bound, upper bound, estimate, got 'bound'",
         BadMeasure("per class"): r"a call to give one float per example, \(6,\), got torch.float32 \(6, 5\)",
         BadMeasure("mean"): r"a call to give one float per example, .* got torch.float32 \(\)",
         BadMeasure("whole"): "a call to give one float per example, .* got torch.int64",
@@ -560,7 +568,7 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadMeasure("leaves the mode"): "the model's training flags untouched",
         BadMeasure("statistics"): "the model's weights and statistics untouched",
         BadMeasure("leaves gradients"): "the model's gradients untouched",
-        PGD(): r"all of robsearch.protocols.Measure, got no name, kind",
+        PGD(): r"all of robsearch.protocols.Measure, got no name, about",
     },
     check_learning_rate: {
         BadLearningRate("negative"): r"finite factors >= 0, got \[-0.01",

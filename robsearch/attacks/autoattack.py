@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Images, Labels, Logits, Loss
 
@@ -63,7 +63,7 @@ class AutoAttack:
         most = 1.0 if self.norm == "linf" else inf
         known = f"attacks out of {', '.join(CLASSES_NEEDED)}"
         once = isinstance(self.attacks, tuple) and 0 < len(self.attacks) == len(set(self.attacks) & set(CLASSES_NEEDED))
-        checks = [
+        refuse_unless(
             (
                 0 < self.eps <= most and self.eps < inf,
                 f"eps from above 0 to {most:g}",
@@ -74,10 +74,7 @@ class AutoAttack:
             (once, known, repr(self.attacks), "pass a tuple of one or more of these, each once"),
             (self.seed >= 0, "seed >= 0", self.seed, "pass 0 or more"),
             (self.batch_size >= 1, "batch_size >= 1", self.batch_size, "pass as many images as fit into memory"),
-        ]
-        problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-        if problems:
-            raise InputError(*problems)
+        )
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss | None = None) -> Images:
         """Images of the shape of ``x``, inside the ball and [0, 1], detached.

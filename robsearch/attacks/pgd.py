@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.modes import evaluating
 from robsearch.protocols import Images, Labels, Loss, PerExample
 
@@ -49,7 +49,7 @@ class PGD:
         most = 1.0 if self.norm == "linf" else inf
         units = "give it in pixel units, 8/255 and not 8"
         again = "leave it at 1" if self.start == "none" else "pass 1 or more"
-        checks = [
+        refuse_unless(
             (0 <= self.eps <= most and self.eps < inf, f"eps from 0 to {most:g}", self.eps, units),
             (0 < self.step_size <= most and self.step_size < inf, "step_size > 0", self.step_size, units),
             (self.steps >= 0, "steps >= 0", self.steps, "pass 0 for the start alone"),
@@ -62,10 +62,7 @@ class PGD:
             ),
             (self.restarts >= 1, "restarts >= 1", self.restarts, again),
             (self.start != "none" or self.restarts <= 1, "a random start for restarts", "'none'", again),
-        ]
-        problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-        if problems:
-            raise InputError(*problems)
+        )
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
         """Images of the shape of ``x``, inside the ball and [0, 1], detached.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import refuse_unless
 from robsearch.modes import checked_logits, evaluating
-from robsearch.protocols import Images, Labels, Logits, PerExample
+from robsearch.protocols import About, Images, Labels, Logits, PerExample
 
 NEAREST = 1e-3
 """Points nearer to ``x`` than this share of ``eps`` do not count: rounding would outweigh the quotient."""
@@ -44,15 +44,12 @@ class LogitRatio:
     def __post_init__(self) -> None:
         step = self.eps / 4 if self.step_size is None else self.step_size
         units = "give it in pixel units, 8/255 and not 8"
-        checks = [
+        refuse_unless(
             (0 < self.eps <= 1, "eps from above 0 to 1", self.eps, units),
             (self.step_size is None or 0 < step <= 1, "step_size from above 0 to 1", step, units),
             (self.steps >= 0, "steps >= 0", self.steps, "10 is the paper's"),
             (self.starts >= 1, "starts >= 1", self.starts, "4 is the default"),
-        ]
-        problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-        if problems:
-            raise InputError(*problems)
+        )
 
     @property
     def name(self) -> str:
@@ -60,9 +57,9 @@ class LogitRatio:
         return "lipschitz/logit_ratio"
 
     @property
-    def kind(self) -> str:
-        """``lower bound``."""
-        return "lower bound"
+    def about(self) -> About:
+        """A lower bound, in logits per pixel unit."""
+        return About("lower bound", "logits per pixel unit", "arXiv 2003.02460", norm="linf to l1")
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
         """The best ratio of each example, (n,), in logits per pixel unit.

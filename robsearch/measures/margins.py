@@ -11,7 +11,7 @@ from torch import nn
 
 from robsearch.errors import InputError, refusal
 from robsearch.modes import checked_logits, evaluating
-from robsearch.protocols import Images, Labels, Logits, PerExample, Scalar
+from robsearch.protocols import About, Images, Labels, Logits, PerExample, Scalar
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class LogitMargin:
         return "margin/logit"
 
     @property
-    def kind(self) -> str:
-        """``exact``."""
-        return "exact"
+    def about(self) -> About:
+        """Exact, in logits."""
+        return About("exact", "logits", "arXiv 1907.11780", span=(-25.0, 25.0))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
         """The margin of each example, (n,).
@@ -70,9 +70,9 @@ class InputMargin:
         return "margin/input_first_order" + ("_l2" if self.norm == "l2" else "")
 
     @property
-    def kind(self) -> str:
-        """``estimate``."""
-        return "estimate"
+    def about(self) -> About:
+        """An estimate, in pixel units."""
+        return About("estimate", "pixel units", "arXiv 1907.11780", norm=self.norm, span=(-0.5, 0.5))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
         """The margin of each example, (n,), in pixel units: one backward pass per class.

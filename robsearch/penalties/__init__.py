@@ -1,7 +1,7 @@
 """Regularisers beside the objective: on the loss, on the gradients, or on the weights after a step.
 
 ``AverageMargin`` and ``Orthogonality`` add to the loss, ``NormDecay`` to the gradients, ``SingularValueClipping``
-changes the weights. They act on the weights of ``Conv2d`` and ``Linear`` layers (see ``penalties.layers``), never on
+changes the weights. They act on the weights of ``Conv2d`` and ``Linear`` layers (see ``robsearch.layers``), never on
 biases or BatchNorm.
 """
 

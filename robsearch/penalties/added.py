@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
-from robsearch.penalties.layers import Layer, refuse_unless, trained
+from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.layers import Layer, trained
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 

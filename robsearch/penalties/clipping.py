@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from robsearch.penalties.layers import Layer, Shape, input_sizes, refuse_unless, sized
+from robsearch.errors import refuse_unless
+from robsearch.layers import Layer, Shape, input_sizes, sized
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
-from robsearch.penalties.layers import Layer, Shape, applied, input_sizes, layers, refuse_unless, sized
+from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.layers import Layer, Shape, applied, input_sizes, layers, sized
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 

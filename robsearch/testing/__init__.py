@@ -13,17 +13,18 @@ from robsearch.testing.contracts import (
     check_attack,
     check_dataset,
     check_learning_rate,
-    check_measure,
     check_model,
     check_objective,
     check_schedule,
 )
+from robsearch.testing.measured import check_layer_measure, check_measure
 from robsearch.testing.penalised import check_penalty
 
 __all__ = [
     "COLOURS",
     "check_attack",
     "check_dataset",
+    "check_layer_measure",
     "check_learning_rate",
     "check_measure",
     "check_model",

@@ -1,18 +1,17 @@
-"""The contracts of all plugins but the penalties."""
+"""The contracts of all plugins but the penalties and the measures."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from robsearch.data import digest
-from robsearch.protocols import Attack, Dataset, ImageSpec, LearningRate, Measure, Model, Objective, Schedule
+from robsearch.protocols import Attack, Dataset, ImageSpec, LearningRate, Model, Objective, Schedule
 from robsearch.testing.promises import (
     CLASSES,
     N,
@@ -26,8 +25,6 @@ from robsearch.testing.promises import (
 )
 
 COLOURS = ImageSpec((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-_KINDS = ("exact", "lower bound", "upper bound", "estimate")
-_NAME = re.compile(r"[\w\- :][\w\-. :]*(/[\w\- :][\w\-. :]*)*", re.ASCII)
 
 
 @contract(Attack)
@@ -119,19 +116,6 @@ def check_dataset(dataset: Dataset, /) -> None:
         promise(legal, dataset, f"{name}.labels to be whole numbers in a row, 0 to {spec.num_classes - 1}", got)
         same = all(torch.equal(a, b) for a, b in zip(split, again[name], strict=True))
         promise(same, dataset, f"the same {name} from each read", "another")
-
-
-@contract(Measure)
-def check_measure(measure: Measure, /) -> None:
-    """One number per example, detached; a known kind, a name MLflow takes; the model, in eval mode, left as it was."""
-    legal = bool(_NAME.fullmatch(measure.name))
-    promise(legal, measure, "a name of letters, digits, _ - . space : in parts a/b", repr(measure.name))
-    promise(measure.kind in _KINDS, measure, f"a kind out of {', '.join(_KINDS)}", repr(measure.kind))
-    network, x, y = examples()
-    with left_alone(measure, network.eval()):
-        values = measure(network, x, y)
-    check_per_example(measure, "a call", values)
-    promise(not values.requires_grad, measure, "numbers without gradient", "requires_grad=True")
 
 
 @contract(LearningRate)

@@ -1,4 +1,4 @@
-"""What the penalties share: the layers they act on, as linear maps, and how large a layer's input is."""
+"""A network's layers as linear maps: which there are, how large their inputs are, and what they do to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """Name and module of each ``Conv2d`` and ``Linear``, in the model's order: the layers that penalties act on.
+    """Name and module of each ``Conv2d`` and ``Linear``, in the model's order.
 
     Others are left alone, and so is a weight that is computed from others (``nn.utils.parametrizations``).
     """
@@ -83,10 +83,3 @@ def applied(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight)
     return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-def refuse_unless(*checks: tuple[bool, str, object, str]) -> None:
-    """Raises InputError with all (fits, expected, got, what to do) that do not fit."""
-    problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-    if problems:
-        raise InputError(*problems)
