@@ -1,20 +1,17 @@
-"""A network's layers as linear maps: which there are, how large their inputs are, and what they do to them."""
+"""The layers of a network that are linear maps: which there are, how large their inputs are, what feeds what."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
-from robsearch.protocols import PenaltyState
-
-Layer: TypeAlias = nn.Conv2d | nn.Linear
-Shape: TypeAlias = tuple[int, ...]
-"""One input of a layer, without the batch: (channels, height, width) or (features,)."""
+from robsearch.modes import evaluating
+from robsearch.operators import Affine, Layer, Shape
+from robsearch.protocols import Images, PenaltyState
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
@@ -78,8 +75,63 @@ def _shape(layer: Layer, size: Tensor | None) -> Shape:
     return (layer.in_channels, *([0, 0] if size is None else size.tolist()))
 
 
-def applied(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
-    """The layer on ``x``, (n, *shape), as a linear map: without bias, with this weight, padded by zeros."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight)
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+class Traced(NamedTuple):
+    """A layer that a model ran.
+
+    Attributes:
+        name: in the model.
+        module: the layer.
+        shape: of one input of its first call.
+        batch_norm: the name of the BatchNorm that its output goes to as it is, or None; also where that output is
+            used elsewhere too. Of several the first.
+    """
+
+    name: str
+    module: Affine
+    shape: Shape
+    batch_norm: str | None = None
+
+
+def traced(model: nn.Module, x: Images) -> list[Traced]:
+    """The layers that the model runs on ``x``, in order of execution, by hooks that are gone afterwards.
+
+    ``Conv2d``, ``Linear`` and ``BatchNorm``, also where the weight is frozen or computed from others. One that runs
+    more than once counts with its first call. All layers' outputs are kept meanwhile: one image is enough. The model
+    is in eval mode meanwhile.
+    """
+    named = model.named_modules()
+    names: dict[nn.Module, str] = {module: name for name, module in named if isinstance(module, Affine)}
+    trace = _Trace(names)
+    handles = [module.register_forward_hook(trace, with_kwargs=True) for module in names]
+    try:
+        # Tensors of the inference mode do not tell whether they were written to.
+        with evaluating(model), torch.inference_mode(False), torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(trace.found.values())
+
+
+class _Trace:
+    """A hook on all layers: what ran, and whose output a BatchNorm got, as it was when the layer gave it."""
+
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
+        self.names, self.found = names, dict[str, Traced]()
+        self.outputs: list[tuple[str, Tensor, int]] = []
+
+    def __call__(self, module: Affine, args: tuple[Tensor, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        name, x = self.names[module], args[0] if args else kwargs["input"]
+        if name in self.found:
+            return
+        shape = x.shape[-3:] if isinstance(module, nn.Conv2d) else x.shape[1:] or x.shape
+        self.found[name] = Traced(name, module, tuple(shape))
+        if isinstance(module, nn.Conv2d) or (isinstance(module, nn.Linear) and x.ndim == 2):
+            self.outputs.append((name, output, output._version))
+        elif not isinstance(module, nn.Linear):
+            self._feed(x, name)
+
+    def _feed(self, x: Tensor, batch_norm: str) -> None:
+        for name, output, version in self.outputs:
+            if output is x and output._version == version and self.found[name].batch_norm is None:
+                self.found[name] = self.found[name]._replace(batch_norm=batch_norm)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from robsearch.errors import InputError, refusal, refuse_unless
-from robsearch.layers import Layer, trained
+from robsearch.layers import trained
+from robsearch.operators import Layer
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from robsearch.errors import refuse_unless
-from robsearch.layers import Layer, Shape, input_sizes, sized
+from robsearch.layers import input_sizes, sized
+from robsearch.operators import Layer, Shape, blocks, grid, kernel_of, spectrum
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 
@@ -88,60 +88,18 @@ class SingularValueClipping:
         return {name: max(value - self.clip, 0.0) for name, value in largest.items()}
 
 
-def spectrum(layer: Layer, shape: Shape) -> Float[Tensor, "*blocks r"]:
-    """Singular values of the layer on inputs of this shape; a convolution's by group and by frequency.
-
-    Of the frequencies, only those of the real FFT's half plane: the others repeat them. ``r`` is the smaller of a
-    block's inputs and outputs.
-    """
-    values: Tensor = torch.linalg.svdvals(_blocks(layer, shape))
-    return values
-
-
 def surplus(layer: Layer, shape: Shape, clip: float) -> Tensor:
     """What to subtract from the layer so that no singular value is above ``clip``: 0 where none is.
 
     (out, in) for a linear layer; for a convolution (out, in / groups, height, width): a filter as large as the
     input, on which a smaller kernel stands at ``[..., 0::dilation, 0::dilation]``.
     """
-    blocks = _blocks(layer, shape)
-    if not bool(blocks.isfinite().all()):
-        return layer.weight.new_zeros(*layer.weight.shape[:2], *_grid(layer, shape))
-    u, values, vh = torch.linalg.svd(blocks, full_matrices=False)
+    matrices = blocks(layer, shape)
+    if not bool(matrices.isfinite().all()):
+        return layer.weight.new_zeros(*layer.weight.shape[:2], *grid(layer, shape))
+    u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
     above: Tensor = (u * (values - clip).clamp_min(0)[..., None, :]) @ vh
     if isinstance(layer, nn.Linear):
         return above
-    whole: Tensor = torch.fft.irfft2(above.permute(0, 3, 4, 1, 2).flatten(0, 1), s=_grid(layer, shape))
+    whole: Tensor = torch.fft.irfft2(above.permute(0, 3, 4, 1, 2).flatten(0, 1), s=grid(layer, shape))
     return whole
-
-
-def kernel_of(layer: Layer, whole: Tensor) -> Tensor:
-    """The taps that the layer's kernel has of a filter as large as its input; a linear layer's is whole."""
-    if isinstance(layer, nn.Linear):
-        return whole
-    (height, width), (down, right) = _extent(layer), layer.dilation
-    return whole[..., :height:down, :width:right]
-
-
-def _blocks(layer: Layer, shape: Shape) -> Float[Tensor, "o i"] | Complex[Tensor, "g p q o i"]:
-    """The layer's matrix; a convolution's by group and frequency. Shifts and reflections only turn their phases."""
-    weight = layer.weight.detach()
-    if isinstance(layer, nn.Linear):
-        return weight
-    spaced = weight.new_zeros(*weight.shape[:2], *_extent(layer))
-    kernel_of(layer, spaced).copy_(weight)
-    transformed: Tensor = torch.fft.rfft2(spaced, s=_grid(layer, shape))
-    blocks: Tensor = transformed.unflatten(0, (layer.groups, -1))
-    return blocks.permute(0, 3, 4, 1, 2)
-
-
-def _extent(layer: nn.Conv2d) -> tuple[int, int]:
-    """Height and width of the kernel with its holes, in pixels."""
-    down, right = (1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    return down, right
-
-
-def _grid(layer: Layer, shape: Shape) -> tuple[int, ...]:
-    if isinstance(layer, nn.Linear):
-        return ()
-    return tuple(max(sides) for sides in zip(shape[1:], _extent(layer), strict=True))

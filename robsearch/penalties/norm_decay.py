@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal, refuse_unless
-from robsearch.layers import Layer, Shape, applied, input_sizes, layers, sized
+from robsearch.layers import input_sizes, layers, sized
+from robsearch.operators import Layer, Shape, applied, pads
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
 
 
@@ -58,7 +59,7 @@ class NormDecay:
         padded = [
             refusal(f"zero padding in {name or 'the model'}", repr(layer.padding_mode), do)
             for name, layer in layers(model)
-            if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros" and _pads(layer)
+            if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros" and pads(layer)
         ]
         if padded:
             raise InputError(*padded)
@@ -105,7 +106,3 @@ def largest_set(layer: Layer, shape: Shape, norm: Literal["l1", "linf"]) -> Tens
             (sums,) = torch.autograd.grad(sums.sum(), ones, create_graph=True)
         (counts,) = torch.autograd.grad(sums.flatten().max(dim=0).values, size)
     return counts > 0.5  # 0 or 1, up to the rounding of a fast convolution
-
-
-def _pads(layer: nn.Conv2d) -> bool:
-    return layer.padding == "same" or (layer.padding != "valid" and any(layer.padding))
