@@ -1,4 +1,4 @@
-"""Measures of a trained model: one number per example, in a few honest summaries."""
+"""Measures of a trained model: numbers per example and per layer, in a few honest summaries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ import math
 
 from robsearch.errors import InputError, refusal
 from robsearch.measures.accuracy import Rates, rates
-from robsearch.measures.lipschitz import LogitRatio
-from robsearch.measures.margins import InputMargin, LogitMargin
+from robsearch.measures.bounds import GlobalBound
+from robsearch.measures.distances import AttackDistance
+from robsearch.measures.features import FeatureChange
+from robsearch.measures.histograms import histogram
+from robsearch.measures.interval import IntervalBound
+from robsearch.measures.kl_gradient import KLGradient
+from robsearch.measures.lipschitz import AttackRatio, LogitRatio
+from robsearch.measures.margins import InputMargin, LogitMargin, SampledMargin
+from robsearch.measures.norms import OperatorNorm
+from robsearch.measures.spectra import SingularValues
+from robsearch.measures.summaries import layer_summary
 from robsearch.protocols import Metrics, PerExample
 
-__all__ = ["InputMargin", "LogitMargin", "LogitRatio", "Rates", "rates", "summary"]
+__all__ = [
+    "AttackDistance",
+    "AttackRatio",
+    "FeatureChange",
+    "GlobalBound",
+    "InputMargin",
+    "IntervalBound",
+    "KLGradient",
+    "LogitMargin",
+    "LogitRatio",
+    "OperatorNorm",
+    "Rates",
+    "SampledMargin",
+    "SingularValues",
+    "histogram",
+    "layer_summary",
+    "rates",
+    "summary",
+]
 
 
 def summary(values: PerExample) -> Metrics:

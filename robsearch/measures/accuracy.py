@@ -24,6 +24,7 @@ class Rates(NamedTuple):
         stable: ``yhat(x') = yhat(x)``, right or wrong.
         wrong_to_right: ``yhat(x) != y`` but ``yhat(x') = y``: flips that the attack did not mean.
         confidence: the largest softmax probability at ``x``.
+        loss: the cross-entropy at ``x``, in nats.
         x_adv: the perturbed images ``x'``.
     """
 
@@ -32,6 +33,7 @@ class Rates(NamedTuple):
     stable: PerExample
     wrong_to_right: PerExample
     confidence: PerExample
+    loss: PerExample
     x_adv: Images
 
 
@@ -62,5 +64,6 @@ def rates(model: nn.Module, x: Images, y: Labels, attack: Attack) -> Rates:
             stable=(after == before).to(logits.dtype),
             wrong_to_right=(~right & (after == y)).to(logits.dtype),
             confidence=logits.softmax(dim=1).amax(dim=1),
+            loss=F.cross_entropy(logits, y.long(), reduction="none"),
             x_adv=x_adv,
         )

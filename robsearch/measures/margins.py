@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TypeAlias
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.measures.balls import Check, Norm, diameter, drawn, dual_length, norm_check, radius_check, suffix
 from robsearch.modes import checked_logits, evaluating
-from robsearch.protocols import About, Images, Labels, Logits, PerExample, Scalar
+from robsearch.protocols import About, Images, Labels, Logits, PerExample
+
+Rivals: TypeAlias = Int[Tensor, "n m"]
+"""Other classes than the label, those of the largest logits first."""
+
+PerRival: TypeAlias = Float[Tensor, "n m"]
+
+POINTS_AT_ONCE = 1000
+"""In one forward pass of ``SampledMargin``; one for each example where there are more."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,7 @@ class LogitMargin:
             InputError: images outside [0, 1], labels out of range, logits not finite, fewer than two classes.
         """
         with evaluating(model), torch.no_grad():
-            logits = _logits(model, x, y)
-            true = y.long()[:, None]
-            others = logits.scatter(1, true, -math.inf)
-            return logits.gather(1, true)[:, 0] - others.amax(dim=1)
+            return logit_margin(model, x, y)[0]
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,23 @@ class InputMargin:
 
     Attributes:
         norm: of the perturbation, ``linf`` or ``l2``.
+        classes: how many other classes are looked at, those of the largest logits at ``x``; None for all. A minimum
+            over fewer is never below the one over all.
 
     Raises:
-        InputError: ``norm`` is another.
+        InputError: all fields that do not fit, at once.
     """
 
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
+    classes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise InputError(refusal("norm 'linf' or 'l2'", repr(self.norm), "pass one of these"))
+        refuse_unless(norm_check(self.norm), _classes_check(self.classes))
 
     @property
     def name(self) -> str:
         """``margin/input_first_order``, followed by ``_l2`` for l2."""
-        return "margin/input_first_order" + ("_l2" if self.norm == "l2" else "")
+        return "margin/input_first_order" + suffix(self.norm)
 
     @property
     def about(self) -> About:
@@ -75,26 +85,121 @@ class InputMargin:
         return About("estimate", "pixel units", "arXiv 1907.11780", norm=self.norm, span=(-0.5, 0.5))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
-        """The margin of each example, (n,), in pixel units: one backward pass per class.
+        """The margin of each example, (n,), in pixel units: one backward pass per other class.
 
         Raises:
             InputError: images outside [0, 1], labels out of range, logits not finite, fewer than two classes.
         """
-        dual, diameter = (1, 1.0) if self.norm == "linf" else (2, math.sqrt(x[:1].numel()))
-        with evaluating(model), torch.enable_grad():
-            x = x.detach().requires_grad_()
-            logits = _logits(model, x, y)
-            differences = logits.gather(1, y.long()[:, None]) - logits
-            slopes = torch.stack([_slope(d.sum(), x, dual) for d in differences.unbind(dim=1)], dim=1)
-        # 0 / 0 at k = y, which is masked next, and on a boundary without gradient, which is no distance away.
-        margins = (differences.detach() / slopes).nan_to_num(nan=0.0).clamp(-diameter, diameter)
-        return margins.scatter(1, y.long()[:, None], math.inf).amin(dim=1)
+        with evaluating(model):
+            _, leads, slopes = _linearised(model, x, y, self.norm, self.classes)
+        return _smallest(leads, slopes, diameter(x, self.norm))
 
 
-def _slope(difference: Scalar, x: Images, dual: int) -> PerExample:
-    gradient: Images = torch.autograd.grad(difference, x, retain_graph=True)[0]
-    slope: PerExample = torch.linalg.vector_norm(gradient, ord=dual, dim=(1, 2, 3))
-    return slope
+@dataclass(frozen=True)
+class SampledMargin:
+    """``min_{k != y} (f_y - f_k)(x) / max_i ||grad (f_y - f_k)(x_i)||_q`` over points ``x_i`` around ``x``.
+
+    An **estimate** of the distance to the boundary in the manner of CLEVER (arXiv 1801.10578): with the true
+    Lipschitz constant of ``f_y - f_k`` in the ball in place of the maximum, it would be a lower bound. A sampled
+    maximum falls short of that constant, so this may exceed the true distance. CLEVER fits an extreme value
+    distribution to the maxima of many batches and takes its right end for the constant; here is no fit, the
+    maximum stands as it is. ``x`` itself is one of the points: for a linear model this is its linear margin, and
+    where the prediction is right it is never above ``InputMargin``.
+
+    As CLEVER it is clipped to ``radius``, for outside the ball no slope was looked at, and to the box's diameter: a
+    mean over examples depends on ``radius``. Where ``x`` is wrong it is negative, as ``InputMargin``.
+
+    Attributes:
+        radius: of the ball in pixel units of ``norm``. Points are uniform in it, then clipped to [0, 1].
+        samples: points per example besides ``x``, from torch's global generator.
+        norm: of the perturbation, ``linf`` or ``l2``.
+        classes: how many other classes are looked at, as in ``InputMargin``.
+
+    Raises:
+        InputError: all fields that do not fit, at once.
+    """
+
+    radius: float
+    samples: int = 64
+    norm: Norm = "linf"
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            radius_check("radius", self.radius, self.norm),
+            (self.samples >= 1, "samples >= 1", self.samples, "64 is the default, and more find steeper slopes"),
+            norm_check(self.norm),
+            _classes_check(self.classes),
+        )
+
+    @property
+    def name(self) -> str:
+        """``margin/input_sampled``, followed by ``_l2`` for l2."""
+        return "margin/input_sampled" + suffix(self.norm)
+
+    @property
+    def about(self) -> About:
+        """An estimate, in pixel units."""
+        return About("estimate", "pixel units", "arXiv 1801.10578", norm=self.norm, span=(-0.5, 0.5))
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels) -> PerExample:
+        """The margin of each example, (n,), in pixel units: ``1 + samples`` backward passes per other class.
+
+        Raises:
+            InputError: images outside [0, 1], labels out of range, logits not finite, fewer than two classes.
+        """
+        with evaluating(model):
+            rivals, leads, steepest = _linearised(model, x, y, self.norm, self.classes)
+            for points, times in self._points(x):
+                _, _, slopes = _linearised(model, points, y.repeat(times), self.norm, rivals.repeat(times, 1))
+                steepest = torch.maximum(steepest, slopes.unflatten(0, (times, len(x))).amax(dim=0))
+        return _smallest(leads, steepest, min(self.radius, diameter(x, self.norm)))
+
+    def _points(self, x: Images) -> Iterator[tuple[Tensor, int]]:
+        """Points around all images, ``times`` for each, image by image in turn: (times n, c, h, w)."""
+        most = max(1, POINTS_AT_ONCE // len(x))
+        for done in range(0, self.samples, most):
+            times = min(most, self.samples - done)
+            centres = x.detach().repeat(times, 1, 1, 1)
+            yield drawn(centres, centres.new_full((len(centres),), self.radius), self.norm), times
+
+
+def logit_margin(model: nn.Module, x: Images, y: Labels) -> tuple[PerExample, Logits]:
+    """``f_y - max_{k != y} f_k`` and the logits; the caller chooses mode and gradient.
+
+    Raises:
+        InputError: as ``checked_logits``, and fewer than two classes.
+    """
+    logits = _logits(model, x, y)
+    true = y.long()[:, None]
+    return logits.gather(1, true)[:, 0] - logits.scatter(1, true, -math.inf).amax(dim=1), logits
+
+
+def _linearised(
+    model: nn.Module, x: Images, y: Labels, norm: Norm, rivals: Rivals | int | None
+) -> tuple[Rivals, PerRival, PerRival]:
+    """The rivals (or how many, None for all), the leads ``f_y - f_k`` over them, and these leads' slopes at ``x``."""
+    true = y.long()[:, None]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = _logits(model, x, y)
+        if not isinstance(rivals, Tensor):
+            most = logits.shape[1] - 1
+            others = logits.detach().scatter(1, true, -math.inf)
+            rivals = others.topk(most if rivals is None else min(rivals, most), dim=1).indices
+        leads = logits.gather(1, true) - logits.gather(1, rivals)
+        gradients = (torch.autograd.grad(lead.sum(), x, retain_graph=True)[0] for lead in leads.unbind(dim=1))
+        slopes = torch.stack([dual_length(gradient, norm) for gradient in gradients], dim=1)
+    return rivals, leads.detach(), slopes
+
+
+def _smallest(leads: PerRival, slopes: PerRival, most: float) -> PerExample:
+    # 0 / 0 is on a boundary without gradient, which is no distance away.
+    return (leads / slopes).nan_to_num(nan=0.0).clamp(-most, most).amin(dim=1)
+
+
+def _classes_check(classes: int | None) -> Check:
+    return (classes is None or classes >= 1, "classes >= 1 or None", classes, "leave it at None for all classes")
 
 
 def _logits(model: nn.Module, x: Images, y: Labels) -> Logits:

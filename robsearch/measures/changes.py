@@ -1,0 +1,185 @@
+"""How far a network's entries may move: the network itself is run on bounds in place of values.
+
+Layers written as modules or as functions, strides, padding, folded batch norms and residual sums thus count as the
+network computes them, and what has no known bound is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robsearch.errors import InputError, refusal
+
+SLOPES = {"relu": 1.0, "relu_": 1.0, "silu": 1.0998394, "sigmoid": 0.25, "tanh": 1.0, "softplus": 1.0}
+"""The largest slope of each activation; SiLU's is 1.09983932... at 2.39936..., rounded up."""
+
+
+class Change(Tensor):
+    """Bounds, entry by entry, on ``|z(x) - z(x')|`` of the tensor ``z`` in whose place it stands.
+
+    torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum.
+    """
+
+    operations: ClassVar[frozenset[str]]
+    expected: ClassVar[str] = "operations whose change has a known bound"
+    do: ClassVar[str] = "build the model of convolutions, linear layers, batch norms, ReLU or SiLU, sums and means"
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The function's result for bounds.
+
+        Raises:
+            InputError: the function is none of ``operations``, or multiplies changes with each other.
+        """
+        name, options = func.__name__, dict(kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in _FACTS and not isinstance(fact := func(*args, **options), Tensor):
+                return fact
+            if name not in cls.operations or not _fits(name, args, options):
+                raise InputError(refusal(cls.expected, name, cls.do))
+            rule: Callable[..., Tensor] = _RULES.get(name, func)
+            size = rule(*(cls.entering(name, arg) for arg in args), **options)
+            if options.get("inplace") or name in _IN_PLACE:
+                size = args[0].copy_(size)
+            return size.as_subclass(cls)
+
+    @classmethod
+    def entering(cls, name: str, value: Any) -> Any:
+        """What the operation is given for one of its arguments."""
+        return value
+
+
+class LayerChange(Change):
+    """Lets only the largest entry into each operation, so that layers multiply by their linf operator norms.
+
+    But into a batch norm all of them: what a convolution feeds to it is bounded for both together.
+    """
+
+    @classmethod
+    def entering(cls, name: str, value: Any) -> Any:
+        """The largest entry, everywhere."""
+        if not isinstance(value, Change) or name == "batch_norm":
+            return value
+        return value.amax().expand_as(value).clone().as_subclass(cls)
+
+
+class AffineChange(Change):
+    """Knows affine operations only."""
+
+    expected = "nn.Sequential of affine modules and nn.ReLU"
+    do = "write the model so, each ReLU as a module, or leave this measure out"
+
+
+def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tensor:
+    """How far each entry of the module's output moves at most if its input's entries move by ``size`` at most.
+
+    Args:
+        module: in eval mode.
+        size: at least 0, shaped as the module's input; the result is differentiable in it.
+        kind: which operations are known and what enters them.
+
+    Raises:
+        InputError: an operation that ``kind`` does not know; names it.
+    """
+    after = module(size.as_subclass(kind))
+    return after.as_subclass(Tensor) if isinstance(after, Change) else torch.zeros_like(after, dtype=size.dtype)
+
+
+def _conv2d(d: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
+    return F.conv2d(d, weight.to(d.dtype).abs(), None, *rest, **options)
+
+
+def _linear(d: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(d, weight.to(d.dtype).abs())
+
+
+def _batch_norm(
+    d: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    if training or var is None:
+        raise InputError(refusal("batch norms with running statistics", "none", "build them so"))
+    scale = (var.to(d.dtype) + eps).rsqrt()
+    scale = scale if weight is None else scale * weight.to(d.dtype).abs()
+    return d * scale.view(1, -1, *[1] * (d.ndim - 2))
+
+
+def _dropout(d: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if training:
+        raise InputError(refusal("dropout in eval mode", "dropout that is always on", "call it with self.training"))
+    return d
+
+
+def _pad(d: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    return F.pad(d, pad, mode)
+
+
+def _sum(a: Any, b: Any, alpha: float = 1.0) -> Tensor:
+    total: Tensor = _own(a) + abs(alpha) * _own(b)
+    return total
+
+
+def _own(value: Any) -> Any:
+    """A constant does not change, but may have the larger shape."""
+    if isinstance(value, Change):
+        return value
+    return torch.zeros_like(value) if isinstance(value, Tensor) else 0.0
+
+
+def _product(a: Any, b: Any) -> Tensor:
+    product: Tensor = abs(a) * abs(b)
+    return product
+
+
+def _quotient(d: Tensor, by: Any) -> Tensor:
+    quotient: Tensor = d / abs(by)
+    return quotient
+
+
+def _unchanged(d: Tensor) -> Tensor:
+    return d
+
+
+def _activation(slope: float) -> Callable[..., Tensor]:
+    return lambda d, *_, **__: slope * d
+
+
+def _fits(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
+    """No changes but one, which comes first: two may be added, and a constant may come first in a product."""
+    first, *others = (isinstance(value, Change) for value in (*args, *options.values()))
+    return name in _SUMS or (first and not any(others)) or (name in _PRODUCTS and sum(others) == 1 and not first)
+
+
+_SUMS = {"add", "add_", "sub", "sub_", "__radd__", "__rsub__"}
+_PRODUCTS = {"mul", "__rmul__"}
+_IN_PLACE = {"relu_", "add_", "sub_"}
+_LIKE_VALUES = {"flatten", "reshape", "view", "mean", "avg_pool2d", "adaptive_avg_pool2d", "contiguous", "clone"}
+"""Affine with weights of at least 0 and no constant: bounds go through them as values do."""
+_FACTS = {"dim", "size", "numel", "is_floating_point", "__len__", "__get__"}
+"""Answered as for values, where the answer is not a tensor."""
+_RULES: Mapping[str, Callable[..., Tensor]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "dropout": _dropout,
+    "pad": _pad,
+    "neg": _unchanged,
+    "float": _unchanged,
+    "div": _quotient,
+    **dict.fromkeys(_SUMS, _sum),
+    **dict.fromkeys(_PRODUCTS, _product),
+    **{name: _activation(slope) for name, slope in SLOPES.items()},
+}
+AffineChange.operations = frozenset({*_RULES, *_LIKE_VALUES} - {*SLOPES})
+Change.operations = frozenset({*_RULES, *_LIKE_VALUES, "max_pool2d"})

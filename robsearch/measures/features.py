@@ -1,0 +1,102 @@
+"""How far an attack moves each layer's features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robsearch.errors import InputError, refusal
+from robsearch.layers import layers
+from robsearch.modes import checked_logits, evaluating
+from robsearch.protocols import About, Attack, Images, Labels, PerExample, PerLayer
+
+
+@dataclass(frozen=True)
+class FeatureChange:
+    """``||phi_l(x') - phi_l(x)||_2 / ||phi_l(x)||_2`` of each layer ``l``'s output ``phi_l`` (arXiv 2011.07478).
+
+    ``x'`` comes from the attack on the cross-entropy against the prediction ``yhat(x)``, as for the rates: the
+    numbers are exact for this ``x'``, another attack gives others. The layers are the model's convolutions and
+    linear layers, each at its first call; those that the model does not run are left out, and so are those whose
+    output is not (n, ...), one row per image. Where ``phi_l(x)`` is zero, or next to nothing beside ``phi_l(x')``,
+    it counts as ``r ||phi_l(x')||`` with ``r`` the rounding of its dtype: the change is then ``1 / r``, 8e6 in
+    float32, rather than infinite, and none is larger than ``1 + 1 / r``. Zero to zero is no change.
+
+    Attributes:
+        attack: such as ``PGD(steps=20)``.
+
+    Raises:
+        InputError: ``attack`` is not one.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, type) or not isinstance(self.attack, Attack):
+            raise InputError(refusal("an Attack", repr(self.attack), "pass an instance, such as PGD()"))
+
+    @property
+    def name(self) -> str:
+        """``features/change``."""
+        return "features/change"
+
+    @property
+    def about(self) -> About:
+        """Exact, a pure number."""
+        return About("exact", "1", "arXiv 2011.07478", norm="l2")
+
+    def by_layer(self, model: nn.Module, x: Images, y: Labels) -> Mapping[str, PerLayer]:
+        """The relative change of each example, (n,), by the layers' names in the model's order.
+
+        One forward pass, of ``x`` and ``x'`` together, beside the attack's. No features are kept.
+
+        Raises:
+            InputError: images outside [0, 1], also the attack's; labels out of range; logits or features not finite.
+        """
+        x = x.detach()
+        with evaluating(model), torch.no_grad():
+            before = checked_logits(model, x, y).argmax(dim=1)
+            x_adv = self.attack(model, x, before, lambda z: F.cross_entropy(z, before, reduction="none"))
+            found: dict[str, PerExample] = {}
+            with _watched(model, len(x), found):
+                checked_logits(model, torch.cat([x, x_adv]), torch.cat([y, y]))
+        bad = [name for name, change in found.items() if not bool(change.isfinite().all())]
+        if bad:
+            raise InputError(refusal("finite features", f"NaN or infinity in {', '.join(bad)}", "look at the weights"))
+        return {name: found[name] for name, _ in layers(model) if name in found}
+
+
+@contextmanager
+def _watched(model: nn.Module, n: int, found: dict[str, PerExample]) -> Iterator[None]:
+    """Inside the block each layer writes its change down; afterwards no hook is left, even on an error."""
+    handles = [layer.register_forward_hook(_note(name, n, found)) for name, layer in layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _note(name: str, n: int, found: dict[str, PerExample]) -> Callable[[nn.Module, object, Tensor], None]:
+    def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        if name not in found and output.ndim > 1 and len(output) == 2 * n:
+            found[name] = _change(*output.detach().flatten(1).split(n))
+
+    return hook
+
+
+def _change(clean: Tensor, moved: Tensor) -> PerExample:
+    """In float64, where no float32 feature's square over- or underflows; given back in the features' own dtype."""
+    exact = torch.promote_types(clean.dtype, torch.float32)
+    start, end, move = (
+        torch.linalg.vector_norm(part, dim=1, dtype=torch.float64)
+        for part in (clean, moved, moved.to(exact) - clean.to(exact))
+    )
+    floor = (end * torch.finfo(exact).eps).clamp_min(torch.finfo(torch.float64).tiny)
+    change: PerExample = (move / torch.maximum(start, floor)).to(exact)
+    return change
