@@ -27,9 +27,18 @@ if TYPE_CHECKING:
     from robsearch.laws import Point as Point
     from robsearch.laws import PowerLaw as PowerLaw
     from robsearch.laws import fit_ridge as fit_ridge
+    from robsearch.measures import AttackDistance as AttackDistance
+    from robsearch.measures import AttackRatio as AttackRatio
+    from robsearch.measures import FeatureChange as FeatureChange
+    from robsearch.measures import GlobalBound as GlobalBound
     from robsearch.measures import InputMargin as InputMargin
+    from robsearch.measures import IntervalBound as IntervalBound
+    from robsearch.measures import KLGradient as KLGradient
     from robsearch.measures import LogitMargin as LogitMargin
     from robsearch.measures import LogitRatio as LogitRatio
+    from robsearch.measures import OperatorNorm as OperatorNorm
+    from robsearch.measures import SampledMargin as SampledMargin
+    from robsearch.measures import SingularValues as SingularValues
     from robsearch.models import MLP as MLP
     from robsearch.models import PreActResNet as PreActResNet
     from robsearch.models import SmallCNN as SmallCNN
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
     from robsearch.schedules import Warmup as Warmup
     from robsearch.search import Means as Means
     from robsearch.search import Search as Search
+    from robsearch.search import evaluate as evaluate
     from robsearch.search import launch as launch
     from robsearch.search import load_search as load_search
     from robsearch.search import resume as resume
@@ -70,7 +80,20 @@ _HOME = {
     "data": ["CIFAR10", "CIFAR100", "CropFlip", "Digits", "FashionMNIST", "Folder", "MNIST", "SVHN"],
     "errors": ["InputError"],
     "laws": ["Constant", "Point", "PowerLaw", "fit_ridge"],
-    "measures": ["InputMargin", "LogitMargin", "LogitRatio"],
+    "measures": [
+        "AttackDistance",
+        "AttackRatio",
+        "FeatureChange",
+        "GlobalBound",
+        "InputMargin",
+        "IntervalBound",
+        "KLGradient",
+        "LogitMargin",
+        "LogitRatio",
+        "OperatorNorm",
+        "SampledMargin",
+        "SingularValues",
+    ],
     "models": ["MLP", "PreActResNet", "SmallCNN", "WideResNet"],
     "objectives": ["ALP", "MART", "PGDAT", "Standard", "TRADES"],
     "optimisers": ["Cosine", "Halving", "OneCycle", "Piecewise", "SGD"],
@@ -78,7 +101,7 @@ _HOME = {
     "perturbation": ["WeightPerturbation"],
     "recipe": ["Recipe"],
     "schedules": ["Fixed", "WAR", "Warmup"],
-    "search": ["Means", "Search", "launch", "load_search", "resume"],
+    "search": ["Means", "Search", "evaluate", "launch", "load_search", "resume"],
     "spaces": ["Space", "check", "space"],
     "trainer": ["Epoch", "train"],
 }

@@ -45,6 +45,17 @@ class Saved:
         """The state at the epoch with the best robust accuracy on ``val``."""
         return _load(self.folder.parent / _name(best_epoch(self.history)))
 
+    def at(self, epoch: int) -> Checkpoint:
+        """The state at an epoch whose checkpoint was kept.
+
+        Raises:
+            FileNotFoundError: it was not; names those that were.
+        """
+        if not (self.folder.parent / _name(epoch) / "state.pt").exists():
+            kept = ", ".join(str(int(f.parent.name[6:])) for f in sorted(self.folder.parent.glob("epoch-*/state.pt")))
+            raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {self.folder.parent}: there are {kept}")
+        return _load(self.folder.parent / _name(epoch))
+
 
 @dataclass(frozen=True)
 class Attempt:

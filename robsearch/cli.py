@@ -110,6 +110,37 @@ def resume(
 
 
 @app.command()
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="NAME (its best trials), NAME/TRIAL, a checkpoint's folder, or a run id"),
+    ],
+    rung: Annotated[str, typer.Option(help="how far to go: pgd, apgd-ce, apgd or autoattack")] = "apgd",
+    top: Annotated[int, typer.Option(help="trials of each width, when a whole search is meant")] = 1,
+    results: Results = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    address: Address = None,
+    parallel: Parallel = None,
+    gpus_per_trial: Gpus = None,
+) -> None:
+    """Attack finalists harder, up to AutoAttack, and look for gradient masking; goes on where it was stopped."""
+    from rich.console import Console
+
+    from robsearch.search import Means
+    from robsearch.search import evaluate as evaluate_networks
+    from robsearch.search.evaluation_table import shown
+
+    console = Console()
+    means = Means(results, storage, tracking, address, parallel, gpus_per_trial)
+    evaluation = evaluate_networks(target, rung=rung, top=top, means=means, console=console)
+    for part in shown(evaluation):
+        console.print(part, highlight=False)
+    if evaluation.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def status(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")

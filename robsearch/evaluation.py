@@ -1,17 +1,16 @@
-"""Judging a model under the recipe's ``eval_attack``: averages after each epoch, per-example tables at the end."""
+"""Judging a model on a split: in chunks that fit into memory, from the same attack starts for every model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from robsearch.measures import Rates, rates, summary
-from robsearch.modes import evaluating
-from robsearch.protocols import Attack, Images, Labels, Measure, Metrics, Split
-from robsearch.recipe import Recipe
+from robsearch.measures import Rates, rates
+from robsearch.protocols import Attack, Images, Labels, Metrics, Split
 
 EVAL_SEED = 0
 """Every trial is judged from the same attack starts, so that trials are compared like with like."""
@@ -24,59 +23,65 @@ RATES = {
 }
 """Metric names of the accuracy family, and the fields of ``Rates`` they average."""
 
+T = TypeVar("T")
 
-def judge(recipe: Recipe, model: nn.Module, split: Split) -> Metrics:
+
+class Sample(NamedTuple):
+    """Some images of a split, and where in the split they stand."""
+
+    rows: Tensor
+    split: Split
+
+
+def judge(model: nn.Module, split: Split, attack: Attack) -> Metrics:
     """Natural accuracy, robust accuracy, stability and wrong-to-right flips, as shares of the split."""
-    parts = list(_rates(recipe, model, split))
-    return {name: _joined(parts, field).double().mean().item() for name, field in RATES.items()}
+    found = all_rates(model, split, attack)
+    shares: Metrics = {name: getattr(found, field).double().mean().item() for name, field in RATES.items()}
+    natural, robust, stable = (shares[name] for name in ("natural_accuracy", "robust_accuracy", "stability"))
+    slack = 1e-9
+    assert natural + stable - 1 - slack <= robust <= min(natural, stable) + slack, f"the rates contradict: {shares}"
+    return shares
 
 
-def examples(recipe: Recipe, model: nn.Module, split: Split) -> pa.Table:
-    """One row per image: index, label, the rates, confidence, and each of the recipe's measures.
+def all_rates(model: nn.Module, split: Split, attack: Attack) -> Rates:
+    """The rates of each image of a split; without the perturbed images, of which there may be too many."""
 
-    A measure's column carries its kind (exact, lower bound, ...) in the field's metadata.
+    def without_images(x: Images, y: Labels) -> Rates:
+        return rates(model, x, y, attack)._replace(x_adv=x[:0])
+
+    return Rates(*map(torch.cat, zip(*in_chunks(split, without_images), strict=True)))
+
+
+def in_chunks(split: Split, work: Callable[[Images, Labels], T], size: int = EVAL_CHUNK) -> list[T]:
+    """What ``work`` makes of images (as floats) and labels, chunk by chunk, with torch seeded by ``EVAL_SEED``.
+
+    Where the device's memory does not do, the chunk is halved, with a warning: from there on attacks start
+    elsewhere than for a model that fits.
     """
-    parts = list(_rates(recipe, model, split))
-    columns: dict[str, Tensor] = {"index": torch.arange(len(split.labels)), "label": split.labels}
-    columns |= {name: _joined(parts, field) for name, field in {**RATES, "confidence": "confidence"}.items()}
-    fields = [pa.field(name, pa.from_numpy_dtype(v.cpu().numpy().dtype)) for name, v in columns.items()]
-    for measure in recipe.measures or ():
-        with evaluating(model):
-            values = torch.cat([measure(model, x, y) for x, y in _chunks(split)])
-        columns[measure.name] = values
-        fields.append(pa.field(measure.name, pa.float32(), metadata={"kind": measure.about.kind}))
-    return pa.table([c.cpu().numpy() for c in columns.values()], schema=pa.schema(fields))
-
-
-def averages(table: pa.Table, measures: tuple[Measure, ...]) -> Metrics:
-    """The rates with their standard errors, and the summary of each measure, from ``examples``."""
-    found: Metrics = {}
-    for name in (*RATES, "confidence"):
-        statistics = summary(torch.from_numpy(table[name].to_numpy()))
-        found |= {name: statistics["mean"], f"{name}_se": statistics["se"]}
-    for measure in measures:
-        statistics = summary(torch.from_numpy(table[measure.name].to_numpy()))
-        found |= {f"{measure.name}/{key}": value for key, value in statistics.items()}
-    return found
-
-
-def _rates(recipe: Recipe, model: nn.Module, split: Split) -> Iterator[Rates]:
-    attack: Attack | None = recipe.eval_attack
-    assert attack is not None, "Recipe fills it in"
-    for x, y in _chunks(split):
-        yield rates(model, x, y, attack)
-
-
-def _chunks(split: Split) -> Iterator[tuple[Images, Labels]]:
-    devices = [split.images.device] if split.images.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
+    done, first = [], 0
+    with torch.random.fork_rng(devices=[split.images.device] if split.images.is_cuda else []):
         torch.manual_seed(EVAL_SEED)
-        for images, labels in zip(split.images.split(EVAL_CHUNK), split.labels.split(EVAL_CHUNK), strict=True):
-            yield to_float(images), labels
+        while first < len(split.labels):
+            part = slice(first, first + size)
+            try:
+                done.append(work(to_float(split.images[part]), split.labels[part]))
+                first += size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size = min(size, len(split.labels) - first) // 2 or 1
+                warnings.warn(f"out of memory: going on with {size} images at a time", stacklevel=2)
+    return done
 
 
-def _joined(parts: list[Rates], field: str) -> Tensor:
-    return torch.cat([getattr(part, field) for part in parts])
+def sampled(split: Split, n: int | None) -> Sample:
+    """The same ``n`` images of a split for every model, drawn once at random; all of them if there are no more."""
+    total = len(split.labels)
+    if n is None or n >= total:
+        return Sample(torch.arange(total), split)
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(EVAL_SEED))[:n].sort().values
+    here = drawn.to(split.labels.device)
+    return Sample(drawn, Split(split.images[here], split.labels[here]))
 
 
 def to_float(images: Tensor) -> Images:

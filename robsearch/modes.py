@@ -46,7 +46,7 @@ def checked_logits(model: nn.Module, x: Images, y: Labels) -> Logits:
 
     Raises:
         InputError: no examples, images outside [0, 1], labels that fit neither the images nor the logits,
-            or logits that are not finite.
+            logits that are not finite, or probabilities in their place.
     """
     _refuse(_example_problems(x, y))
     logits: Logits = model(x)
@@ -81,4 +81,12 @@ def _logit_problems(logits: Logits, y: Labels) -> list[str]:
     rows = int((~logits.isfinite()).any(dim=1).sum())
     if rows:
         problems.append(refusal("finite logits", f"NaN or infinity in {rows} rows", "look at the weights"))
+    if _are_probabilities(logits):
+        problems.append(refusal("logits", "rows from 0 to 1 that sum to 1", "take the softmax off the model"))
     return problems
+
+
+def _are_probabilities(logits: Logits) -> bool:
+    """All rows lie on the simplex: a softmax where logits should be, whose gradients vanish."""
+    sums = (logits.sum(dim=1) - 1).abs()
+    return logits.shape[1] > 1 and bool(((logits >= 0).all(dim=1) & (sums < 1e-3)).all())

@@ -11,11 +11,31 @@ from typing import Any, Literal
 from robsearch.attacks import PGD
 from robsearch.averaging import EMA
 from robsearch.errors import InputError, refusal
-from robsearch.measures import LogitMargin, LogitRatio
+from robsearch.measures import (
+    AttackRatio,
+    FeatureChange,
+    GlobalBound,
+    InputMargin,
+    LogitMargin,
+    LogitRatio,
+    OperatorNorm,
+    SingularValues,
+)
 from robsearch.objectives import TRADES
 from robsearch.optimisers import SGD, Piecewise
 from robsearch.perturbation import WeightPerturbation
-from robsearch.protocols import Attack, Augment, Dataset, LearningRate, Measure, Model, Objective, Penalty, Schedule
+from robsearch.protocols import (
+    Attack,
+    Augment,
+    Dataset,
+    LayerMeasure,
+    LearningRate,
+    Measure,
+    Model,
+    Objective,
+    Penalty,
+    Schedule,
+)
 from robsearch.schedules import WAR, Fixed
 
 _LEAVES: dict[str, Any] = {
@@ -40,8 +60,10 @@ class Recipe:
         attack: what training defends against.
         objective: two loss terms; ``natural + lam * robust`` is minimised.
         lam: lambda over training.
-        eval_attack: what judges on ``val`` after each epoch and on ``test`` at the end. By default the
-            training ``PGD`` with 20 steps from a uniform start; needed when ``attack`` is not a ``PGD``.
+        eval_attack: what judges on ``val`` after each epoch. By default the training ``PGD`` from a uniform start;
+            needed when ``attack`` is not a ``PGD``.
+        test_attack: what judges on ``test`` once training has ended. By default ``eval_attack``, if it is a ``PGD``
+            with 20 steps or its own if more.
         optimiser: with the base learning rate.
         learning_rate: the factor on the base rate over training.
         augment: a random transformation of each training batch, or None.
@@ -54,7 +76,10 @@ class Recipe:
         penalties: regularisers beside the objective.
         averaging: the weights that are judged and deployed are this average of the trained ones, or None.
         weight_perturbation: adversarial weight perturbation, or None.
-        measures: taken on ``test`` once training has ended.
+        measures: taken once training has ended. By default margins, local Lipschitz bounds, layer norms, spectra
+            and feature change (see ``default_measures``).
+        measured_examples: of ``test`` and of ``train``, on which ``measures`` are taken, the same for every model;
+            None for all. Accuracy is always that of all of ``test``.
         seed: of initialisation, data order, augmentation and attack starts.
 
     Raises:
@@ -67,6 +92,7 @@ class Recipe:
     objective: Objective = TRADES()
     lam: Schedule = Fixed(6.0)
     eval_attack: Attack | None = None
+    test_attack: Attack | None = None
     optimiser: SGD = SGD()
     learning_rate: LearningRate = Piecewise()
     augment: Augment | None = None
@@ -77,14 +103,17 @@ class Recipe:
     penalties: tuple[Penalty, ...] = ()
     averaging: EMA | None = None
     weight_perturbation: WeightPerturbation | None = None
-    measures: tuple[Measure, ...] | None = None
+    measures: tuple[Measure | LayerMeasure, ...] | None = None
+    measured_examples: int | None = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.attack, PGD):
-            self._default("eval_attack", dataclasses.replace(self.attack, steps=20, start="uniform"))
-            self._default("measures", (LogitMargin(), LogitRatio(eps=self.attack.eps)))
-        self._default("measures", (LogitMargin(),))
+            self._default("eval_attack", dataclasses.replace(self.attack, start="uniform"))
+        judge = self.eval_attack
+        more = dataclasses.replace(judge, steps=max(20, judge.steps)) if isinstance(judge, PGD) else judge
+        self._default("test_attack", more)
+        self._default("measures", default_measures(self.test_attack))
         problems = [*self._leaf_problems(), *self._number_problems(), *self._pairing_problems()]
         if problems:
             raise InputError(*problems)
@@ -95,10 +124,12 @@ class Recipe:
 
     def _leaf_problems(self) -> list[str]:
         leaves: list[tuple[str, object, Any]] = [(n, getattr(self, n), shape) for n, shape in _LEAVES.items()]
-        for name, shape in (("measures", Measure), ("penalties", Penalty)):
+        if self.eval_attack is not None:
+            leaves.append(("test_attack", self.test_attack, Attack))
+        for name, shapes in (("measures", (Measure, LayerMeasure)), ("penalties", (Penalty,))):
             several = getattr(self, name)
             each = several if isinstance(several, tuple) else (several,)
-            leaves += [(f"{name}[{i}]", leaf, shape) for i, leaf in enumerate(each)]
+            leaves += [(f"{name}[{i}]", leaf, _nearest(leaf, shapes)) for i, leaf in enumerate(each)]
         return [
             refusal(f"Recipe.{name} to be a {shape.__name__}", repr(leaf), _how_to_fit(leaf, shape))
             for name, leaf, shape in leaves
@@ -122,6 +153,9 @@ class Recipe:
         if self.patience is not None and self.patience < 1:
             do = "pass the number of epochs to wait, or None to train to the end"
             problems.append(refusal("Recipe.patience of at least 1, or None", self.patience, do))
+        n = self.measured_examples
+        if n is not None and (not isinstance(n, int) or n < 1):
+            problems.append(refusal("Recipe.measured_examples of at least 1, or None", repr(n), "None means all"))
         if self.batch_norm not in (options := ("clean", "adversarial", "both")):
             problems.append(refusal(f"Recipe.batch_norm among {options}", repr(self.batch_norm), "pass one of them"))
         if isinstance(self.lam, WAR) and not getattr(self.objective, "natural_first", True):
@@ -138,8 +172,31 @@ class Recipe:
         return hashlib.sha256(repr(_identity(self)).encode()).hexdigest()[:16]
 
     def flat(self) -> dict[str, str | float]:
-        """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ..."""
-        return _flat(self, "")
+        """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ...
+
+        The measures, which change nothing of the training, are one text.
+        """
+        flat = {name: value for name, value in _flat(self, "").items() if not name.startswith("measures.")}
+        return flat | {"measures": ", ".join(map(repr, self.measures or ()))}
+
+
+def default_measures(attack: Attack | None) -> tuple[Measure | LayerMeasure, ...]:
+    """What is measured of every trial, under the attack that judges on ``test``; lower bounds are named as such.
+
+    Lipschitz figures are for linf; without a ``PGD`` there is no eps, and what needs one is left out.
+    """
+    found: list[Measure | LayerMeasure] = [LogitMargin(), SingularValues()]
+    found += [OperatorNorm("linf"), OperatorNorm("l1"), OperatorNorm("l2"), OperatorNorm("linf", folded=True)]
+    if not isinstance(attack, PGD):
+        return (*found, InputMargin())
+    found += [InputMargin(attack.norm), FeatureChange(attack)]
+    if attack.norm == "linf" and attack.eps > 0:
+        found += [LogitRatio(attack.eps), AttackRatio(attack), GlobalBound()]
+    return tuple(found)
+
+
+def _nearest(leaf: object, shapes: tuple[type, ...]) -> type:
+    return next((shape for shape in shapes if isinstance(leaf, shape)), shapes[0])
 
 
 def _how_to_fit(leaf: object, shape: type) -> str:

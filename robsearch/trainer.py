@@ -54,7 +54,8 @@ def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device 
     device = device or best_device()
     data = load(recipe.data)
     images, val = to_device(data["train"], device), to_device(data["val"], device)
-    learner = Learner.of(recipe, device)
+    learner, attack = Learner.of(recipe, device), recipe.eval_attack
+    assert attack is not None, "Recipe fills it in"
     if state is not None:
         learner.load(state)
     while learner.epoch < recipe.epochs and not learner.out_of_patience:
@@ -63,9 +64,9 @@ def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device 
         seed_epoch(recipe.seed, learner.epoch)
         metrics = train_epoch(learner, images)
         trained = time.perf_counter() - started
-        metrics |= {f"val/{name}": rate for name, rate in judge(recipe, learner.judged, val).items()}
+        metrics |= {f"val/{name}": rate for name, rate in judge(learner.judged, val, attack).items()}
         if learner.average is not None:
-            metrics |= {f"val_raw/{name}": rate for name, rate in judge(recipe, learner.model, val).items()}
+            metrics |= {f"val_raw/{name}": rate for name, rate in judge(learner.model, val, attack).items()}
         learner.note(metrics[VALUE])
         metrics |= {
             "time/train_seconds": trained,

@@ -8,18 +8,30 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, best_epoch, newest
 from robsearch.data import load
-from robsearch.evaluation import averages, best_device, examples, judge, to_device
-from robsearch.protocols import Metrics
+from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
+from robsearch.measurement import Measurement, averages
+from robsearch.protocols import Checkpoint, Metrics
 from robsearch.recipe import Recipe
 from robsearch.trainer import NonFiniteLossError, train
 
+MASKING_EXAMPLES = 500
+"""Test images on which signs of gradient masking are looked for."""
 REPORT_SECONDS = 0.25
 """Epochs shorter than this share one report and one checkpoint: at most this much training is ever redone."""
+
+
+class Progress(NamedTuple):
+    """How far a long job is, from 0 to 1, and in words."""
+
+    share: float
+    text: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,8 @@ class Report:
         ended: None while training, then ``COMPLETE`` or ``FAIL``.
         reason: why it failed.
         attempt: the number of this try at the trial.
-        test: the averages over ``test``, from a measuring job.
+        test: the averages over ``test`` and others, from a measuring job, or the ladder's figures.
+        progress: of a job that evaluates.
     """
 
     epochs: list[Metrics] = field(default_factory=list)
@@ -39,6 +52,7 @@ class Report:
     reason: str | None = None
     attempt: int = 0
     test: Metrics = field(default_factory=dict)
+    progress: Progress | None = None
 
 
 def run(recipe: Recipe, folder: Path) -> Iterator[Report]:
@@ -57,17 +71,43 @@ def run(recipe: Recipe, folder: Path) -> Iterator[Report]:
 
 
 def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
-    """Takes the full measures of a trained trial on ``test``: best epoch per example, last epoch in brief.
+    """Takes the full measures of a trained trial: at the best epoch on ``test`` and ``train``, briefly at the last.
 
-    Writes ``test.parquet`` (one row per image) and then ``test.json`` (the averages) in the trial's folder.
+    Writes the tables (``measurement``) as Parquet, the figures, and then ``test.json`` (the averages) in the
+    trial's folder. A measure that fails is left out and named in the report's reason.
     """
     try:
         saved = newest(folder)
         if saved is None:
             raise FileNotFoundError(f"no valid checkpoint in {folder}")
-        yield Report(ended="COMPLETE", test=_measure(recipe, folder, saved))
+        metrics, problems = _measure(recipe, folder, saved)
+        left_out = "; ".join(f"{name} left out: {problem}" for name, problem in problems.items())
+        yield Report(ended="COMPLETE", test=metrics, reason=left_out or None)
     except Exception as error:
         yield Report(ended="FAIL", reason=_reason(error, folder))
+
+
+def evaluate_trial(recipe: Recipe, folder: Path, rung: str, epoch: int | None = None) -> Iterator[Report]:
+    """Takes a trained trial up the evaluation ladder on all of ``test``, and looks for signs of gradient masking.
+
+    Writes ``ladder.parquet``, ``ladder.json`` and ``masking.json`` (see ``ladder_folder``); what is there already is
+    not done again.
+
+    Args:
+        recipe: of the trial; its ``test_attack``, a ``PGD``, is the lowest rung.
+        folder: of the trial.
+        rung: how far to go.
+        epoch: of the checkpoint; by default the best.
+    """
+    try:
+        yield from _evaluate(recipe, folder, rung, epoch)
+    except Exception as error:
+        yield Report(ended="FAIL", reason=_reason(error, folder))
+
+
+def ladder_folder(trial: Path, epoch: int | None = None) -> Path:
+    """Where the ladder of a trial's best epoch lies, or of another of its checkpoints."""
+    return trial if epoch is None else trial / f"at-epoch-{epoch:04d}"
 
 
 def read_test(folder: Path) -> Metrics:
@@ -96,28 +136,74 @@ def _train(recipe: Recipe, attempt: Attempt) -> Iterator[Report]:
     yield Report(history[sent:], ended="COMPLETE", attempt=attempt.number)
 
 
-def _measure(recipe: Recipe, folder: Path, saved: Saved) -> Metrics:
-    device = best_device()
-    test = to_device(load(recipe.data)["test"], device)
+def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[str, str]]:
+    from robsearch.figures import draw  # here and below: a worker that only trains need not load matplotlib or scipy
+
+    started, device, attack = time.perf_counter(), best_device(), recipe.test_attack
+    assert attack is not None, "Recipe fills it in"
+    splits = {name: to_device(split, device) for name, split in load(recipe.data).items() if name != "val"}
     model = recipe.model.build(recipe.data.spec).to(device)
 
     model.load_state_dict(saved.state["judged"])
-    metrics = {f"test_last/{name}": rate for name, rate in judge(recipe, model, test).items()}
+    metrics = {f"test_last/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
     if recipe.averaging is not None:
         model.load_state_dict(saved.best_state["model"])
-        metrics |= {f"test_raw/{name}": rate for name, rate in judge(recipe, model, test).items()}
+        metrics |= {f"test_raw/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
     model.load_state_dict(saved.best_state["judged"])
-    table = examples(recipe, model, test)
-    metrics |= {f"test/{name}": value for name, value in averages(table, recipe.measures or ()).items()}
-    metrics["test/epoch"] = best_epoch(saved.history)
-    pq.write_table(table, folder / "test.parquet")
+    measurement = Measurement(model, attack, recipe.measures or (), recipe.measured_examples)
+    tables = measurement.tables(splits)
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    draw(folder)
+    metrics |= averages(tables)
+    metrics |= {"test/epoch": best_epoch(saved.history), "time/measure_seconds": time.perf_counter() - started}
     _write_last(folder / "test.json", metrics)
-    return metrics
+    return metrics, measurement.problems
 
 
-def _write_last(file: Path, metrics: Metrics) -> None:
+def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Iterator[Report]:
+    from robsearch.figures import draw
+    from robsearch.ladder import RUNGS, climb
+    from robsearch.masking import checks
+
+    device, here, pgd = best_device(), ladder_folder(folder, epoch), recipe.test_attack
+    assert isinstance(pgd, PGD), "finalists are refused without"
+    model = recipe.model.build(recipe.data.spec).to(device)
+    model.load_state_dict(_checkpoint(folder, epoch)["judged"])
+    test = to_device(load(recipe.data)["test"], device)
+    for step in climb(model, test, pgd, rung, here):
+        names = ["natural", *RUNGS]
+        share = (names.index(step.rung) + step.done / step.total) / (names.index(rung) + 1)
+        yield Report(progress=Progress(share, f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"))
+    if not (here / "masking.json").exists():
+        yield Report(progress=Progress(1.0, "looking for gradient masking"))
+        few = sampled(test, MASKING_EXAMPLES).split
+        found = checks(model, to_float(few.images), few.labels, pgd)
+        _write_last(here / "masking.json", [check._asdict() for check in found])
+    draw(here)
+    yield Report(ended="COMPLETE", test=_ladder_metrics(here))
+
+
+def _checkpoint(folder: Path, epoch: int | None) -> Checkpoint:
+    saved = newest(folder)
+    if saved is None:
+        raise FileNotFoundError(f"no valid checkpoint in {folder}")
+    return saved.best_state if epoch is None else saved.at(epoch)
+
+
+def _ladder_metrics(folder: Path) -> Metrics:
+    from robsearch.ladder import read_ladder, standings
+
+    found: Metrics = {}
+    for standing in standings(read_ladder(folder)):
+        values = {name: getattr(standing, name) for name in ("robust_accuracy", "low", "high", "attacked", "seconds")}
+        found |= {f"ladder/{standing.rung}/{name}": float(value) for name, value in values.items()}
+    return found
+
+
+def _write_last(file: Path, content: object) -> None:
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(metrics))
+    unfinished.write_text(json.dumps(content))
     unfinished.replace(file)
 
 

@@ -26,7 +26,19 @@ LAYERS = (
     {"search"},
     {"report"},
     {"study", "cluster", "tracking"},
-    {"trial", "checkpoints", "spaces", "testing", "recipe", "trainer", "evaluation"},
+    {
+        "trial",
+        "checkpoints",
+        "spaces",
+        "testing",
+        "recipe",
+        "trainer",
+        "evaluation",
+        "figures",
+        "ladder",
+        "masking",
+        "measurement",
+    },
     {
         "attacks",
         "averaging",
@@ -40,7 +52,8 @@ LAYERS = (
         "data",
         "measures",
     },
-    {"modes", "layers", "operators"},
+    {"layers"},
+    {"modes", "operators"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""

@@ -17,10 +17,19 @@ def test_every_misfit_is_named_at_once():
     assert "2.5" in problems[3]
 
 
-def test_the_evaluation_attack_is_the_training_attack_with_20_steps():
+def test_the_evaluation_attack_is_the_training_attack_and_the_test_attack_has_20_steps():
     made = Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.1, steps=7, start="gaussian"))
-    assert made.eval_attack == PGD(eps=0.1, steps=20, start="uniform")
-    assert made.measures[1].eps == 0.1
+    assert made.eval_attack == PGD(eps=0.1, steps=7, start="uniform")
+    assert made.test_attack == PGD(eps=0.1, steps=20, start="uniform")
+    longer = dataclasses.replace(made, eval_attack=PGD(eps=0.1, steps=50), test_attack=None)
+    assert longer.test_attack.steps == 50
+
+
+def test_the_measures_know_the_ball_of_the_test_attack():
+    linf, l2 = (Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.1, norm=n)) for n in ("linf", "l2"))
+    assert next(m for m in linf.measures if m.name == "lipschitz/logit_ratio").eps == 0.1
+    assert "margin/input_first_order_l2" in {m.name for m in l2.measures}
+    assert not any(m.name.startswith("lipschitz") for m in l2.measures)
 
 
 def test_another_attack_needs_an_evaluation_attack():
@@ -34,7 +43,7 @@ def test_flat_names_are_stable():
     assert flat["model.width"] == 8
     assert flat["lam"] == 3.5
     assert flat["attack.eps"] == 0.1
-    assert flat["measures.LogitMargin"] == "LogitMargin"
+    assert flat["measures"] == "LogitMargin()"
     assert "data.root" not in dataclasses.replace(recipe(8), data=CIFAR10(root="/a")).flat()
 
 
@@ -65,7 +74,10 @@ def test_war_refuses_an_objective_without_a_natural_term():
         dataclasses.replace(recipe(8), lam=WAR(target=2.0, lam_init=1.0), objective=MART())
 
 
-@pytest.mark.parametrize(("field", "value"), [("patience", 0), ("batch_norm", "none"), ("penalties", (1,))])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("patience", 0), ("batch_norm", "none"), ("penalties", (1,)), ("measures", (1,)), ("measured_examples", 0)],
+)
 def test_odd_options_are_refused(field, value):
     with pytest.raises(InputError, match=f"Recipe.{field}"):
         dataclasses.replace(recipe(8), **{field: value})

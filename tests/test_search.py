@@ -82,7 +82,7 @@ def test_a_finished_trial_has_its_test_figures_and_a_row_per_image(launched, mea
         )
         run = runs[trial.trial]
         assert run.data.metrics["test/robust_accuracy"] == pytest.approx(rows["robust_accuracy"].to_numpy().mean())
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["test.parquet"]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["figures", "tables"]
 
 
 def test_exactly_the_best_trial_of_each_width_is_tagged(launched):

@@ -17,7 +17,19 @@ from torch import Tensor, nn
 
 from robsearch.attacks import FGSM, PGD, AutoAttack, WorstCase
 from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-from robsearch.measures import InputMargin, LogitMargin, LogitRatio
+from robsearch.measures import (
+    AttackDistance,
+    AttackRatio,
+    FeatureChange,
+    GlobalBound,
+    InputMargin,
+    KLGradient,
+    LogitMargin,
+    LogitRatio,
+    OperatorNorm,
+    SampledMargin,
+    SingularValues,
+)
 from robsearch.models import MLP, PreActResNet, SmallCNN, WideResNet
 from robsearch.modes import evaluating
 from robsearch.objectives import ALP, MART, PGDAT, TRADES, Standard
@@ -28,6 +40,7 @@ from robsearch.schedules import WAR, Fixed, Warmup
 from robsearch.testing import (
     check_attack,
     check_dataset,
+    check_layer_measure,
     check_learning_rate,
     check_measure,
     check_model,
@@ -75,7 +88,25 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
     ),
     check_model: (MLP(width=16), SmallCNN(width=0.5), PreActResNet(width=0.125), WideResNet(depth=10, width=1)),
     check_dataset: (Digits(), Digits(train=100, label_noise=0.3)),
-    check_measure: (LogitMargin(), LogitRatio(eps=0.1), InputMargin(), InputMargin(norm="l2")),
+    check_measure: (
+        LogitMargin(),
+        InputMargin(),
+        InputMargin(norm="l2"),
+        SampledMargin(radius=0.1, samples=3),
+        AttackDistance(rounds=2, steps=3),
+        LogitRatio(eps=0.1),
+        AttackRatio(PGD()),
+        KLGradient(eps=0.1),
+    ),
+    check_layer_measure: (
+        OperatorNorm("l1"),
+        OperatorNorm("l2"),
+        OperatorNorm("linf", folded=True),
+        SingularValues(),
+        SingularValues("circular"),
+        FeatureChange(PGD()),
+        GlobalBound(),
+    ),
     check_learning_rate: (Piecewise(), Cosine(), Halving()),
     check_penalty: (
         NormDecay(),
@@ -370,6 +401,38 @@ class BadMeasure:
 
 
 @dataclass(frozen=True)
+class BadLayerMeasure:
+    """The largest weight of each layer."""
+
+    how: str = ""
+    name: str = "weights/largest"
+    about: Any = EXACT
+
+    def by_layer(self, model: nn.Module, x: Tensor, y: Tensor) -> Any:
+        if self.how == "leaves the mode":
+            model.train()
+        found = {
+            name: layer.weight.detach().amax().reshape(1)
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear)
+        }
+        last = list(found)[-1]
+        if self.how == "stranger":
+            return {"nowhere": found[last]}
+        if self.how == "list":
+            return list(found.values())
+        odd = {
+            "scalar": found[last][0],
+            "none": found[last][:0],
+            "whole": found[last].long(),
+            "number": 1.0,
+            "NaN": found[last] * math.nan,
+            "gradient": found[last].clone().requires_grad_(),
+        }
+        return found | ({last: odd[self.how]} if self.how in odd else {})
+
+
+@dataclass(frozen=True)
 class BadLearningRate:
     """Linear to 0."""
 
@@ -569,6 +632,20 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadMeasure("statistics"): "the model's weights and statistics untouched",
         BadMeasure("leaves gradients"): "the model's gradients untouched",
         PGD(): r"all of robsearch.protocols.Measure, got no name, about",
+    },
+    check_layer_measure: {
+        BadLayerMeasure(name="acc@1"): "a name of letters, .* got 'acc@1'",
+        BadLayerMeasure(about="exact"): "about to be a robsearch.protocols.About, got 'exact'",
+        BadLayerMeasure("list"): "by_layer to give a mapping from layers' names, got <class 'list'>",
+        BadLayerMeasure("stranger"): r"names of layers, .* got \['nowhere'\]",
+        BadLayerMeasure("scalar"): r"one or more floats in a row for layer '5', got torch.float32 \(\)",
+        BadLayerMeasure("none"): r"one or more floats in a row for layer '5', got torch.float32 \(0,\)",
+        BadLayerMeasure("whole"): "one or more floats in a row for layer '5', got torch.int64",
+        BadLayerMeasure("number"): "one or more floats in a row for layer '5', got 1.0",
+        BadLayerMeasure("NaN"): "layer '5' to have numbers, got NaN",
+        BadLayerMeasure("gradient"): "numbers without gradient",
+        BadLayerMeasure("leaves the mode"): "the model's training flags untouched",
+        LogitMargin(): r"all of robsearch.protocols.LayerMeasure, got no by_layer",
     },
     check_learning_rate: {
         BadLearningRate("negative"): r"finite factors >= 0, got \[-0.01",

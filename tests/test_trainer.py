@@ -6,10 +6,8 @@ from small_spaces import Faulty, recipe, standard
 
 from robsearch import Epoch, train
 from robsearch.averaging import EMA
-from robsearch.evaluation import examples, judge
 from robsearch.objectives import TRADES
 from robsearch.perturbation import WeightPerturbation
-from robsearch.protocols import Split
 from robsearch.trainer import VALUE, Learner, NonFiniteLossError, gradient, loss_terms, optimiser_step, seed_epoch
 
 
@@ -171,35 +169,6 @@ def test_the_loss_of_a_penalty_reaches_the_weights():
     )
     norm = [sum(v.square().sum() for name, v in model.items() if "weight" in name) for model in (free, pulled)]
     assert norm[1] < norm[0]
-
-
-def test_judging_twice_gives_the_same_and_leaves_the_random_state_alone():
-    made = recipe(8)
-    model = made.model.build(made.data.spec)
-    split = Split((torch.rand(20, 1, 8, 8) * 255).to(torch.uint8), torch.arange(20) % 10)
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    assert judge(made, model, split) == judge(made, model, split)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Mode:
-    """A measure that says in which mode it found the model."""
-
-    name: str = "mode"
-    kind: str = "exact"
-
-    def __call__(self, model, x, y):
-        return torch.full((len(y),), float(model.training))
-
-
-def test_measures_find_the_model_in_eval_mode_and_leave_its_own():
-    made = dataclasses.replace(recipe(8), measures=(Mode(),))
-    model = made.model.build(made.data.spec).train()
-    split = Split((torch.rand(20, 1, 8, 8) * 255).to(torch.uint8), torch.arange(20) % 10)
-    assert not examples(made, model, split)["mode"].to_numpy().any()
-    assert model.training
 
 
 def _frozen(epoch: Epoch) -> Epoch:

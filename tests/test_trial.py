@@ -124,10 +124,12 @@ def test_measures_are_taken_at_the_best_and_the_last_epoch(tmp_path):
     rows = pq.read_table(tmp_path / "test.parquet")
     assert rows.num_rows == len(recipe(8).data.read()["test"].labels)
     assert {"index", "label", "robust_accuracy", "margin/logit"} <= set(rows.column_names)
-    assert rows.schema.field("margin/logit").metadata == {b"kind": b"exact"}
+    assert rows.schema.field("margin/logit").metadata[b"kind"] == b"exact"
     assert report.test["test/robust_accuracy"] == pytest.approx(rows["robust_accuracy"].to_numpy().mean())
     assert report.test["test/epoch"] == best_epoch(read_history(tmp_path))
-    assert {"test_last/robust_accuracy", "test/margin/logit/mean"} <= set(report.test)
+    assert {"test_last/robust_accuracy", "test/margin/logit/mean", "gap/robust_error"} <= set(report.test)
+    assert {"train.parquet", "layers.parquet", "histograms.parquet"} <= {file.name for file in tmp_path.iterdir()}
+    assert (tmp_path / "figures" / "margins.png").stat().st_size > 1000
     assert read_test(tmp_path) == report.test == json.loads((tmp_path / "test.json").read_text())
 
 

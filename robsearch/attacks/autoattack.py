@@ -106,8 +106,6 @@ class AutoAttack:
             logits = torch.cat([checked_logits(model, x[part], y[part]) for part in parts])
         classes = logits.shape[1]
         problems = self._class_problems(classes)
-        if _are_probabilities(logits):
-            problems.append(refusal("logits", "rows from 0 to 1 that sum to 1", "take the softmax off the model"))
         if "square" in self.attacks and self.norm == "l2" and min(x.shape[2:]) < 5:
             size = " x ".join(map(str, x.shape[2:]))
             problems.append(refusal("images of 5 x 5 or more for square in l2", size, "leave square out of attacks"))
@@ -138,12 +136,6 @@ class AutoAttack:
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(MOST_TARGETS, classes - 1)
         adv: Images = ensemble.run_standard_evaluation(x, y.long(), batch_size=self.batch_size)[0]
         return adv
-
-
-def _are_probabilities(logits: Logits) -> bool:
-    """All rows lie on the simplex: a softmax where logits should be, whose gradients vanish."""
-    sums = (logits.sum(dim=1) - 1).abs()
-    return bool((logits >= 0).all()) and bool((sums < 1e-3).all())
 
 
 def _inside(adv: Images, x: Images, eps: float, norm: str) -> Images:

@@ -239,9 +239,9 @@ class Driver:
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
             self.recorder.measured(job.name, report.test)
-        else:
-            self.recorder.not_measured(job.name, report.reason or "")
-            self.say(f"{job.name}  measuring on test failed: {report.reason}")
+        if report.reason:
+            self.recorder.not_measured(job.name, report.reason)
+            self.say(f"{job.name}  measuring: {report.reason}")
 
     def interrupt(self) -> None:
         """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a driver adopts it."""

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from robsearch.checkpoints import read_history
+from robsearch.errors import InputError, refusal
 from robsearch.laws import Point
 from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trainer import VALUE
@@ -30,6 +33,25 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
         keys = {name: facts[name] for name in ("trial", "width", "control")}
         epochs += [{**keys, **entry} for entry in history]
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
+
+
+def table_of(trials: Path, name: str, names: list[str]) -> pa.Table:
+    """One of the trials' Parquet tables, of all the named trials that have it, with a first column ``trial``.
+
+    Raises:
+        InputError: none of them has it; names the tables there are.
+    """
+    files = {trial: trials / trial / f"{name}.parquet" for trial in names}
+    found = [_marked(trial, pq.read_table(file)) for trial, file in files.items() if file.exists()]
+    if not found:
+        known = sorted({file.stem for trial in names for file in (trials / trial).glob("*.parquet")})
+        do = "measured trials have test, train, layers and histograms; ladder comes with `robsearch evaluate`"
+        raise InputError(refusal(f"a measured trial with {name}.parquet", ", ".join(known) or "none", do))
+    return pa.concat_tables(found, promote_options="default")
+
+
+def _marked(trial: str, table: pa.Table) -> pa.Table:
+    return table.add_column(0, "trial", pa.array([trial] * table.num_rows, pa.string()))
 
 
 def points(trials: pd.DataFrame) -> list[Point]:

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Iterator
 
 from robsearch.laws import Optimum
-from robsearch.search.engine import Means
 from robsearch.search.result import Search
+from robsearch.search.workplace import Means
 from robsearch.study import SearchRecord
 from robsearch.tracking import check_tracking, experiment_of, experiment_page, ui_command
 

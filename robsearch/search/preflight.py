@@ -93,6 +93,7 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "test examples": str(examples["test"]),
         "training attack": str(recipe.attack),
         "evaluation attack": str(recipe.eval_attack),
+        "test attack": str(recipe.test_attack),
         "objective": str(recipe.objective),
         "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
         "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",

@@ -48,14 +48,17 @@ class Recorder:
         self.tracker.end(trial, state, when, {"robsearch.reason": reason} if reason else None)
 
     def measured(self, trial: str, test: Metrics) -> None:
-        """The averages over ``test`` as metrics, the rows as an artifact."""
+        """The averages as metrics, the tables and figures as artifacts."""
         folder = self.trials / trial
         self.tracker.log(trial, test, 0, (folder / "test.json").stat().st_mtime)
-        self.tracker.artifact(trial, folder / "test.parquet")
+        for file in sorted(folder.glob("*.parquet")):
+            self.tracker.artifact(trial, file, "tables")
+        for file in sorted(folder.glob("figures/*.png")):
+            self.tracker.artifact(trial, file, "figures")
 
     def not_measured(self, trial: str, reason: str) -> None:
-        """The measures failed: a tag, because the trial's own state does not change."""
-        self.tracker.tag(trial, {"robsearch.measures": f"failed: {reason}"})
+        """Measures failed, all or some: a tag, because the trial's own state does not change."""
+        self.tracker.tag(trial, {"robsearch.measures": reason})
 
     def catch_up(self, studies: list[Study]) -> None:
         """Brings MLflow up to what Optuna and the trials' folders know, where a dead driver had not got to."""

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
-from robsearch.search.frames import frames, points
+from robsearch.search.frames import frames, points, table_of
 from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
 
 DEFAULT_RESULTS = "robsearch-results"
@@ -111,6 +112,22 @@ class Search:
     def ridge(self) -> Ridge:
         """Lambda* over width, fitted from all finished trials (see ``laws.fit_ridge``)."""
         return fit_ridge(points(self.trials))
+
+    def table(self, name: str, *trials: str) -> pa.Table:
+        """What measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
+
+        Args:
+            name: ``test`` or ``train`` (one row per image), ``layers``, ``histograms`` (their columns:
+                ``robsearch.measurement``), or ``ladder`` after ``robsearch evaluate`` (``robsearch.ladder``).
+            trials: such as ``w4-017``; by default all that were measured. The first column says which.
+
+        Raises:
+            InputError: there is no such table, or no such trial.
+        """
+        known = list(self.trials["trial"])
+        if strange := sorted(set(trials) - set(known)):
+            raise InputError(refusal("trials of this search", ", ".join(strange), f"it has {', '.join(known)}"))
+        return table_of(self.folder / "trials", name, list(trials) or known)
 
     @property
     def unfinished(self) -> list[str]:

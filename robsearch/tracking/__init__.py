@@ -8,8 +8,16 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from robsearch.tracking.store import check_tracking, default_uri, experiment_of, experiment_page, ui_command
-from robsearch.tracking.tracker import STATUS, TRIAL, Tracker
+from robsearch.tracking.store import (
+    TRIAL,
+    check_tracking,
+    default_uri,
+    experiment_of,
+    experiment_page,
+    trial_of_run,
+    ui_command,
+)
+from robsearch.tracking.tracker import STATUS, Tracker
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -22,5 +30,6 @@ __all__ = [
     "default_uri",
     "experiment_of",
     "experiment_page",
+    "trial_of_run",
     "ui_command",
 ]

@@ -9,8 +9,12 @@ import urllib.request
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
+
+TRIAL = "robsearch.trial"
+"""The tag that says which trial a run records; ``search`` for the run of the search itself."""
 
 
 def default_uri(results: Path) -> str:
@@ -62,6 +66,23 @@ def experiment_page(address: str, experiment: str | None) -> str:
     """The deep link to the chart view of a search's runs, or the first page without an experiment."""
     page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
     return address.rstrip("/") + page
+
+
+def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:
+    """The search and the trial that a run records; no trial for the run of the search itself.
+
+    Raises:
+        InputError: the store has no such run, or it is not one of a search.
+    """
+    client = MlflowClient(uri)
+    try:
+        run = client.get_run(run_id)
+        search = str(client.get_experiment(run.info.experiment_id).name)
+        trial = run.data.tags[TRIAL]
+    except (MlflowException, KeyError) as error:
+        do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
+        raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
+    return search, None if trial == "search" else trial
 
 
 def experiment_of(uri: str, search: str | None) -> str | None:

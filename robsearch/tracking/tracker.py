@@ -21,9 +21,9 @@ from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
-from robsearch.tracking.store import open_experiment, shown
+from robsearch.tracking.store import TRIAL, open_experiment, shown
 
-TRIAL, STATE, BEST = "robsearch.trial", "robsearch.state", "robsearch.best"
+STATE, BEST = "robsearch.state", "robsearch.best"
 STATUS = {
     "COMPLETE": "FINISHED",
     "PRUNED": "KILLED",
@@ -94,9 +94,9 @@ class Tracker:
             self._metrics.setdefault(trial, []).extend(metrics)
             self._changed.notify()
 
-    def artifact(self, trial: str, file: Path) -> None:
-        """A file of the trial, such as its per-example results."""
-        self._add(f"{file.name} of {trial}", lambda: self._client.log_artifact(self._runs[trial], str(file)))
+    def artifact(self, trial: str, file: Path, under: str | None = None) -> None:
+        """A file of the trial, such as its per-example results, in a folder ``under`` the run's artifacts."""
+        self._add(f"{file.name} of {trial}", lambda: self._client.log_artifact(self._runs[trial], str(file), under))
 
     def end(self, trial: str, state: str, when: float, tags: dict[str, str] | None = None) -> None:
         """A trial reached a state: COMPLETE, PRUNED, FAIL or INTERRUPTED."""

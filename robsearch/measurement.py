@@ -1,0 +1,197 @@
+"""The full measures of a trained model, as Arrow tables, and the averages of them that are tracked.
+
+    test, train   one row per image: index (in its split), label, the rates, confidence, loss, each measure
+    layers        one row per measure and layer: its values, with mean, std, min, max
+    histograms    one row per split, measure and bin: low, high, count; the bins are the same for every model
+
+What is said of a measure (kind, unit, norm, source) stands in its field's metadata, or in columns of ``layers``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from robsearch.evaluation import RATES, Sample, all_rates, in_chunks, sampled
+from robsearch.measures import histogram, layer_summary, summary
+from robsearch.modes import evaluating
+from robsearch.protocols import About, Attack, LayerMeasure, Measure, Metrics, Split
+
+Tables = dict[str, pa.Table]
+
+PER_IMAGE = {**RATES, "confidence": "confidence", "loss": "loss"}
+"""Columns that every table of examples has, and the fields of ``Rates`` they come from."""
+LAYER_EXAMPLES = 256
+"""Images that a layer measure looks at."""
+TRAIN_SET = "train_set"
+"""The prefix of metrics on training images, without augmentation: ``train/...`` are those of the training itself."""
+
+
+class Measurement:
+    """Takes every measure of one model; one that fails is left out and named in ``problems``.
+
+    Args:
+        model: on the device of the splits.
+        attack: of the rates.
+        measures: to be taken.
+        n: on how many images of each split, the same for every model; None for all.
+    """
+
+    def __init__(
+        self, model: nn.Module, attack: Attack, measures: tuple[Measure | LayerMeasure, ...], n: int | None
+    ) -> None:
+        self.model, self.attack, self.n = model, attack, n
+        self.per_image = [measure for measure in measures if isinstance(measure, Measure)]
+        self.per_layer = [measure for measure in measures if isinstance(measure, LayerMeasure)]
+        self.problems: dict[str, str] = {}
+
+    def tables(self, splits: Mapping[str, Split]) -> Tables:
+        """All of ``test``, as many images of ``train``, the layers, the histograms."""
+        whole = sampled(splits["test"], None)
+        tables = {
+            "test": self.examples(whole),
+            "train": self.examples(sampled(splits["train"], len(whole.rows))),
+            "layers": self.layers(splits["test"]),
+        }
+        return tables | {"histograms": self._histograms(tables)}
+
+    def examples(self, sample: Sample) -> pa.Table:
+        """One row per image of the sample; a measure is null on images that it was not taken on."""
+        found = all_rates(self.model, sample.split, self.attack)
+        columns: dict[str, Tensor] = {"index": sample.rows, "label": sample.split.labels.long()}
+        columns |= {name: getattr(found, field) for name, field in PER_IMAGE.items()}
+        table = pa.table({name: values.cpu().numpy() for name, values in columns.items()})
+        few = sampled(sample.split, self.n)
+        for measure in self.per_image:
+            values = self._taken(measure, few.split)
+            if values is not None:
+                field = pa.field(measure.name, pa.float32(), metadata=_words(measure.about))
+                table = table.append_column(field, _column(values, few.rows, len(sample.rows)))
+        return table
+
+    def layers(self, split: Split) -> pa.Table:
+        """One row per layer measure and layer, in the model's order."""
+        few = sampled(split, min(LAYER_EXAMPLES, self.n or LAYER_EXAMPLES)).split
+        return pa.Table.from_pylist(
+            [row for measure in self.per_layer for row in self._rows(measure, few)], schema=_LAYERS
+        )
+
+    def _taken(self, measure: Measure, split: Split) -> Tensor | None:
+        try:
+            with evaluating(self.model):
+                return torch.cat(in_chunks(split, lambda x, y: measure(self.model, x, y).float()))
+        except Exception as error:
+            self.problems[measure.name] = f"{type(error).__name__}: {error}"
+            return None
+
+    def _rows(self, measure: LayerMeasure, split: Split) -> Iterator[dict[str, object]]:
+        try:
+            with evaluating(self.model):
+                found = in_chunks(split, lambda x, y: measure.by_layer(self.model, x, y), LAYER_EXAMPLES)[0]
+        except Exception as error:
+            self.problems[measure.name] = f"{type(error).__name__}: {error}"
+            return
+        for position, (layer, values) in enumerate(found.items()):
+            exact = values.detach().double()
+            yield {
+                "measure": measure.name,
+                "layer": layer,
+                "position": position,
+                **_words(measure.about),
+                "values": values.tolist(),
+                "mean": exact.mean().item(),
+                "std": exact.std(correction=0).item(),
+                "min": exact.min().item(),
+                "max": exact.max().item(),
+            }
+
+    def _histograms(self, tables: Tables) -> pa.Table:
+        rows: list[dict[str, object]] = []
+        for measure in self.per_image:
+            for split in ("test", "train"):
+                if measure.about.span and measure.name in tables[split].column_names:
+                    edges, counts = histogram(_values(tables[split], measure.name), measure.about.span)
+                    sides = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+                    rows += [
+                        {"split": split, "measure": measure.name, "low": low, "high": high, "count": count}
+                        for low, high, count in sides
+                    ]
+        return pa.Table.from_pylist(rows, schema=_HISTOGRAMS)
+
+
+def averages(tables: Tables) -> Metrics:
+    """The scalars to track, under stable names.
+
+    ``test/NAME`` and ``train_set/NAME``: rates, confidence and loss, each with its standard error ``NAME_se``, and
+    of each measure ``mean, se, min, q05, q50, q95``. ``gap/error``, ``gap/robust_error``, ``gap/loss``: on test
+    minus on training images, with ``_se``. ``NAME/mean`` and others (see ``layer_summary``) of each layer measure.
+    """
+    found: Metrics = {}
+    for split, prefix in (("test", "test"), ("train", TRAIN_SET)):
+        found |= {f"{prefix}/{name}": value for name, value in _split_averages(tables[split]).items()}
+    return found | _gaps(found) | _layer_averages(tables["layers"])
+
+
+def _split_averages(table: pa.Table) -> Metrics:
+    found: Metrics = {}
+    for name in table.column_names:
+        if name in PER_IMAGE:
+            statistics = summary(_values(table, name))
+            found |= {name: statistics["mean"], f"{name}_se": statistics["se"]}
+        elif table.schema.field(name).metadata:
+            found |= {f"{name}/{key}": value for key, value in summary(_values(table, name)).items()}
+    return found
+
+
+def _gaps(found: Metrics) -> Metrics:
+    gaps: Metrics = {}
+    for gap, name, sign in (
+        ("error", "natural_accuracy", -1),
+        ("robust_error", "robust_accuracy", -1),
+        ("loss", "loss", 1),
+    ):
+        test, train = f"test/{name}", f"{TRAIN_SET}/{name}"
+        gaps[f"gap/{gap}"] = sign * (found[test] - found[train])
+        gaps[f"gap/{gap}_se"] = math.hypot(found[f"{test}_se"], found[f"{train}_se"])
+    return gaps
+
+
+def _layer_averages(table: pa.Table) -> Metrics:
+    found: Metrics = {}
+    several: dict[str, dict[str, Tensor]] = {}
+    for row in table.select(["measure", "layer", "values", "mean"]).to_pylist():
+        if row["layer"]:
+            several.setdefault(row["measure"], {})[row["layer"]] = torch.tensor(row["values"], dtype=torch.float32)
+        else:
+            found[row["measure"]] = row["mean"]  # of the whole model
+    for name, layers in several.items():
+        spectrum = name.startswith("spectra/")  # only singular values have a condition number
+        statistics = layer_summary(layers).items()
+        found |= {f"{name}/{key}": value for key, value in statistics if spectrum or key != "condition"}
+    return found
+
+
+def _values(table: pa.Table, name: str) -> Tensor:
+    return torch.from_numpy(table[name].drop_null().to_numpy().copy())
+
+
+def _column(values: Tensor, index: Tensor, total: int) -> pa.Array:
+    column, missing = torch.zeros(total), torch.ones(total, dtype=torch.bool)
+    column[index], missing[index] = values.cpu(), False
+    return pa.array(column.numpy(), mask=missing.numpy(), type=pa.float32())
+
+
+def _words(about: About) -> dict[str, str]:
+    return {"kind": about.kind, "unit": about.unit, "norm": about.norm, "source": about.source}
+
+
+_TEXTS = [(name, pa.string()) for name in ("kind", "unit", "norm", "source")]
+_NUMBERS = [(name, pa.float64()) for name in ("mean", "std", "min", "max")]
+_NAMES = [("measure", pa.string()), ("layer", pa.string()), ("position", pa.int32())]
+_LAYERS = pa.schema([*_NAMES, *_TEXTS, ("values", pa.list_(pa.float64())), *_NUMBERS])
+_BINS = [("low", pa.float64()), ("high", pa.float64()), ("count", pa.int64())]
+_HISTOGRAMS = pa.schema([("split", pa.string()), ("measure", pa.string()), *_BINS])

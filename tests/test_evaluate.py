@@ -1,0 +1,154 @@
+"""``robsearch evaluate`` as a user sees it: real local Ray, a real sqlite MLflow, tiny nets on real digits."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+from small_spaces import pair, recipe
+from typer.testing import CliRunner
+
+import robsearch
+from robsearch import InputError, Means, cli, cluster
+from robsearch.ladder import read_ladder, standings
+from robsearch.search.finalists import Target, find_target
+from robsearch.tracking import TRIAL
+
+IMAGES = len(recipe(4).data.read()["test"].labels)
+
+
+@pytest.fixture(scope="module")
+def means(tmp_path_factory):
+    with cluster.connected(None, cpus=2):  # once for all that is asked of it
+        yield Means(results=tmp_path_factory.mktemp("results"), parallel=2)
+
+
+@pytest.fixture(scope="module")
+def search(means):
+    return robsearch.launch(pair, name="pair", trials=4, means=means)
+
+
+@pytest.fixture(scope="module")
+def evaluated(search, means):
+    return robsearch.evaluate("pair", rung="apgd-ce", means=means)
+
+
+def runs_of(means):
+    client = MlflowClient(means.uri())
+    found = client.search_runs([client.get_experiment_by_name("pair").experiment_id])
+    return {run.data.tags[TRIAL]: run for run in found}
+
+
+def ask(means, *words):
+    return CliRunner().invoke(cli.app, ["evaluate", *words, "--results", str(means.results), "--parallel", "2"])
+
+
+def test_the_finalists_of_a_search_are_the_best_of_each_width(search, evaluated):
+    done = search.trials[search.trials["control"].isna() & (search.trials["state"] == "COMPLETE")]
+    best = done.loc[done.groupby("width")["value"].idxmax(), "trial"]
+    assert {one.trial for one in evaluated.finalists} == set(best)
+    assert not evaluated.problems
+
+
+def test_the_lowest_rung_agrees_with_the_test_figures_and_no_rung_is_above_the_one_before(search, evaluated):
+    rows = search.trials.set_index("trial")
+    for trial, ladder in evaluated.ladders.items():
+        found = standings(ladder)
+        shares = [standing.robust_accuracy for standing in found]
+        assert [standing.rung for standing in found] == ["natural", "pgd", "apgd-ce"]
+        assert shares[0] == pytest.approx(rows.loc[trial, "test/natural_accuracy"])
+        assert shares[1] == pytest.approx(rows.loc[trial, "test/robust_accuracy"], abs=0.02)
+        assert shares == sorted(shares, reverse=True)
+        assert found[0].n == len(ladder) == IMAGES
+
+
+def test_the_figures_are_recorded_in_the_trials_runs(means, evaluated):
+    runs = runs_of(means)
+    for trial, ladder in evaluated.ladders.items():
+        last = standings(ladder)[-1]
+        metrics = runs[trial].data.metrics
+        assert metrics["ladder/apgd-ce/robust_accuracy"] == pytest.approx(last.robust_accuracy)
+        assert metrics["ladder/apgd-ce/low"] < metrics["ladder/apgd-ce/high"]
+        files = {file.path for file in MlflowClient(means.uri()).list_artifacts(runs[trial].info.run_id, "tables")}
+        assert "tables/ladder.parquet" in files
+        assert runs[trial].info.status == "FINISHED"
+
+
+def test_a_search_reads_its_ladders_back_with_the_trial_in_the_first_column(search, evaluated):
+    table = search.table("ladder")
+    assert table.column_names == ["trial", "index", "label", "natural", "broken_by"]
+    assert set(table["trial"].to_pylist()) == set(evaluated.ladders)
+    with pytest.raises(InputError, match=r"expected a measured trial with nonsense\.parquet, got histograms, "):
+        search.table("nonsense")
+    with pytest.raises(InputError, match=r"expected trials of this search, got w5-000"):
+        search.table("test", "w5-000")
+
+
+def test_asking_again_does_nothing_twice_and_prints_the_tables(search, means, evaluated):
+    (one, *_) = evaluated.finalists
+    before = {file: file.stat().st_mtime_ns for file in one.folder.rglob("ladder/*/*.parquet")}
+    assert before
+    result = ask(means, f"pair/{one.trial}", "--rung", "pgd")
+    assert result.exit_code == 0, result.output
+    assert {file: file.stat().st_mtime_ns for file in one.folder.rglob("ladder/*/*.parquet")} == before
+    for words in ("robust accuracy on test", "apgd-ce", one.trial, "gradients masked?", "the loss has a gradient"):
+        assert words in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_another_checkpoint_has_a_ladder_of_its_own_and_leaves_the_run_alone(search, means, evaluated):
+    (one, *_) = evaluated.finalists
+    before = runs_of(means)[one.trial].data.metrics
+    checkpoint = max(one.folder.glob("a1/epoch-*"))
+    assert ask(means, str(checkpoint), "--rung", "pgd").exit_code == 0
+    assert len(read_ladder(one.folder / f"at-{checkpoint.name}")) == IMAGES
+    assert runs_of(means)[one.trial].data.metrics == before
+
+
+def test_a_network_that_cannot_be_evaluated_is_named_and_the_others_are_evaluated(search, means, evaluated):
+    control = search.folder / "trials" / "w4-standard-000"
+    kept = {file: file.read_bytes() for file in control.glob("a*/epoch-*/state.pt")}
+    for file in kept:
+        file.unlink()
+    result = ask(means, "pair/w4-standard-000", "--rung", "pgd")
+    for file, content in kept.items():
+        file.write_bytes(content)
+    assert result.exit_code == 1
+    assert "w4-standard-000: not evaluated: FileNotFoundError: no valid checkpoint" in " ".join(result.output.split())
+
+
+def test_a_target_is_a_name_a_trial_a_folder_or_a_run(search, means):
+    trial = search.folder / "trials" / "w4-000"
+    checkpoint = min(trial.glob("a1/epoch-*"))
+    found = {text: find_target(str(text), means)[0] for text in ("pair", "pair/w4-000", search.folder, trial)}
+    assert list(found.values()) == [Target("pair"), Target("pair", "w4-000"), Target("pair"), Target("pair", "w4-000")]
+    elsewhere = Means()
+    target, there = find_target(str(checkpoint), elsewhere)
+    assert target == Target("pair", "w4-000", int(checkpoint.name[6:]))
+    assert there.results == search.folder.parent
+    runs = runs_of(means)
+    assert find_target(runs["w8-001"].info.run_id, means)[0] == Target("pair", "w8-001")
+    assert find_target(runs["search"].info.run_id, means)[0] == Target("pair")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pair", "--rung", "fgsm"], "expected --rung out of pgd, apgd-ce, apgd, autoattack, got 'fgsm'"),
+        (["pair", "--top", "0"], "expected --top of at least 1, got 0"),
+        (["pair/w5-000"], "expected a finished trial, got w5-000: finished are w4-000"),
+        (["nosuch"], "expected the name of a search, got 'nosuch'"),
+        (["0" * 32], "expected the run of a trial in sqlite"),
+        (["/"], "expected a path inside a search's results, got /"),
+    ],
+)
+def test_a_target_that_is_none_is_refused_before_anything_starts(search, means, words, message):
+    result = ask(means, *words)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+
+
+def test_the_checks_are_kept_beside_the_ladder(evaluated):
+    for one in evaluated.finalists:
+        checks = json.loads((one.folder / "masking.json").read_text())
+        assert [check["name"] for check in checks] == [check.name for check in evaluated.checks[one.trial]]
+        assert (one.folder / "figures" / "ladder.png").stat().st_size > 1000

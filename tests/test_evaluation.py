@@ -1,0 +1,87 @@
+"""Judging: the same images, starts and seeds for every model, whatever fits into memory."""
+
+import pytest
+import torch
+from small_spaces import recipe
+
+from robsearch import PGD
+from robsearch.evaluation import all_rates, in_chunks, judge, sampled, to_float
+from robsearch.protocols import Split
+
+
+def split(n=20):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(n) % 10)
+
+
+def network():
+    torch.manual_seed(0)
+    return recipe(8).model.build(recipe(8).data.spec)
+
+
+def test_judging_twice_gives_the_same_and_leaves_the_random_state_alone():
+    model, attack = network(), PGD(eps=0.1, steps=2)
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    assert judge(model, split(), attack) == judge(model, split(), attack)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_shares_are_the_means_of_the_rates():
+    model, attack = network(), PGD(eps=0.1, steps=2)
+    found = all_rates(model, split(30), attack)
+    shares = judge(model, split(30), attack)
+    assert shares["natural_accuracy"] == pytest.approx(found.natural.mean().item())
+    assert shares["wrong_to_right"] == pytest.approx(found.wrong_to_right.mean().item())
+    assert max(0, shares["natural_accuracy"] + shares["stability"] - 1) <= shares["robust_accuracy"] + 1e-9
+    assert found.x_adv.shape == (0, 1, 8, 8)
+
+
+def test_chunks_are_in_order_and_seeded_alike():
+    drawn = [torch.cat(in_chunks(split(7), lambda x, y: torch.stack([y, torch.rand(len(y))]).T, 3)) for _ in "12"]
+    assert drawn[0][:, 0].tolist() == list(range(7))
+    assert torch.equal(*drawn)
+
+
+def test_what_does_not_fit_into_memory_is_halved_until_it_does_and_nothing_is_lost():
+    def tight(x, y):
+        sizes.append(len(y))
+        if len(y) > 3:
+            raise torch.OutOfMemoryError("the device is full")
+        return y
+
+    sizes: list[int] = []
+    with pytest.warns(UserWarning, match="going on with 3 images at a time"):
+        labels = torch.cat(in_chunks(split(13), tight, 12))
+    assert torch.equal(labels, split(13).labels)
+    assert sizes == [12, 6, 3, 3, 3, 3, 1]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error():
+    def hopeless(x, y):
+        raise torch.OutOfMemoryError("the device is full")
+
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError):
+        in_chunks(split(5), hopeless)
+
+
+def test_a_sample_is_the_same_each_time_in_order_and_of_the_right_images():
+    first, second = sampled(split(), 6), sampled(split(), 6)
+    assert torch.equal(first.rows, second.rows)
+    assert first.rows.tolist() == sorted(set(first.rows.tolist()))
+    assert len(first.rows) == 6
+    assert torch.equal(first.split.images, split().images[first.rows])
+    assert torch.equal(first.split.labels, split().labels[first.rows])
+
+
+@pytest.mark.parametrize("n", [None, 20, 1000])
+def test_a_sample_of_all_is_the_split(n):
+    assert sampled(split(), n).rows.tolist() == list(range(20))
+    assert sampled(split(), n).split.images.shape == (20, 1, 8, 8)
+
+
+def test_bytes_become_floats_from_0_to_1():
+    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist() == pytest.approx(
+        [0.0, 0.2, 1.0]
+    )

@@ -1,0 +1,152 @@
+"""The tables of one model's measures, their averages under stable names, and what becomes of a measure that fails."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from small_spaces import recipe
+
+from robsearch import LogitMargin
+from robsearch.measurement import Measurement, averages
+from robsearch.protocols import About, Split
+
+ABOUT = About("lower bound", "logits", "made up", norm="linf", span=(-1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Brightness:
+    """The mean pixel; in train mode it is negative."""
+
+    name: str = "made/brightness"
+    about: About = ABOUT
+    fails: bool = False
+
+    def __call__(self, model, x, y):
+        if self.fails:
+            raise RuntimeError("a fault of the measure")
+        return x.mean(dim=(1, 2, 3)) * (-1 if model.training else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of each linear layer, in a row."""
+
+    name: str = "made/weights"
+    about: About = ABOUT
+
+    def by_layer(self, model, x, y):
+        assert not model.training
+        return {name: p.detach().flatten() for name, p in model.named_parameters() if name.endswith("weight")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """How many images it was given: one number for the whole model."""
+
+    name: str = "made/examples"
+    about: About = ABOUT
+
+    def by_layer(self, model, x, y):
+        return {"": torch.tensor([float(len(x))])}
+
+
+def split(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(n) % 10)
+
+
+SPLITS = {"train": split(50, 1), "test": split(30, 2)}
+
+
+def measurement(*measures, n=None):
+    torch.manual_seed(0)
+    model = recipe(8).model.build(recipe(8).data.spec)
+    return Measurement(model, recipe(8).test_attack, measures, n)
+
+
+def test_the_tables_hold_every_test_image_and_as_many_of_the_training_images():
+    tables = measurement(Brightness()).tables(SPLITS)
+    assert tables["test"]["index"].to_pylist() == list(range(30))
+    assert tables["train"].num_rows == 30
+    index = tables["train"]["index"].to_pylist()
+    brightness = SPLITS["train"].images.float().div(255).mean(dim=(1, 2, 3))[index]
+    assert tables["train"]["made/brightness"].to_pylist() == pytest.approx(brightness.tolist())
+    assert tables["train"]["label"].to_pylist() == SPLITS["train"].labels[index].tolist()
+
+
+def test_the_words_of_a_measure_stand_beside_its_numbers():
+    tables = measurement(Brightness(), Weights()).tables(SPLITS)
+    words = {b"kind": b"lower bound", b"unit": b"logits", b"norm": b"linf", b"source": b"made up"}
+    assert tables["test"].schema.field("made/brightness").metadata == words
+    row = tables["layers"].to_pylist()[0]
+    assert [row[key] for key in ("measure", "layer", "position")] == ["made/weights", "2.weight", 0]
+    assert row["kind"] == "lower bound"
+
+
+def test_a_measure_on_few_images_is_null_on_the_others_and_averaged_over_the_few():
+    taken = measurement(Brightness(), Examples(), n=4)
+    tables = taken.tables(SPLITS)
+    column = tables["test"]["made/brightness"]
+    assert column.null_count == 26
+    found = averages(tables)
+    values = [value for value in column.to_pylist() if value is not None]
+    assert found["test/made/brightness/mean"] == pytest.approx(sum(values) / 4)
+    assert found["made/examples"] == 4
+    assert tables["test"]["natural_accuracy"].null_count == 0
+
+
+def test_the_gap_is_the_error_on_test_minus_the_error_on_training_images():
+    tables = measurement().tables(SPLITS)
+    found = averages(tables)
+    test, train = (1 - tables[name]["natural_accuracy"].to_numpy().mean() for name in ("test", "train"))
+    assert found["gap/error"] == pytest.approx(test - train)
+    loss, fitted = (tables[name]["loss"].to_numpy().mean() for name in ("test", "train"))
+    assert found["gap/loss"] == pytest.approx(loss - fitted, rel=1e-5)
+    assert found["gap/loss_se"] == pytest.approx(math.hypot(found["test/loss_se"], found["train_set/loss_se"]))
+
+
+def test_layers_are_averaged_and_a_number_of_the_whole_model_is_itself():
+    tables = measurement(Weights(), Examples()).tables(SPLITS)
+    found = averages(tables)
+    rows = [row for row in tables["layers"].to_pylist() if row["measure"] == "made/weights"]
+    assert [row["position"] for row in rows] == [0, 1]
+    assert found["made/weights/mean"] == pytest.approx(sum(row["mean"] for row in rows) / 2)
+    assert found["made/weights/max"] == pytest.approx(max(row["max"] for row in rows))
+    assert rows[0]["std"] == pytest.approx(torch.tensor(rows[0]["values"]).std(correction=0).item())
+    assert found["made/examples"] == 30
+
+
+def test_histograms_count_every_image_in_the_same_bins():
+    rows = measurement(Brightness(), LogitMargin()).tables(SPLITS)["histograms"].to_pylist()
+    for measure in ("made/brightness", "margin/logit"):
+        bins = {
+            name: [(row["low"], row["high"]) for row in rows if (row["measure"], row["split"]) == (measure, name)]
+            for name in ("train", "test")
+        }
+        assert bins["train"] == bins["test"]
+        assert sum(row["count"] for row in rows if (row["measure"], row["split"]) == (measure, "test")) == 30
+        assert bins["test"][0][0] == -math.inf
+        assert bins["test"][-1][1] == math.inf
+
+
+def test_a_measure_that_fails_is_left_out_and_named_and_the_others_are_taken():
+    taken = measurement(Brightness(fails=True), LogitMargin())
+    tables = taken.tables(SPLITS)
+    assert taken.problems == {"made/brightness": "RuntimeError: a fault of the measure"}
+    assert "made/brightness" not in tables["test"].column_names
+    assert "test/margin/logit/mean" in averages(tables)
+
+
+def test_measures_find_the_model_in_eval_mode_and_leave_its_own():
+    taken = measurement(Brightness(), Weights())
+    tables = taken.tables(SPLITS)
+    assert min(tables["test"]["made/brightness"].to_pylist()) > 0
+    assert not taken.problems
+    assert taken.model.training
+
+
+def test_the_same_model_measures_alike_twice():
+    first, second = (measurement(LogitMargin(), Weights()).tables(SPLITS) for _ in "12")
+    assert first == second
