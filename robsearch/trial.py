@@ -172,8 +172,10 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
     model.load_state_dict(_checkpoint(folder, epoch)["judged"])
     test = to_device(load(recipe.data)["test"], device)
     for step in climb(model, test, pgd, rung, here):
-        names = ["natural", *RUNGS]
-        share = (names.index(step.rung) + step.done / step.total) / (names.index(rung) + 1)
+        rungs = list(RUNGS)[: list(RUNGS).index(rung) + 1]
+        attacks = ["natural", *(attack for name in rungs for attack in RUNGS[name])]
+        before = attacks.index("apgd-t" if step.attack == "apgd-dlr" else step.attack)
+        share = (before + step.done / step.total) / len(attacks)
         yield Report(progress=Progress(share, f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"))
     if not (here / "masking.json").exists():
         yield Report(progress=Progress(1.0, "looking for gradient masking"))

@@ -354,7 +354,7 @@ def test_other_weights_images_labels_attacks_and_chunks_never_mix(tmp_path):
     for count, (network, images_of, pgd, chunk) in enumerate(runs, start=1):
         steps = list(climb(network, images_of, pgd, "pgd", tmp_path, chunk=chunk))
         assert not any(step.resumed for step in steps)
-        assert len([path for path in (tmp_path / "ladder").iterdir()]) == count
+        assert len(list((tmp_path / "ladder").iterdir())) == count
 
 
 def test_the_digest_is_of_the_network_not_of_the_object():
