@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -31,3 +33,11 @@ def data_root() -> Path:
     if not root:
         pytest.skip("ROBSEARCH_DATA names no folder with the real images")
     return Path(root)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users run it: without the test run's type checks, which would refuse a bad value first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

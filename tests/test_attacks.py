@@ -22,14 +22,6 @@ SHAPE = (3, 2, 2)
 PIXELS = math.prod(SHAPE)
 
 
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def linear(seed: int = 0, classes: int = 3) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, classes))

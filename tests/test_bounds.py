@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import jaxtyping
 import pytest
 import torch
 from relu_regions import local_constant
@@ -22,14 +21,6 @@ from robsearch.testing import check_layer_measure
 
 IMAGES = ImageSpec((2, 8, 8), 3, (0.4, 0.5), (0.2, 0.3))
 MODELS = [MLP(6), SmallCNN(0.25), WideResNet(10, 0.25), WideResNet(10, 0.25, "silu"), PreActResNet(18, 0.03)]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def built(spec: object, seed: int = 0) -> nn.Module:

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,14 +17,6 @@ from robsearch.testing import check_layer_measure
 
 SHAPE = (2, 3, 3)
 PIXELS = math.prod(SHAPE)
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def moved_by(change: Tensor | float):

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import jaxtyping
 import pytest
 import torch
 from relu_regions import linf_to_l1
@@ -30,14 +29,6 @@ MODELS = {
         nn.ReLU(),
     ),
 }
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(params=MODELS)

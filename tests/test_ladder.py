@@ -5,7 +5,6 @@ import json
 import shutil
 import warnings
 
-import jaxtyping
 import pyarrow as pa
 import pytest
 import torch
@@ -47,14 +46,6 @@ def split(model: nn.Module, n: int = 24, wrong: int = 3) -> Split:
 def done(model, data, pgd, rung, folder, chunk=16) -> pa.Table:
     list(climb(model, data, pgd, rung, folder, chunk=chunk))
     return read_ladder(folder)
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from dense_layers import dense
@@ -23,14 +22,6 @@ MEASURES = [
     SingularValues("reshaped"),
     SingularValues("circular"),
 ]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def examples(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

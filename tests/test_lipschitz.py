@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,6 @@ SHAPE = (2, 3, 3)
 PIXELS = math.prod(SHAPE)
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=4)
 MEASURES = [LogitRatio(eps=0.1), AttackRatio(ATTACK), KLGradient(eps=0.1)]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def linear(classes: int, seed: int = 0) -> nn.Sequential:

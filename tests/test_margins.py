@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from known_margins import NORMS, PIXELS, SHAPE, by_pixel, examples, linear, linear_margin, pixels
@@ -19,14 +18,6 @@ MARGINS = [
     *(SampledMargin(0.1, samples=3, norm=norm) for norm in NORMS),
     *(AttackDistance(norm, steps=3, rounds=3) for norm in NORMS),
 ]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # -- logits and first order ----------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The checks for gradient masking on models that mask in known ways, and on honest ones."""
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,14 +23,6 @@ LINF = PGD(eps=0.1, step_size=0.025, steps=10)
 L2 = PGD(eps=1.5, step_size=0.4, steps=10, norm="l2")
 STRONG = PGD(eps=0.25, step_size=0.0625, steps=10)
 """Breaks nearly all: Square is through soon."""
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,14 +16,6 @@ from robsearch.measures import InputMargin, LogitMargin, LogitRatio, rates, summ
 SHAPE = (2, 3, 3)
 PIXELS = math.prod(SHAPE)
 MEASURES = [LogitMargin(), InputMargin(), InputMargin(norm="l2"), LogitRatio(eps=0.1, starts=1, steps=2)]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def linear(classes: int, seed: int = 0) -> nn.Sequential:

@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator
 from itertools import pairwise
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,14 +26,6 @@ from robsearch.operators import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def convolutions(n: int = 300) -> Iterator[tuple[nn.Conv2d, tuple[int, int, int]]]:

@@ -4,7 +4,6 @@ import copy
 import math
 import pickle
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,14 +25,6 @@ CONVOLUTIONS = [
     ({"kernel_size": (5, 3), "padding": "same"}, (3, 4)),
     ({"kernel_size": 5, "padding": 2}, (2, 3)),
 ]
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def convolution(size: tuple[int, int], seed: int = 0, **kwargs) -> tuple[nn.Sequential, Tensor]:

@@ -3,7 +3,6 @@
 import json
 import math
 
-import jaxtyping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,14 +30,6 @@ PAPER = st.fixed_dictionaries(
     }
 )
 WARS = LOG | PAPER
-
-
-@pytest.fixture
-def unchecked():
-    """As users run it: without the test run's type checks, which would refuse a bad value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def follow(schedule, terms, progress=0.5):
