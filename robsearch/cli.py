@@ -110,6 +110,15 @@ def resume(
 
 
 @app.command()
+def stop(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
+    """End a search that runs in another terminal or on another machine, cleanly; `resume` goes on."""
+    from robsearch.search import Means
+    from robsearch.search.stopping import stop as stop_search
+
+    stop_search(name, Means(results, storage), typer.echo)
+
+
+@app.command()
 def evaluate(
     target: Annotated[
         str,

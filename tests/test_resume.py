@@ -118,15 +118,23 @@ def test_ctrl_c_stops_cleanly_says_how_to_resume_and_loses_nothing(tmp_path):
     assert {run.info.status for run in runs_of(tmp_path, "s").values()} <= {"FINISHED", "KILLED"}
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
+def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_outside(tmp_path):
     launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "4", "--parallel", "1")
     wait_until(lambda: list((tmp_path / "s" / "trials").glob("*")), launch)
     second = started(tmp_path, "resume", "s")
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 2
     assert f"process {launch.pid}" in said
-    os.kill(launch.pid, signal.SIGINT)
-    assert launch.wait(timeout=60) == 130
+    stop = started(tmp_path, "stop", "s")
+    asked, _ = stop.communicate(timeout=60)
+    said, _ = launch.communicate(timeout=60)
+    assert (stop.returncode, launch.returncode) == (0, 130), asked + said
+    assert f"process {launch.pid}, to stop s" in asked
+    assert "go on with: robsearch resume s" in asked
+    assert "stopping, as `robsearch stop` asked" in said
+    assert "interrupted: " in said
+    again, _ = started(tmp_path, "stop", "s").communicate(timeout=60)
+    assert "expected a process that drives 's', got none" in again
 
 
 def test_a_driver_whose_search_was_taken_over_stops_and_writes_nothing_more(tmp_path):

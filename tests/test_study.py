@@ -13,6 +13,7 @@ from robsearch.study import (
     Lease,
     SearchRecord,
     Study,
+    ask_to_stop,
     lease,
     living_owner,
     open_storage,
@@ -190,3 +191,22 @@ def test_passwords_are_not_shown():
     with pytest.raises(InputError) as error:
         open_storage("nonsense://me:secret@host/db", None)
     assert "secret" not in str(error.value)
+
+
+def test_a_driver_that_is_asked_to_stop_knows_it_and_the_next_one_is_not_asked(storage, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    with pytest.raises(InputError, match="expected a process that drives 's', got none"):
+        ask_to_stop(storage, "s")
+    held = Lease.acquire(storage, "s")
+    time.sleep(0.2)
+    assert not held.stop_asked
+    assert ask_to_stop(storage, "s")["pid"] == os.getpid()
+    deadline = time.monotonic() + 20
+    while not held.stop_asked and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert held.stop_asked
+    held.release()
+    following = Lease.acquire(storage, "s")
+    time.sleep(0.2)
+    assert not following.stop_asked
+    following.release()

@@ -82,7 +82,7 @@ class Driver:
     ) -> None:
         self.recorder, self.lease, self.total, self.parallel = recorder, lease, trials, 1
         self.folder, self.say, self.started = folder, say, time.time()
-        self.stopping, self.problem = False, ""
+        self.problem, self._stopping = "", False
         self.lost: LeaseLostError | None = None
         self.tallies = {study: Tally() for study in studies}
         self.live: dict[str, Live] = {}
@@ -102,6 +102,18 @@ class Driver:
             tally.complete(trial.values[0], trial.user_attrs["lam"])
             if not read_test(self.folder / study.name(trial.number)):
                 self._unmeasured.append(study.again(trial.number))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to stop at once: after a signal, at the request of another process, or for a problem."""
+        if self.lease.stop_asked and not self._stopping:
+            self._stopping = True
+            self.say("stopping, as `robsearch stop` asked: waiting for the workers")
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self._stopping = stopping
 
     @property
     def left(self) -> int:

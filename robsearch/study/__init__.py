@@ -2,7 +2,7 @@
 
 from optuna.storages import BaseStorage as Storage
 
-from robsearch.study.lease import Lease, living_owner
+from robsearch.study.lease import Lease, ask_to_stop, living_owner
 from robsearch.study.storage import (
     JOURNAL,
     SearchRecord,
@@ -20,6 +20,7 @@ __all__ = [
     "Storage",
     "Study",
     "Suggestion",
+    "ask_to_stop",
     "living_owner",
     "open_storage",
     "record_names",

@@ -30,7 +30,7 @@ class Lease:
     def __init__(self, storage: BaseStorage, search: str, number: int) -> None:
         self._storage, self._search, self._number = storage, search, number
         self._study = storage.get_study_id_from_name(_name(search, number))
-        self._released = threading.Event()
+        self._released, self._asked = threading.Event(), threading.Event()
         self._write()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
@@ -64,6 +64,11 @@ class Lease:
         if _exists(self._storage, _name(self._search, self._number + 1)):
             raise LeaseLostError(f"another driver took over {self._search!r}; this one stops and writes nothing more")
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether somebody asked this driver to stop (``ask_to_stop``), known within 5 seconds."""
+        return self._asked.is_set()
+
     def release(self) -> None:
         """Gives the search free for the next driver."""
         self._released.set()
@@ -73,6 +78,8 @@ class Lease:
         while not self._released.wait(RENEW_SECONDS):
             try:
                 self._write()
+                if self._storage.get_study_user_attrs(self._study).get("stop"):
+                    self._asked.set()
             except Exception:  # a storage that is down for a while must not end the lease's thread
                 continue
 
@@ -84,6 +91,21 @@ class Lease:
             "renewed": time.time(),
         }
         self._storage.set_study_user_attr(self._study, "owner", owner)
+
+
+def ask_to_stop(storage: BaseStorage, search: str) -> dict[str, Any]:
+    """Asks the process that drives a search to stop, as Ctrl-C would; returns who it is.
+
+    Raises:
+        InputError: nobody drives it.
+    """
+    owner = living_owner(storage, search)
+    if owner is None:
+        do = f"there is nothing to stop; `robsearch status {search}` says how it stands"
+        raise InputError(refusal(f"a process that drives {search!r}", "none", do))
+    study = storage.get_study_id_from_name(_name(search, _newest(storage, search)))
+    storage.set_study_user_attr(study, "stop", time.time())
+    return owner
 
 
 def living_owner(storage: BaseStorage, search: str) -> dict[str, Any] | None:
