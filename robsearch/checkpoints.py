@@ -5,7 +5,8 @@
     w4-017/a2/LATEST                    the name of the newest valid epoch folder, written last
 
 The attempt number is claimed by an exclusive create, so a worker that outlived its driver writes where nobody
-reads. An attempt begins by copying what its predecessor left, and is then self-contained.
+reads, and stops. An attempt begins by copying what its predecessor left, and is then self-contained. A checkpoint is
+never written over: one that finds no room on the disk leaves those before it as they are (``saving``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from robsearch.disk import is_full, no_room, weights_of
 from robsearch.protocols import Checkpoint, Metrics
 from robsearch.trainer import VALUE, Epoch
 
@@ -58,6 +61,25 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint as it is written, still in memory: later training does not change it."""
+
+    name: str
+    best: str
+    state: bytes
+    history: str
+
+    @classmethod
+    def of(cls, epoch: Epoch, history: list[Metrics]) -> Snapshot:
+        """Of an epoch's live tensors, and the metrics of every epoch up to it."""
+        buffer = io.BytesIO()
+        torch.save(epoch.state, buffer)
+        state = buffer.getvalue()
+        entries = {"sha256": hashlib.sha256(state).hexdigest(), "epochs": history}
+        return cls(_name(epoch.number), _name(best_epoch(history)), state, json.dumps(entries))
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One process's try at a trial, and the only writer of its folder ``a<number>``."""
 
@@ -81,38 +103,76 @@ class Attempt:
             except FileExistsError:
                 number += 1
 
-    def resume(self) -> Saved | None:
-        """Copies the newest valid checkpoint of earlier attempts here, with the best one, and returns it."""
-        saved = newest(self.trial)
-        if saved is None:
-            return None
-        for name in {saved.folder.name, _name(best_epoch(saved.history))}:
-            shutil.copytree(saved.folder.parent / name, self.folder / name)
-        self._point_to(saved.folder.name)
-        return Saved(self.folder / saved.folder.name, saved.history)
-
-    def save(self, epoch: Epoch, history: list[Metrics]) -> None:
-        """Writes a checkpoint, names it in ``LATEST``, and drops all others but the previous and the best.
+    def refuse_if_stale(self) -> None:
+        """Call it before anything is written.
 
         Raises:
             StaleAttemptError: a newer attempt was claimed meanwhile.
         """
-        if max(_attempts(self.trial)) > self.number:
+        if max(_attempts(self.trial), default=0) > self.number:
             raise StaleAttemptError(f"attempt {self.number} was superseded and stopped")
-        folder = self.folder / _name(epoch.number)
-        folder.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(epoch.state, buffer)
-        (folder / "state.pt").write_bytes(buffer.getbuffer())
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        (folder / "history.json").write_text(json.dumps({"sha256": digest, "epochs": history}))
-        self._point_to(folder.name)
-        self._drop_others(folder.name, _name(best_epoch(history)))
+
+    def resume(self) -> Saved | None:
+        """Copies the newest valid checkpoint of earlier attempts here, with the best one, and returns it.
+
+        Where there is no room for copies, the files are linked, which takes none.
+
+        Raises:
+            StaleAttemptError: a newer attempt was claimed meanwhile.
+            DiskFullError: not even links find room.
+        """
+        self.refuse_if_stale()
+        saved = newest(self.trial)
+        if saved is None:
+            return None
+        before, here = saved.folder.parent, self.folder / saved.folder.name
+        try:
+            for name in {here.name, _name(best_epoch(saved.history))}:
+                (self.folder / name).mkdir()
+                for file in ("state.pt", "history.json"):
+                    _copy(before / name / file, self.folder / name / file)
+            self.refuse_if_stale()
+            _copy(before / "LATEST", self.folder / "LATEST")
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise no_room(here, weights_of(self.trial), error) from error
+        return Saved(here, saved.history)
+
+    def save(self, epoch: Epoch, history: list[Metrics]) -> None:
+        """``write`` of an epoch as it is now."""
+        self.refuse_if_stale()
+        self.write(Snapshot.of(epoch, history))
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Writes a checkpoint, names it in ``LATEST``, and drops all others but the previous and the best.
+
+        Raises:
+            StaleAttemptError: a newer attempt was claimed meanwhile.
+            DiskFullError: there is no room; what had been written of it is gone, and the others are as they were.
+        """
+        self.refuse_if_stale()
+        folder = self.folder / snapshot.name
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / "state.pt").write_bytes(snapshot.state)
+            (folder / "history.json").write_text(snapshot.history)
+            self._point_to(snapshot.name)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise no_room(folder, len(snapshot.state) + len(snapshot.history), error) from error
+        self._drop_others(snapshot.name, snapshot.best)
 
     def _point_to(self, name: str) -> None:
         unfinished = self.folder / "LATEST.tmp"
-        unfinished.write_text(name)
-        unfinished.replace(self.folder / "LATEST")
+        try:
+            unfinished.write_text(name)
+            unfinished.replace(self.folder / "LATEST")
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
 
     def _drop_others(self, newest: str, best: str) -> None:
         older = sorted((f for f in self.folder.glob("epoch-*") if f.name < newest), reverse=True)
@@ -154,6 +214,16 @@ def best_epoch(history: list[Metrics]) -> int:
 
 def _attempts(trial: Path) -> list[int]:
     return [int(a.name[1:]) for a in trial.glob("a*") if a.name[1:].isdecimal()]
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        target.unlink(missing_ok=True)
+        os.link(source, target)
 
 
 def _name(epoch: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.measures import Rates, rates
+from robsearch.memory import out_of_memory
 from robsearch.protocols import Attack, Images, Labels, Metrics, Split
 
 EVAL_SEED = 0
@@ -66,8 +67,8 @@ def in_chunks(split: Split, work: Callable[[Images, Labels], T], size: int = EVA
             try:
                 done.append(work(to_float(split.images[part]), split.labels[part]))
                 first += size
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
                     raise
                 size = min(size, len(split.labels) - first) // 2 or 1
                 warnings.warn(f"out of memory: going on with {size} images at a time", stacklevel=2)

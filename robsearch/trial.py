@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, best_epoch, newest
 from robsearch.data import load
+from robsearch.disk import DiskFullError
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
 from robsearch.measurement import Measurement, averages
+from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
 from robsearch.recipe import Recipe
+from robsearch.saving import Keeper
 from robsearch.trainer import NonFiniteLossError, train
 
 MASKING_EXAMPLES = 500
@@ -64,10 +67,13 @@ def run(recipe: Recipe, folder: Path) -> Iterator[Report]:
     attempt = Attempt.claim(folder)
     try:
         yield from _train(recipe, attempt)
-    except (NonFiniteLossError, StaleAttemptError) as error:
-        yield Report(ended="FAIL", reason=str(error), attempt=attempt.number)
+        return
+    except (NonFiniteLossError, DeviceFullError, DiskFullError, StaleAttemptError) as error:
+        reason = str(error)
     except Exception as error:
-        yield Report(ended="FAIL", reason=_reason(error, attempt.folder), attempt=attempt.number)
+        reason = _own_reason(error, attempt)
+    # Out of the except block: while the driver reads this, no traceback holds the trial's tensors.
+    yield Report(ended="FAIL", reason=reason, attempt=attempt.number)
 
 
 def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
@@ -122,17 +128,17 @@ def _train(recipe: Recipe, attempt: Attempt) -> Iterator[Report]:
     if saved:
         yield Report(list(history), attempt=attempt.number)
     sent, due = len(history), time.monotonic() + REPORT_SECONDS
-    epoch = None
+    epoch, keeper = None, Keeper(attempt, saved=len(history))
     for epoch in train(recipe, saved.state if saved else None):
         history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
         report = time.monotonic() >= due
         if report or best_epoch(history) == epoch.number:
-            attempt.save(epoch, history)
+            keeper.save(epoch, history)
         if report:
             yield Report(history[sent:], attempt=attempt.number)
             sent, due = len(history), time.monotonic() + REPORT_SECONDS
-    if epoch is not None and sent < len(history):
-        attempt.save(epoch, history)
+    if epoch is not None:
+        keeper.save(epoch, history, last=True)
     yield Report(history[sent:], ended="COMPLETE", attempt=attempt.number)
 
 
@@ -209,7 +215,20 @@ def _write_last(file: Path, content: object) -> None:
     unfinished.replace(file)
 
 
+def _own_reason(error: Exception, attempt: Attempt) -> str:
+    """Of a trial's own attempt; one that was superseded writes no file."""
+    try:
+        attempt.refuse_if_stale()
+    except StaleAttemptError as stale:
+        return f"{stale}, after {type(error).__name__}: {error}"
+    return _reason(error, attempt.folder)
+
+
 def _reason(error: Exception, folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(traceback.format_exc())
-    return f"{type(error).__name__}: {error} (traceback: {folder / 'error.txt'})"
+    text, file = traceback.format_exc(), folder / "error.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError as unwritten:  # a full disk must not hide what went wrong
+        return f"{type(error).__name__}: {error} (no traceback: {unwritten})"
+    return f"{type(error).__name__}: {error} (traceback: {file})"

@@ -18,6 +18,7 @@ from robsearch.attacks import PGD, AutoAttack, cross_entropy
 from robsearch.evaluation import EVAL_SEED, to_float
 from robsearch.ladder.files import Facts, Indices, Piece, digest, read_piece, write_piece
 from robsearch.ladder.standings import NATURAL
+from robsearch.memory import out_of_memory
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Images, Labels, Split
 
@@ -112,8 +113,8 @@ def in_batches(
                 torch.manual_seed(seed)
                 parts = zip(x.split(batch), y.split(batch), strict=True)
                 return torch.cat([holds(a, b) for a, b in parts]), batch
-        except torch.OutOfMemoryError:
-            if min(batch, len(x)) == 1:
+        except RuntimeError as error:
+            if min(batch, len(x)) == 1 or not out_of_memory(error):
                 raise
         batch = min(batch, len(x)) // 2
         warnings.warn(f"out of memory: going on with {batch} images at a time, from other starts", stacklevel=2)

@@ -1,0 +1,86 @@
+"""The disk that checkpoints lie on: whether it is full, what a search's weights take, and whose go first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from robsearch.errors import refusal
+
+
+class DiskFullError(OSError):
+    """There is no room for a checkpoint; says for which, how many bytes it needs, and how many are free."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that the disk, or what its quota allows, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_room(path: Path, needed: int, error: OSError) -> DiskFullError:
+    """The refusal for a checkpoint of ``needed`` bytes at ``path``."""
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,}"
+    except OSError:
+        free = "an unknown number of"
+    got = f"{free} ({error.strerror or error})"
+    do = "make room, for example by deleting state.pt files of trials you do not need, and resume"
+    return DiskFullError(refusal(f"{needed:,} bytes free for the checkpoint {path}", got, do))
+
+
+def weights(trials: Path) -> dict[str, int]:
+    """The bytes of the weights under each trial's folder, by its name, sorted; trials without are not in it."""
+    sizes = {trial.name: weights_of(trial) for trial in sorted(trials.iterdir())}
+    return {trial: size for trial, size in sizes.items() if size}
+
+
+def weights_of(trial: Path) -> int:
+    """The bytes of a trial's weights (``state.pt``), in all its attempts; no file is read.
+
+    A file that vanishes meanwhile counts nothing, and one that an attempt linked from another counts for each.
+    """
+    return sum(_size(file) for file in trial.glob("a*/epoch-*/state.pt"))
+
+
+def used(folder: Path) -> int:
+    """The bytes of all files under a folder, whatever they are; links are not followed, no file is read."""
+    return sum(_size(Path(where) / name) for where, _, names in os.walk(folder) for name in names)
+
+
+def to_drop(sizes: Mapping[str, int], keep: Collection[str], budget: int) -> list[str]:
+    """The trials whose weights must go so that those of the others take at most ``budget`` bytes.
+
+    As few as needed from the front of ``sizes``: order it from the trial to lose first to the one to lose last. Trials
+    in ``keep`` count but never go, so where they alone are above the budget, all others go and it is still exceeded.
+
+    Args:
+        sizes: bytes by trial, of all that have weights (``weights``).
+        keep: those being trained, or not yet measured, and the best of each width.
+        budget: in bytes.
+    """
+    left, dropped = sum(sizes.values()), []
+    for trial, size in sizes.items():
+        if left <= budget:
+            break
+        if trial not in keep and size:
+            dropped.append(trial)
+            left -= size
+    return dropped
+
+
+def best_of_each_width(values: Mapping[str, float], widths: Mapping[str, float], count: int) -> set[str]:
+    """The ``count`` trials of highest value at each width: of equal ones those that come first."""
+    ranked: dict[float, list[str]] = {}
+    for trial in sorted(values, key=lambda trial: -values[trial]):
+        ranked.setdefault(widths[trial], []).append(trial)
+    return {trial for trials in ranked.values() for trial in trials[:count]}
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,167 @@
+"""One optimiser step: attack, loss and gradient, in micro-batches where the device's memory does not do.
+
+A micro-batch of n of the batch's N images is attacked by itself, and its loss counts n / N. The batch's loss, terms
+and gradient come out as they would in one piece, for they are sums of such shares: of means over images (both terms,
+``AverageMargin``), and of what does not depend on images at all (``Orthogonality``). Weight perturbation, penalties
+on gradients and weights, the optimiser and lambda's schedule act once per batch. Two things are another draw or
+another number than in one piece: random starts of the attack, and BatchNorm, which in train mode normalises each
+micro-batch by its own statistics and moves its running ones once for each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robsearch.errors import refusal
+from robsearch.learner import Learner
+from robsearch.memory import DeviceFullError, free, out_of_memory
+from robsearch.modes import evaluating, frozen_statistics
+from robsearch.protocols import Images, Labels, Scalar
+from robsearch.recipe import Recipe
+
+
+def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor:
+    """``gradient``, done again with half the micro-batch for as long as the device's memory does not do.
+
+    The failed attempt leaves no trace but the smaller ``learner.micro_batch``, which holds from here on: the result
+    is, bit for bit, that of a learner which had it before. Says so once, in a warning.
+
+    Raises:
+        DeviceFullError: one image at a time is still too much; says model, batch size and what to do.
+    """
+    before, given = _Before.of(learner.model, x.device), learner.micro_batch
+    while (terms := _tried(learner, x, y, lam, progress)) is None:
+        learner.optimiser.zero_grad(set_to_none=True)
+        before.restore()
+        free()
+        learner.micro_batch = min(learner.micro_batch, len(y)) // 2
+    if learner.micro_batch < given:
+        now = f"{learner.micro_batch} of {learner.recipe.batch_size} images at a time"
+        warnings.warn(f"out of memory in epoch {learner.epoch}: training goes on with {now}", stacklevel=2)
+    return terms
+
+
+def _tried(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor | None:
+    """None if memory ran out. By then no traceback holds the attempt's tensors any more: its block is over."""
+    try:
+        return gradient(learner, x, y, lam, progress)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if min(learner.micro_batch, len(y)) == 1:
+            room = (
+                f"memory for {learner.recipe.model} with one image at a time (batch_size={learner.recipe.batch_size})"
+            )
+            do = "train a narrower model, or give each trial a larger share of a GPU (--gpus-per-trial) or a larger GPU"
+            raise DeviceFullError(refusal(room, str(error).partition("\n")[0], do)) from error
+    return None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a failed attempt may have moved. Weight perturbation takes its own step back, even on an error."""
+
+    buffers: list[tuple[Tensor, Tensor]]
+    device: torch.device
+    random: list[Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, device: torch.device) -> _Before:
+        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+        return cls([(buffer, buffer.clone()) for buffer in model.buffers()], device, random)
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for buffer, own in self.buffers:
+                buffer.copy_(own)
+        torch.set_rng_state(self.random[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.random[1], self.device)
+
+
+def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor:
+    """Leaves the training loss's gradient in the model; returns the terms (natural, robust), shape (2,), on the CPU.
+
+    Both are those of the whole batch, in as many micro-batches of nearly one size as ``learner.micro_batch`` asks
+    for. With weight perturbation, gradient and terms are those at the perturbed weights.
+    """
+    recipe, model, awp = learner.recipe, learner.model, learner.recipe.weight_perturbation
+    learner.optimiser.zero_grad(set_to_none=True)
+    count = -(-len(y) // learner.micro_batch)
+    pieces = zip(x.tensor_split(count), y.tensor_split(count), strict=True)
+    parts = [(part, perturbed(recipe, model, part, labels), labels) for part, labels in pieces]
+    terms: list[Tensor] = []
+
+    def losses() -> Iterator[Scalar]:
+        terms.clear()
+        for part, part_adv, labels in parts:
+            share = len(labels) / len(y)
+            natural, robust, clean_logits = loss_terms(recipe, model, part, part_adv, labels)
+            terms.append(share * torch.stack([natural.detach(), robust.detach()]).double())
+            added = (penalty.loss(model, clean_logits, labels) for penalty in recipe.penalties)
+            yield share * sum((term for term in added if term is not None), start=natural + lam * robust)
+
+    with awp.perturbed(model, lambda: linear(losses(), model), progress) if awp else nullcontext():
+        for loss in losses():
+            loss.backward()
+    return torch.stack(terms).sum(dim=0).cpu()
+
+
+def linear(losses: Iterable[Scalar], model: nn.Module) -> Scalar:
+    """A scalar with the losses' summed gradient in the weights, not with their value: ``sum_i w_i g_i``.
+
+    It needs the graph of one loss at a time; ``losses`` makes each when it is asked for.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for loss in losses:
+        for total, found in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            if found is not None:
+                total += found
+    return torch.stack([(weight * total).sum() for weight, total in zip(weights, sums, strict=True)]).sum()
+
+
+def perturbed(recipe: Recipe, model: nn.Module, x: Images, y: Labels) -> Images | None:
+    """The training attack's images, or None if the objective trains without.
+
+    The attack's reference ``f(x)`` is computed once, in eval mode and without gradient, not at each attack step.
+    """
+    with evaluating(model), torch.no_grad():
+        reference = model(x)
+    loss = recipe.objective.inner(reference, y)
+    return None if loss is None else recipe.attack(model, x, y, loss)
+
+
+def loss_terms(
+    recipe: Recipe, model: nn.Module, x: Images, x_adv: Images | None, y: Labels
+) -> tuple[Scalar, Scalar, Tensor]:
+    """The objective's two terms on one batch, in train mode, and the clean logits.
+
+    BatchNorm normalises clean and adversarial images each by their own statistics; ``recipe.batch_norm`` says
+    which of the two enter its running statistics.
+    """
+    with frozen_statistics(model, recipe.batch_norm == "adversarial" and x_adv is not None):
+        clean = model(x)
+    if x_adv is None:
+        return *recipe.objective.terms(clean, clean, y), clean
+    with frozen_statistics(model, recipe.batch_norm == "clean"):
+        adversarial = model(x_adv)
+    return *recipe.objective.terms(clean, adversarial, y), clean
+
+
+def optimiser_step(learner: Learner, step: int) -> None:
+    """One step of the optimiser, with what penalties do before and after it, and the average's update."""
+    penalties, model = learner.recipe.penalties, learner.model
+    for i, penalty in enumerate(penalties):
+        learner.penalties[i] = penalty.before_step(model, learner.penalties[i], step)
+    learner.optimiser.step()
+    for i, penalty in enumerate(penalties):
+        learner.penalties[i] = penalty.after_step(model, learner.penalties[i], step)
+    if learner.average is not None:
+        learner.average.update_parameters(model)

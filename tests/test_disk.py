@@ -1,0 +1,352 @@
+"""A disk that is full: /dev/full, which refuses each byte as a full disk does, and a real tiny one where mountable."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from small_spaces import STEPS, Faulty, recipe
+
+from robsearch import Epoch, trial
+from robsearch.checkpoints import Attempt, Snapshot, StaleAttemptError, drop_weights, newest, read_history
+from robsearch.disk import DiskFullError, best_of_each_width, is_full, to_drop, used, weights, weights_of
+from robsearch.saving import Keeper
+from robsearch.trial import run
+
+VALUE = "val/robust_accuracy"
+
+
+def epoch(number, weight=0.0, size=3):
+    return Epoch(number, {VALUE: 0.0}, {"model": {"w": torch.full((size,), weight)}, "epoch": number})
+
+
+def history(*values):
+    return [{"epoch": n, "time": 0.0, VALUE: value} for n, value in enumerate(values, 1)]
+
+
+def fill(attempt, number, file="state.pt"):
+    """Makes the disk full for one file of an epoch's checkpoint."""
+    folder = attempt.folder / f"epoch-{number:04d}"
+    folder.mkdir()
+    (folder / file).symlink_to("/dev/full")
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch_is_saved_and_faults_count_from_0(monkeypatch):
+    STEPS.clear()
+    monkeypatch.setattr(trial, "REPORT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A disk of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def ballast(disk):
+    """Takes all room that is left, and gives it back when it is removed."""
+    file = disk / "ballast"
+    with file.open("wb", buffering=0) as filled, contextlib.suppress(OSError):
+        while filled.write(bytes(4096)):
+            pass
+    assert shutil.disk_usage(disk).free == 0
+    return file
+
+
+# --- one checkpoint that finds no room ---
+
+
+@pytest.mark.parametrize("file", ["state.pt", "history.json", "LATEST.tmp"])
+def test_a_checkpoint_without_room_is_refused_with_the_numbers_and_leaves_the_one_before(tmp_path, file):
+    attempt = Attempt.claim(tmp_path)
+    attempt.save(epoch(1), history(0.1))
+    before = sorted(tmp_path.rglob("*"))
+    if file == "LATEST.tmp":
+        (attempt.folder / file).symlink_to("/dev/full")
+    else:
+        fill(attempt, 2, file)
+    with pytest.raises(DiskFullError, match=r"expected [\d,]+ bytes free .*a1/epoch-0002, got [\d,]+ \(No space left"):
+        attempt.save(epoch(2), history(0.1, 0.2))
+    assert sorted(tmp_path.rglob("*")) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert newest(tmp_path).state["epoch"] == 1
+    assert read_history(tmp_path) == history(0.1)
+
+
+def test_the_bytes_needed_are_those_of_the_checkpoint(tmp_path):
+    attempt = Attempt.claim(tmp_path)
+    attempt.save(epoch(1, size=1000), history(0.1))
+    needed = used(attempt.folder / "epoch-0001")
+    fill(attempt, 2)
+    with pytest.raises(DiskFullError, match=f"expected {needed:,} bytes") as error:
+        attempt.save(epoch(2, size=1000), history(0.1))
+    assert needed > 4000
+    assert error.value.__cause__.errno == errno.ENOSPC
+
+
+def test_another_error_of_the_disk_is_not_called_full(tmp_path):
+    attempt = Attempt.claim(tmp_path)
+    (attempt.folder / "epoch-0001").touch()
+    with pytest.raises(FileExistsError):
+        attempt.save(epoch(1), history(0.1))
+    assert is_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
+    assert not is_full(OSError(errno.EIO, "Input/output error"))
+
+
+# --- a training on such a disk ---
+
+
+def test_training_goes_on_without_room_and_says_so_once_and_the_next_save_tries_again(tmp_path):
+    keeper = Keeper(Attempt.claim(tmp_path))
+    keeper.save(epoch(1), history(0.5))
+    fill(keeper.attempt, 2)
+    fill(keeper.attempt, 3)
+    with pytest.warns(UserWarning, match=r"goes on without a new checkpoint: expected .*epoch-0002"):
+        keeper.save(epoch(2), history(0.5, 0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        keeper.save(epoch(3), history(0.5, 0.1, 0.1))
+        assert newest(tmp_path).state["epoch"] == 1
+    keeper.save(epoch(4), history(0.5, 0.1, 0.1, 0.1))
+    assert newest(tmp_path).state["epoch"] == 4
+    assert newest(tmp_path).best_state["epoch"] == 1
+    assert keeper.waiting == []
+
+
+def test_the_best_epoch_waits_in_memory_with_its_own_weights_until_there_is_room(tmp_path):
+    keeper, live = Keeper(Attempt.claim(tmp_path)), epoch(2, 2.0)
+    keeper.save(epoch(1, 1.0), history(0.5))
+    fill(keeper.attempt, 2)
+    with pytest.warns(UserWarning, match="epoch-0002"):
+        keeper.save(live, history(0.5, 0.9))
+    live.state["model"]["w"].fill_(-1.0)  # training goes on in the same tensors
+    keeper.save(epoch(3, 3.0), history(0.5, 0.9, 0.1))
+    saved = newest(tmp_path)
+    assert (saved.state["epoch"], saved.best_state["epoch"]) == (3, 2)
+    assert saved.best_state["model"]["w"][0] == 2
+
+
+def test_no_history_is_saved_whose_best_weights_are_not(tmp_path):
+    keeper = Keeper(Attempt.claim(tmp_path))
+    keeper.save(epoch(1), history(0.5))
+    fill(keeper.attempt, 2)
+    with pytest.warns(UserWarning, match="epoch-0002"):
+        keeper.save(epoch(2), history(0.5, 0.9))
+    fill(keeper.attempt, 2)
+    keeper.save(epoch(3), history(0.5, 0.9, 0.1))
+    assert newest(tmp_path).state["epoch"] == 1
+    fill(keeper.attempt, 2)
+    with pytest.raises(DiskFullError, match="epoch-0002"):
+        keeper.save(epoch(4), history(0.5, 0.9, 0.1, 0.1), last=True)
+
+
+def test_what_waits_and_is_best_no_more_is_let_go(tmp_path):
+    keeper = Keeper(Attempt.claim(tmp_path))
+    keeper.save(epoch(1), history(0.5))
+    fill(keeper.attempt, 2)
+    with pytest.warns(UserWarning, match="epoch-0002"):
+        keeper.save(epoch(2), history(0.5, 0.6))
+    keeper.save(epoch(3), history(0.5, 0.6, 0.9))
+    assert sorted(f.name for f in keeper.attempt.folder.glob("epoch-*")) == ["epoch-0001", "epoch-0003"]
+    assert newest(tmp_path).best_state["epoch"] == 3
+
+
+def test_without_any_checkpoint_a_full_disk_ends_the_trial_at_once(tmp_path):
+    keeper = Keeper(Attempt.claim(tmp_path))
+    fill(keeper.attempt, 1)
+    with pytest.raises(DiskFullError):
+        keeper.save(epoch(1), history(0.1))
+
+
+def test_an_epoch_is_written_once(tmp_path):
+    keeper = Keeper(Attempt.claim(tmp_path))
+    keeper.save(epoch(1), history(0.1))
+    (keeper.attempt.folder / "epoch-0001" / "state.pt").write_text("not touched again")
+    keeper.save(epoch(1), history(0.1), last=True)
+    assert (keeper.attempt.folder / "epoch-0001" / "state.pt").read_text() == "not touched again"
+
+
+@pytest.mark.parametrize("never_again", [False, True])
+def test_a_trial_on_a_disk_full_for_a_time_loses_nothing_and_full_to_the_end_fails(tmp_path, never_again):
+    whole = [report.epochs for report in run(recipe(8), tmp_path / "whole")]
+    trying = run(recipe(8), tmp_path / "full")
+    reports = [next(trying)]
+    attempt = Attempt(tmp_path / "full", 1)
+    fill(attempt, 2)
+    with pytest.warns(UserWarning, match="goes on without"):
+        reports.append(next(trying))
+    for number in (3, 4) if never_again else (3,):
+        fill(attempt, number)
+        reports.append(next(trying))
+    if never_again:
+        (attempt.folder / "LATEST.tmp").symlink_to("/dev/full")
+    reports += trying
+    entries = [entry[VALUE] for report in reports for entry in report.epochs]
+    assert entries == [entry[VALUE] for epochs in whole for entry in epochs]
+    if never_again:
+        assert reports[-1].ended == "FAIL"
+        assert "bytes free for the checkpoint" in reports[-1].reason
+        assert len(newest(tmp_path / "full").history) == 1
+    else:
+        assert reports[-1].ended == "COMPLETE"
+        assert len(newest(tmp_path / "full").history) == 4
+        assert newest(tmp_path / "full").best_state
+
+
+def test_on_a_real_full_disk_the_older_checkpoint_stays_and_a_resume_goes_on_from_it(tiny):
+    folder = tiny / "trial"
+    trying = run(recipe(8), folder)
+    next(trying)
+    full = ballast(tiny)
+    with pytest.warns(UserWarning, match=r"got 0 \(No space left on device\)"):
+        next(trying)
+    trying.close()  # killed here
+    assert [entry["epoch"] for entry in newest(folder).history] == [1]
+    resumed = run(recipe(8), folder)  # without a byte free: by links
+    assert [entry["epoch"] for entry in next(resumed).epochs] == [1]
+    full.unlink()
+    reports = list(resumed)
+    assert [entry["epoch"] for report in reports for entry in report.epochs] == [2, 3, 4]
+    assert reports[-1].ended == "COMPLETE"
+    assert newest(folder).folder.parent.name == "a2"
+    assert newest(folder).best_state
+
+
+def test_a_full_disk_does_not_hide_another_error(tmp_path):
+    trying = run(recipe(8, objective=Faulty(fault="raises", after=3, marker="full")), tmp_path)
+    next(trying)
+    (tmp_path / "a1" / "error.txt").symlink_to("/dev/full")
+    *_, report = trying
+    assert "RuntimeError: a fault of the objective (no traceback: [Errno 28]" in report.reason
+
+
+# --- damaged checkpoints ---
+
+
+@pytest.mark.parametrize("damage", ["truncated state.pt", "truncated history.json", "empty history.json", "missing"])
+def test_what_is_damaged_is_passed_over_for_the_one_before_and_said_so(tmp_path, damage):
+    first = run(recipe(8), tmp_path)
+    for _ in range(3):
+        next(first)
+    first.close()
+    folder = tmp_path / "a1" / "epoch-0003"
+    assert (tmp_path / "a1" / "LATEST").read_text() == folder.name
+    if damage == "missing":
+        (folder / "state.pt").unlink()
+    else:
+        how, name = damage.split()
+        os.truncate(folder / name, 100 if how == "truncated" else 0)
+    with pytest.warns(UserWarning, match="epoch-0003 is damaged: going back to the one before"):
+        report = next(run(recipe(8), tmp_path))
+    assert [entry["epoch"] for entry in report.epochs] == [1, 2]
+
+
+# --- a worker that comes back late ---
+
+
+def everything(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("when", ["resume", "save", "keep", "write"])
+def test_a_stale_attempt_writes_nothing_anywhere(tmp_path, when):
+    Attempt.claim(tmp_path).save(epoch(1), history(0.1))
+    stale = Attempt.claim(tmp_path)
+    if when != "resume":
+        stale.resume()
+    Attempt.claim(tmp_path).resume()
+    before = everything(tmp_path)
+    acts = {
+        "resume": stale.resume,
+        "save": lambda: stale.save(epoch(2), history(0.1, 0.2)),
+        "keep": lambda: Keeper(stale).save(epoch(2), history(0.1, 0.2)),
+        "write": lambda: stale.write(trial_snapshot()),
+    }
+    with pytest.raises(StaleAttemptError, match="attempt 2 was superseded"):
+        acts[when]()
+    assert everything(tmp_path) == before
+
+
+def trial_snapshot():
+    return Snapshot.of(epoch(2), history(0.1, 0.2))
+
+
+@pytest.mark.parametrize("fault", ["none", "raises"])
+def test_a_late_worker_says_that_it_was_superseded_and_writes_not_even_its_error(tmp_path, fault):
+    late = run(recipe(8, objective=Faulty(fault=fault, after=3, marker=f"late {fault}")), tmp_path)
+    next(late)
+    Attempt.claim(tmp_path).resume()
+    before = everything(tmp_path)
+    (report,) = late
+    assert report.ended == "FAIL"
+    assert report.attempt == 1
+    assert "attempt 1 was superseded" in report.reason
+    assert everything(tmp_path) == before
+
+
+# --- the budget ---
+
+SIZES = {"worst": 30, "middle": 20, "best": 50, "running": 10}
+
+
+@pytest.mark.parametrize(
+    ("budget", "gone"),
+    [
+        (110, []),
+        (109, ["worst"]),
+        (80, ["worst"]),
+        (79, ["worst", "middle"]),
+        (60, ["worst", "middle"]),
+        (0, ["worst", "middle"]),
+    ],
+)
+def test_as_few_as_needed_go_worst_first_and_never_what_is_kept(budget, gone):
+    assert to_drop(SIZES, {"best", "running"}, budget) == gone
+
+
+def test_what_has_no_weights_is_not_dropped_again():
+    assert to_drop({"a": 0, "b": 5}, (), 0) == ["b"]
+
+
+def test_the_best_of_each_width_are_those_of_highest_value():
+    values = {"w1-0": 0.1, "w1-1": 0.3, "w1-2": 0.2, "w2-0": 0.05, "w2-1": 0.05}
+    widths = {trial: float(trial[1]) for trial in values}
+    assert best_of_each_width(values, widths, 1) == {"w1-1", "w2-0"}
+    assert best_of_each_width(values, widths, 2) == {"w1-1", "w1-2", "w2-0", "w2-1"}
+    assert best_of_each_width(values, widths, 0) == set()
+
+
+def test_sizes_are_those_of_the_files_and_dropping_frees_them_but_not_the_history(tmp_path):
+    for name in ("w4-001", "w4-000"):
+        Attempt.claim(tmp_path / name).save(epoch(1, size=1000), history(0.1))
+    (tmp_path / "w4-002").mkdir()
+    size = (tmp_path / "w4-000/a1/epoch-0001/state.pt").stat().st_size
+    assert weights(tmp_path) == {"w4-000": size, "w4-001": size}
+    assert list(weights(tmp_path)) == ["w4-000", "w4-001"]
+    assert used(tmp_path) == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    before = used(tmp_path)
+    for name in to_drop(weights(tmp_path), {"w4-001"}, size):
+        drop_weights(tmp_path / name)
+    assert weights(tmp_path) == {"w4-001": size}
+    assert weights_of(tmp_path / "w4-000") == 0
+    assert used(tmp_path) == before - size
+    assert read_history(tmp_path / "w4-000") == history(0.1)
+
+
+def test_used_counts_links_not_what_they_point_to_and_no_folder_is_nothing(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(10_000))
+    (tmp_path / "link").symlink_to(Path("file"))
+    assert used(tmp_path) == 10_000 + len("file")
+    assert used(tmp_path / "none") == 0
