@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from robsearch.penalties import SingularValueClipping as SingularValueClipping
     from robsearch.perturbation import WeightPerturbation as WeightPerturbation
     from robsearch.recipe import Recipe as Recipe
+    from robsearch.resources import Resources as Resources
     from robsearch.schedules import WAR as WAR
     from robsearch.schedules import Fixed as Fixed
     from robsearch.schedules import Warmup as Warmup
@@ -100,6 +101,7 @@ _HOME = {
     "penalties": ["AverageMargin", "NormDecay", "Orthogonality", "SingularValueClipping"],
     "perturbation": ["WeightPerturbation"],
     "recipe": ["Recipe"],
+    "resources": ["Resources"],
     "schedules": ["Fixed", "WAR", "Warmup"],
     "search": ["Means", "Search", "evaluate", "launch", "load_search", "resume"],
     "spaces": ["Space", "check", "space"],

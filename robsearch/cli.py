@@ -45,7 +45,14 @@ Address = Annotated[
     str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)")
 ]
 Parallel = Annotated[int | None, typer.Option(help="trainings at once (default: as many as there is room for)")]
-Gpus = Annotated[float | None, typer.Option(help="GPUs per trial, or a share of one (default: 1 where there are any)")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(help="GPUs per trial, or a share of one (default: the space's, else 1 if there are any)"),
+]
+DiskBudget = Annotated[
+    float | None, typer.Option(help="GiB of weights to keep: those of the worst finished trials go (default: all stay)")
+]
+HangAfter = Annotated[float, typer.Option(help="seconds without a report until a trial counts as hung")]
 
 
 @app.command()
@@ -81,12 +88,14 @@ def launch(
     address: Address = None,
     parallel: Parallel = None,
     gpus_per_trial: Gpus = None,
+    hang_after: HangAfter = 7200.0,
+    disk_budget: DiskBudget = None,
 ) -> None:
     """Search a space: train on Ray, decide with Optuna, record in MLflow, end with a law and a report."""
     from robsearch.search import Means
     from robsearch.search import launch as launch_search
 
-    means = Means(results, storage, tracking, address, parallel, gpus_per_trial)
+    means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after, disk_budget)
     _conclude(launch_search(space, name=name, trials=trials, seed=seed, means=means), means)
 
 
@@ -100,12 +109,14 @@ def resume(
     address: Address = None,
     parallel: Parallel = None,
     gpus_per_trial: Gpus = None,
+    hang_after: HangAfter = 7200.0,
+    disk_budget: DiskBudget = None,
 ) -> None:
     """Go on with a search that was interrupted or killed, or give it more trials."""
     from robsearch.search import Means
     from robsearch.search import resume as resume_search
 
-    means = Means(results, storage, tracking, address, parallel, gpus_per_trial)
+    means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after, disk_budget)
     _conclude(resume_search(name, trials=trials, means=means), means)
 
 
@@ -132,6 +143,7 @@ def evaluate(
     address: Address = None,
     parallel: Parallel = None,
     gpus_per_trial: Gpus = None,
+    hang_after: HangAfter = 7200.0,
 ) -> None:
     """Attack finalists harder, up to AutoAttack, and look for gradient masking; goes on where it was stopped."""
     from rich.console import Console
@@ -141,7 +153,7 @@ def evaluate(
     from robsearch.search.evaluation_table import shown
 
     console = Console()
-    means = Means(results, storage, tracking, address, parallel, gpus_per_trial)
+    means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
     evaluation = evaluate_networks(target, rung=rung, top=top, means=means, console=console)
     for part in shown(evaluation):
         console.print(part, highlight=False)

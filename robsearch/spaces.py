@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
+from robsearch.resources import Resources
 
 Define = Callable[[optuna.Trial, float], Recipe]
 Control = Callable[[float], Recipe]
@@ -34,11 +35,15 @@ class Space:
         widths: at which the search is made; each gets a study of its own.
         controls: functions from a width to a recipe that is trained once at each width beside the search,
             such as the same net without adversarial loss, as a yardstick.
+        resources: a function from a width to what one training takes there, such as
+            ``lambda width: Resources(gpus=0.25 if width <= 2 else 1)``; None for one CPU and, where there are any,
+            one GPU.
     """
 
     define: Define
     widths: tuple[float, ...]
     controls: tuple[Control, ...] = ()
+    resources: Callable[[float], Resources] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -56,13 +61,18 @@ class Space:
         return f"{self.define.__module__}:{self.define.__name__}"
 
 
-def space(*, widths: tuple[float, ...], controls: tuple[Control, ...] = ()) -> Callable[[Define], Space]:
+def space(
+    *,
+    widths: tuple[float, ...],
+    controls: tuple[Control, ...] = (),
+    resources: Callable[[float], Resources] | None = None,
+) -> Callable[[Define], Space]:
     """Makes a search space of a function ``(trial, width) -> Recipe``; arguments as in ``Space``.
 
     Raises:
         InputError: widths that are not distinct and positive.
     """
-    return lambda define: Space(define, tuple(widths), tuple(controls))
+    return lambda define: Space(define, tuple(widths), tuple(controls), resources)
 
 
 def load_space(reference: str) -> Space:
@@ -124,7 +134,7 @@ def check(space: Space, draws: int = DRAWS) -> list[Draw]:
         of_width = [draw.recipe for draw in drawn if draw.width == width][:1]
         for recipe in (*of_width, *_controls(space, width, problems)):
             problems += [f"at width {width:g}: {problem}" for problem in recipe_problems(recipe)]
-    problems += [*_range_problems(drawn), *_width_problems(drawn)]
+    problems += [*_range_problems(drawn), *_width_problems(drawn), *_resource_problems(space)]
     if problems:
         raise InputError(*dict.fromkeys(problems))
     return drawn
@@ -160,6 +170,18 @@ def _controls(space: Space, width: float, problems: list[str]) -> Iterator[Recip
             yield _called(lambda control=control: control(width), f"control {control.__name__}")  # type: ignore[misc]
         except InputError as error:
             problems += [f"at width {width:g}: {problem}" for problem in error.problems]
+
+
+def _resource_problems(space: Space) -> Iterator[str]:
+    for width in space.widths if space.resources else ():
+        asked: object
+        try:
+            asked = space.resources(width) if space.resources else None
+        except Exception as error:
+            asked = error
+        if not isinstance(asked, Resources):
+            do = "return such as Resources(gpus=0.5)"
+            yield refusal(f"resources({width:g}) to give Resources", repr(asked), do)
 
 
 def _called(make: Callable[[], object], what: str) -> Recipe:

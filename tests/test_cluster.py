@@ -1,9 +1,140 @@
+import contextlib
 import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from concurrent import futures
 
+import grpc
+import psutil
 import pytest
 import ray
 
 from robsearch import InputError, cluster
+from robsearch.cluster.device import wait_for_memory
+from robsearch.cluster.jobs import Job
+from robsearch.cluster.patience import Patience
+from robsearch.resources import Resources
+from robsearch.trial import Report
+
+# --- small jobs: (count, seconds) is what they are given as a recipe ---
+
+
+def steps(recipe, folder):
+    """Counts, and notes who did it; goes on where an earlier attempt was."""
+    count, seconds = recipe
+    folder.mkdir(exist_ok=True)
+    notes = folder / "notes"
+    (folder / "assigned").write_text(str(ray.get_runtime_context().get_assigned_resources()["CPU"]))
+    done = len(notes.read_text().splitlines()) if notes.exists() else 0
+    for step in range(done, count):
+        time.sleep(seconds)
+        with notes.open("a") as file:
+            file.write(f"{step} {os.getpid()} {ray.get_runtime_context().get_node_id()} {time.time()}\n")
+        yield Report(epochs=[{"epoch": float(step)}])
+    yield Report(ended="COMPLETE")
+
+
+def meets(recipe, folder):
+    """Counts as soon as the other job, (its name, count, seconds) in the recipe, has begun: both run at once."""
+    name, count, seconds = recipe
+    folder.mkdir(exist_ok=True)
+    (folder / "begun").touch()
+    assert soon((folder.parent / name / "begun").exists, 60)
+    yield from steps((count, seconds), folder)
+
+
+def hangs(recipe, folder):
+    """Reports once, and then sleeps for ever."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "notes").open("a") as file:
+        file.write(f"0 {os.getpid()} - {time.time()}\n")
+    yield Report(epochs=[{"epoch": 0.0}])
+    time.sleep(1e6)
+
+
+def stops(recipe, folder):
+    """Is stopped by a signal as soon as it begins: not one thread of its process answers."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "notes").open("a") as file:
+        file.write(f"0 {os.getpid()} - {time.time()}\n")
+    yield from () if os.kill(os.getpid(), signal.SIGSTOP) else [Report(ended="COMPLETE")]
+
+
+def hangs_once(recipe, folder):
+    """Hangs in its second step, at the first attempt only."""
+    if (folder / "notes").exists():
+        yield from steps(recipe, folder)
+    else:
+        for report in steps(recipe, folder):
+            yield report
+            time.sleep(1e6)
+
+
+def tells_environment(recipe, folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))
+    yield Report(ended="COMPLETE")
+
+
+class Listed:
+    """Hands out a list of jobs (``cluster.Jobs``), some at once, and remembers what it hears."""
+
+    stopping = False
+
+    def __init__(self, jobs, parallel=2, on_report=None):
+        self.waiting, self.running, self.parallel, self.on_report = deque(jobs), {}, parallel, on_report
+        self.reports, self.ended = Counter(), {}
+
+    @property
+    def finished(self):
+        return not self.waiting and not self.running
+
+    def next(self):
+        if not self.waiting or len(self.running) >= self.parallel:
+            return None
+        job = self.waiting.popleft()
+        self.running[job.name] = job
+        return job
+
+    def heard(self, job, report):
+        self.reports[job.name] += 1
+        if self.on_report:
+            self.on_report(self, job)
+        return True
+
+    def gone(self, job, error):
+        del self.running[job.name]
+        self.ended[job.name] = error
+
+
+def notes(folder):
+    """(step, pid, node, time) of each step that a job noted."""
+    lines = [line.split() for line in (folder / "notes").read_text().splitlines()]
+    return [(int(step), int(pid), node, float(moment)) for step, pid, node, moment in lines]
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def soon(condition, seconds=10):
+    """Whether something becomes true within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.fixture(scope="module")
+def two_cpus():
+    with cluster.connected(None, cpus=2):
+        yield
+
+
+# --- connecting ---
 
 
 def test_a_local_cluster_is_on_loopback_and_workers_do_not_see_the_drivers_secrets(monkeypatch):
@@ -26,9 +157,242 @@ def test_a_local_cluster_is_on_loopback_and_workers_do_not_see_the_drivers_secre
     [
         ("ray://head:10001", "ray job submit"),
         ("127.0.0.1:1", "expected a Ray cluster at --address 127.0.0.1:1, got .*refused"),
+        ("127.0.0.1:99999", "expected a Ray cluster at --address 127.0.0.1:99999"),
         ("nonsense", "expected a Ray cluster at --address nonsense"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address, said):
     with pytest.raises(InputError, match=said), cluster.connected(address, None):
         pass
+
+
+@contextlib.contextmanager
+def silent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def web():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    asked, _ = server.accept()
+                    with asked:
+                        asked.recv(1000)
+                        asked.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def other_grpc():
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(0)
+
+
+@pytest.mark.parametrize("listener", [silent, web, other_grpc])
+def test_an_address_where_something_else_answers_is_refused_within_seconds(listener):
+    with listener() as port:
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"something else that listens there.*6379"):
+            cluster.check_address(f"127.0.0.1:{port}")
+        assert time.monotonic() - began < 12
+
+
+def test_an_address_in_the_environment_is_checked_too(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:1, got .*refused"):
+        cluster.check_address("auto")
+
+
+# --- resources ---
+
+
+@pytest.mark.slow
+def test_never_more_runs_at_once_than_there_are_cpus(two_cpus, tmp_path):
+    sizes = [1, 1, 2, 1]
+    jobs = [Job(f"j{i}", steps, (2, 0.2), tmp_path / f"j{i}", Resources(cpus)) for i, cpus in enumerate(sizes)]
+    listed = Listed(jobs, parallel=5)
+    cluster.run(listed, tmp_path, max_retries=0)
+    assert listed.ended == dict.fromkeys(["j0", "j1", "j2", "j3"])
+    events = []
+    for job in jobs:
+        moments = [moment for *_, moment in notes(job.folder)]
+        events += [(moments[0] - 0.2, job.resources.cpus), (moments[-1], -job.resources.cpus)]
+    taken = [sum(cpus for at, cpus in events if at <= moment) for moment, _ in events]
+    assert max(taken) <= 2
+    assert [float((job.folder / "assigned").read_text()) for job in jobs] == sizes
+    begun = [notes(job.folder)[0][3] for job in jobs]
+    assert begun[2] < begun[3]  # the large one was not overtaken
+
+
+@pytest.mark.slow
+def test_consecutive_jobs_of_equal_resources_share_a_process(two_cpus, tmp_path):
+    sizes = [1, 1, 2, 2, 1]
+    jobs = [Job(f"j{i}", steps, (1, 0), tmp_path / f"j{i}", Resources(cpus)) for i, cpus in enumerate(sizes)]
+    cluster.run(Listed(jobs, parallel=1), tmp_path, max_retries=0)
+    pids = [notes(job.folder)[0][1] for job in jobs]
+    assert pids[0] == pids[1]
+    assert pids[2] == pids[3]
+    assert len(set(pids)) == 3
+
+
+@pytest.mark.parametrize(
+    ("takes", "has", "fits"),
+    [
+        (Resources(1), {"CPU": 3.0}, 3),
+        (Resources(2), {"CPU": 3.0}, 1),
+        (Resources(0.1), {"CPU": 1.0}, 10),
+        (Resources(1, 1), {"CPU": 8.0, "GPU": 2.0}, 2),
+        (Resources(1, 1), {"CPU": 8.0}, 0),
+        (Resources(1, 4), {"CPU": 8.0, "GPU": 2.0}, 0),
+        (Resources(1, 0.5), {"CPU": 8.0, "GPU": 2.0}, 4),
+        (Resources(1, 0.4), {"CPU": 8.0, "GPU": 1.0}, 2),
+        (Resources(1, 0.4), {"CPU": 8.0, "GPU": 2.0}, 4),  # a fifth would lie on both
+        (Resources(1, 0.2), {"CPU": 8.0, "GPU": 1.0}, 5),
+    ],
+)
+def test_how_many_jobs_fit_on_a_node(takes, has, fits):
+    from robsearch.cluster.nodes import _fits
+
+    assert _fits(has, takes) == fits
+
+
+def test_how_many_jobs_fit_on_the_cluster(two_cpus):
+    assert [cluster.slots(Resources(cpus)) for cpus in (0.5, 1, 2, 3)] == [4, 2, 1, 0]
+    assert cluster.slots(Resources(1, 1)) == 0
+    assert cluster.total("CPU") == 2
+    assert cluster.node_count() == 1
+
+
+# --- secrets ---
+
+
+def test_a_job_does_not_see_secrets_that_its_node_was_started_with(monkeypatch, tmp_path):
+    with cluster.connected(None, cpus=1):
+        monkeypatch.setenv("A_PASSWORD", "hidden")
+        tell = Job("tell", tells_environment, None, tmp_path / "tell")
+        env = {"env_vars": {"A_PASSWORD": "hidden", "SEEN": "yes"}}
+        assert ray.get(ray.remote(lambda: os.environ["A_PASSWORD"]).options(runtime_env=env).remote()) == "hidden"
+
+        from robsearch.cluster.running import _work
+
+        with contextlib.suppress(Exception):  # no Tune around it
+            ray.get(ray.remote(_work).options(runtime_env=env).remote({"job": tell}))
+    seen = (tmp_path / "tell" / "environment").read_text()
+    assert "SEEN=yes" in seen
+    assert "hidden" not in seen
+
+
+# --- patience ---
+
+
+@pytest.mark.slow
+def test_a_job_that_hangs_is_ended_and_tried_again_while_others_go_on(two_cpus, tmp_path):
+    jobs = [
+        Job("hung", hangs, None, tmp_path / "hung"),
+        *(Job(f"j{i}", steps, (5, 0.1), tmp_path / f"j{i}") for i in range(3)),
+    ]
+    listed = Listed(jobs)
+    cluster.run(listed, tmp_path, max_retries=1, patience_s=2)
+    assert listed.ended.pop("hung") in ("no report for 2 s", "no report for 3 s")
+    assert listed.ended == dict.fromkeys(["j0", "j1", "j2"])
+    assert [len(notes(tmp_path / f"j{i}")) for i in range(3)] == [5, 5, 5]
+    pids = [pid for _, pid, *_ in notes(tmp_path / "hung")]
+    assert len(set(pids)) == 2
+    assert soon(lambda: not any(map(alive, pids)))
+
+
+def test_a_job_that_hung_once_goes_on_where_it_was(two_cpus, tmp_path):
+    listed = Listed([Job("once", hangs_once, (3, 0), tmp_path / "once")])
+    cluster.run(listed, tmp_path, max_retries=1, patience_s=2)
+    assert listed.ended == {"once": None}
+    assert [step for step, *_ in notes(tmp_path / "once")] == [0, 1, 2]
+
+
+def test_a_process_of_which_no_thread_runs_is_ended_too(two_cpus, tmp_path):
+    listed = Listed([Job("stopped", stops, None, tmp_path / "stopped")])
+    cluster.run(listed, tmp_path, max_retries=0, patience_s=2)
+    assert listed.ended["stopped"].startswith("no report for")
+    assert soon(lambda: not alive(notes(tmp_path / "stopped")[0][1]))
+
+
+def test_without_patience_and_within_five_of_the_longest_waits_nothing_is_ended(monkeypatch):
+    class Trial:
+        trial_id, temporary_state = "a", None  # asking for its process would raise
+
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def after(patience, seconds):
+        for _ in range(seconds):
+            clock[0] += 1
+            patience.on_step_begin(0, [])
+        return patience
+
+    never = Patience(None)
+    never.on_trial_start(0, [], Trial)
+    assert after(never, 1000).limit is None
+    patience = Patience(3)
+    patience.on_trial_start(0, [], Trial)
+    after(patience, 2).heard(Trial)
+    assert patience.limit == 10
+    after(patience, 10)
+    with pytest.raises(AttributeError):
+        after(patience, 1)
+    other = Patience(3)
+    other.on_trial_start(0, [], Trial)
+    clock[0] += 1000  # the driver was busy, not the worker
+    other.on_step_begin(0, [])
+    other.heard(Trial)
+    assert other.limit == 5
+
+
+# --- memory of a GPU ---
+
+
+def test_a_job_waits_until_its_share_of_the_memory_is_free(monkeypatch):
+    naps = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    readings = iter([0.1, 0.3, 0.44, 0.46, 0.0])
+    assert wait_for_memory(Resources(1, 0.5), lambda: next(readings))
+    assert len(naps) == 3
+    assert next(readings) == 0.0
+    assert wait_for_memory(Resources(1, 2), iter([0.89, 0.91]).__next__)
+    assert len(naps) == 4
+
+
+def test_a_job_waits_for_memory_no_longer_than_it_is_told_and_never_without_a_gpu():
+    began = time.monotonic()
+    assert not wait_for_memory(Resources(1, 1), lambda: 0.5, seconds=1)
+    assert 1 <= time.monotonic() - began < 3
+    assert wait_for_memory(Resources(1, 0))  # reads nothing: there is no GPU here
+
+
+# --- auto ---
+
+
+def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch):
+    from robsearch.cluster import connection
+
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert connection._found("auto") == "192.0.2.1:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    for running, said in (((), "got none: start one"), (("h:1", "h:2"), "got h:1, h:2: pass one as --address")):
+        monkeypatch.setattr(connection.services, "find_gcs_addresses", lambda running=running: set(running))
+        with pytest.raises(InputError, match=f"expected one Ray on this machine for --address auto, {said}"):
+            connection.check_address("auto")
+    monkeypatch.setattr(connection.services, "find_gcs_addresses", lambda: {"h:1"})
+    assert connection._found("auto") == "h:1"
+
+
+def test_rays_own_token_is_no_secret_to_ray():
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HF_TOKEN", "MY_RAY_AUTH_TOKEN", "MLFLOW_TRACKING_TOKEN")
+    assert [bool(cluster.SECRETS.search(name)) for name in names] == [False, False, True, True, True]

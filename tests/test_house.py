@@ -38,6 +38,11 @@ LAYERS = (
         "ladder",
         "masking",
         "measurement",
+        "learner",
+        "steps",
+        "memory",
+        "disk",
+        "saving",
     },
     {
         "attacks",
@@ -54,6 +59,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
+    {"resources"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""

@@ -1,8 +1,10 @@
+import dataclasses
 import sys
 
 import pytest
+from small_spaces import pair
 
-from robsearch import InputError, space
+from robsearch import InputError, Resources, space
 from robsearch.spaces import check, load_space
 
 
@@ -67,3 +69,22 @@ def test_all_problems_are_told_at_once():
 def test_widths_are_distinct_and_positive(widths):
     with pytest.raises(InputError, match="distinct positive widths"):
         space(widths=widths)(lambda trial, width: None)
+
+
+def test_a_space_says_what_a_training_of_each_width_takes():
+    thrifty = dataclasses.replace(pair, resources=lambda width: Resources(cpus=1, gpus=width / 16))
+    assert thrifty.resources(4) == Resources(1, 0.25)
+    check(thrifty)
+    with pytest.raises(InputError) as error:
+        check(dataclasses.replace(pair, resources=lambda width: {4: Resources(), 8: 1}[width]))
+    assert error.value.problems == (
+        "expected resources(8) to give Resources, got 1: return such as Resources(gpus=0.5)",
+    )
+    with pytest.raises(InputError, match=r"resources\(4\) to give Resources, got ZeroDivisionError"):
+        check(dataclasses.replace(pair, resources=lambda width: 1 / 0))
+
+
+@pytest.mark.parametrize("wrong", [{"cpus": 0}, {"gpus": -1}, {"gpus": 1.5}])
+def test_resources_that_no_node_could_give_are_refused(wrong):
+    with pytest.raises(InputError, match=f"expected {next(iter(wrong))} "):
+        Resources(**wrong)

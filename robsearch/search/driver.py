@@ -12,7 +12,9 @@ from robsearch.checkpoints import best_epoch, drop_weights
 from robsearch.cluster import Job, Work
 from robsearch.errors import LeaseLostError
 from robsearch.protocols import Metrics
+from robsearch.resources import Resources
 from robsearch.search.recording import Recorder
+from robsearch.search.shelf import Shelf
 from robsearch.study import Lease, Study, Suggestion
 from robsearch.trainer import VALUE
 from robsearch.trial import Report, measure, read_test, run
@@ -81,6 +83,8 @@ class Driver:
         say: Callable[[str], None],
     ) -> None:
         self.recorder, self.lease, self.total, self.parallel = recorder, lease, trials, 1
+        self.resources: dict[float, Resources] = {}
+        self.shelf = Shelf(folder)
         self.folder, self.say, self.started = folder, say, time.time()
         self.problem, self._stopping = "", False
         self.lost: LeaseLostError | None = None
@@ -100,6 +104,7 @@ class Driver:
                 tally.states[trial.state.name] += 1
                 continue
             tally.complete(trial.values[0], trial.user_attrs["lam"])
+            self._shelve(study, trial.number, trial.values[0])
             if not read_test(self.folder / study.name(trial.number)):
                 self._unmeasured.append(study.again(trial.number))
 
@@ -157,6 +162,7 @@ class Driver:
         if job.work is measure:
             if error:
                 self._measured(job, Report(ended="FAIL", reason=f"the measuring process broke down: {error}"))
+            self._tidy()
         elif (live := self.live.get(job.name)) and not self.stopping:
             what = f"broke down more often than it is retried: {error}" if error else "ended without a word"
             self._fail(live, f"its worker {what} (what it saved: {job.folder})")
@@ -166,7 +172,11 @@ class Driver:
     def _next_study(self) -> Study | None:
         searched = [study for study in self.tallies if study.control is None]
         if sum(self.tallies[study].taken for study in searched) < self.total:
-            return min(searched, key=lambda study: self.tallies[study].taken)
+            share = -(-self.total // len(searched))
+            open_ones = (study for study in searched if self.tallies[study].taken < share)
+            # Where widths take different resources, one after the other: a process is only reused for equal ones.
+            uneven = len(set(self.resources.values())) > 1
+            return next(open_ones) if uneven else min(searched, key=lambda study: self.tallies[study].taken)
         controls = (study for study in self.tallies if study.control is not None)
         return next((study for study in controls if not self.tallies[study].states.total()), None)
 
@@ -183,7 +193,8 @@ class Driver:
         return Live(suggestion, study)
 
     def _handed(self, suggestion: Suggestion, work: Work) -> Job:
-        job = Job(suggestion.trial, work, suggestion.recipe, self.folder / suggestion.trial)
+        folder, takes = self.folder / suggestion.trial, self.resources.get(suggestion.width, Resources())
+        job = Job(suggestion.trial, work, suggestion.recipe, folder, takes)
         self._jobs[job.name] = job
         return job
 
@@ -213,6 +224,7 @@ class Driver:
 
     def _complete(self, live: Live) -> None:
         live.study.complete(live.suggestion.number, live.best, live.history[-1])
+        self._shelve(live.study, live.suggestion.number, live.best[VALUE])
         self._failures_in_a_row = 0
         self._unmeasured.append(live.suggestion)
         self._ended(live, "COMPLETE")
@@ -254,6 +266,18 @@ class Driver:
         if report.reason:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
+
+    def _shelve(self, study: Study, number: int, value: float) -> None:
+        if study.control is None:
+            self.shelf.finished(study.name(number), study.width, value)
+
+    def _tidy(self) -> None:
+        controls = (study.label for study in self.tallies if study.control is not None)
+        waiting = (one.trial for one in self._unmeasured)
+        left = (live.suggestion.trial for live in self._left)
+        busy = {*self.live, *self._jobs, *waiting, *left, *(f"{label}-000" for label in controls)}
+        if dropped := self.shelf.tidy(busy):
+            self.say(f"disk budget: the weights of {', '.join(dropped)} were dropped")
 
     def interrupt(self) -> None:
         """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a driver adopts it."""

@@ -57,12 +57,13 @@ def launch(
     check_writable(means.place.results)
     name = new_name(name, space, means.place)
     check_tracking(means.uri())
-    tracker = Tracker(means.uri(), name, means.place.results)
     trials = trials or TRIALS_PER_WIDTH * len(space.widths)
     told, facts = without_password(means.uri()), setting(recipe, seed)
     record = SearchRecord(name, space.reference, space.widths, seed, trials, told, facts)
-    record.create(open_storage(means.storage, means.place.folder(name)))
-    return _drive(space, record, tracker, means, recipe.epochs, console)
+    with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
+        tracker = Tracker(means.uri(), name, means.place.results)
+        record.create(open_storage(means.storage, means.place.folder(name)))
+        return _drive(space, record, tracker, means, recipe.epochs, console)
 
 
 def resume(
@@ -116,9 +117,12 @@ def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, e
         recorder.catch_up(studies)
         _say_start(driver, record, folder, console)
         with stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
-            driver.parallel, resources = room(means)
+            driver.parallel, driver.resources = room(means, space)
+            driver.shelf.budget = means.disk_budget
+            if cluster.node_count() > 1:
+                cluster.check_shared(folder)
             with watched(driver, console):
-                cluster.run(driver, resources, folder, MAX_RETRIES)
+                cluster.run(driver, folder, MAX_RETRIES, means.hang_after)
         if driver.lost:
             raise driver.lost
         return _conclude(driver, means, console)

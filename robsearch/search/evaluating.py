@@ -16,10 +16,11 @@ from robsearch.cluster import Job
 from robsearch.errors import InputError, refusal
 from robsearch.ladder import RUNGS, Flip, flips, read_ladder
 from robsearch.masking import Check
+from robsearch.resources import Resources
 from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
 from robsearch.search.workplace import Means, room, stops_on_signal
-from robsearch.spaces import Space
+from robsearch.spaces import Space, load_space
 from robsearch.tracking import Tracker, check_tracking
 from robsearch.trial import Report, evaluate_trial, ladder_folder
 
@@ -87,9 +88,9 @@ def evaluate(
     check_tracking(uri)
     jobs = _Jobs(found, rung)
     with stops_on_signal(jobs, console), cluster.connected(means.address, means.parallel):
-        jobs.parallel, resources = room(means)
+        jobs.parallel, jobs.resources = room(means, space or load_space(search.space))
         with jobs.bars(console):
-            cluster.run(jobs, resources, search.folder, MAX_RETRIES)
+            cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after)
     _record(Tracker(uri, search.name, means.place.results), jobs, console)
     return Evaluation(found, jobs.problems)
 
@@ -117,6 +118,7 @@ class _Jobs:
 
     def __init__(self, found: list[Finalist], rung: str) -> None:
         self.finalists, self.stopping, self.parallel = found, False, 1
+        self.resources: dict[float, Resources] = {}
         self.metrics: dict[str, dict[str, float]] = {}
         self.problems = {one.trial: "stopped before its end; the same command goes on" for one in found}
         self._waiting = deque(sorted(found, key=lambda one: -one.width))
@@ -141,7 +143,8 @@ class _Jobs:
             return None
         one = self._waiting.popleft()
         self._running.add(one.trial)
-        return Job(one.trial, partial(evaluate_trial, rung=self._rung, epoch=one.epoch), one.recipe, one.folder)
+        work = partial(evaluate_trial, rung=self._rung, epoch=one.epoch)
+        return Job(one.trial, work, one.recipe, one.folder, self.resources[one.width])
 
     def heard(self, job: Job, report: Report) -> bool:
         if report.progress is not None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -16,7 +16,9 @@ from rich.console import Console
 
 from robsearch import cluster
 from robsearch.errors import InputError, refusal
+from robsearch.resources import Resources
 from robsearch.search.result import Place
+from robsearch.spaces import Space
 from robsearch.tracking import default_uri
 
 
@@ -30,7 +32,11 @@ class Means:
         tracking: an MLflow URI; by default ``MLFLOW_TRACKING_URI``, else a sqlite file in the results folder.
         address: of a running Ray cluster (``auto``, ``HOST:PORT``); by default one on this machine.
         parallel: trainings at once; by default as many as the cluster has room for.
-        gpus_per_trial: GPUs or a share of one; by default 1 where the cluster has any.
+        gpus_per_trial: GPUs or a share of one; by default what the space asks for, else 1 where the cluster has any.
+        hang_after: seconds without a report after which a trial counts as hung and its worker is started again,
+            but never less than five times the longest time between two reports so far; None: never.
+        disk_budget: GiB that the weights of this search may take; above it, those of finished and measured trials
+            go, worst first, never the best of a width. None: no limit.
     """
 
     results: str | Path | None = None
@@ -39,6 +45,8 @@ class Means:
     address: str | None = None
     parallel: int | None = None
     gpus_per_trial: float | None = None
+    hang_after: float | None = 7200.0
+    disk_budget: float | None = None
 
     @property
     def place(self) -> Place:
@@ -48,7 +56,8 @@ class Means:
     @property
     def bounds(self) -> dict[str, tuple[float | None, float]]:
         """The numbers among them, each with its least value."""
-        return {"parallel": (self.parallel, 1), "gpus_per_trial": (self.gpus_per_trial, 0)}
+        least = {"parallel": (self.parallel, 1), "gpus_per_trial": (self.gpus_per_trial, 0)}
+        return {**least, "hang_after": (self.hang_after, 1), "disk_budget": (self.disk_budget, 0)}
 
     def uri(self, remembered: str | None = None) -> str:
         """The MLflow URI: as given, else as remembered from the launch, else from the environment."""
@@ -62,19 +71,32 @@ class Stoppable(Protocol):
     stopping: bool
 
 
-def room(means: Means) -> tuple[int, cluster.Resources]:
-    """How many jobs at once, and what each takes, on the connected cluster.
+def room(means: Means, space: Space) -> tuple[int, dict[float, Resources]]:
+    """How many jobs at once, and what those of each width take, on the connected cluster.
 
     Raises:
-        InputError: there is no room for one.
+        InputError: there is no room for one of some width.
     """
-    cpus, gpus = cluster.total("CPU"), cluster.total("GPU")
-    per_trial = means.gpus_per_trial if means.gpus_per_trial is not None else float(gpus >= 1)
-    fits = int(min(cpus, gpus / per_trial) if per_trial else cpus)
-    if not fits:
-        got = f"a cluster of {cpus:g} CPUs and {gpus:g} GPUs"
-        raise InputError(refusal(f"room for one trial (1 CPU, {per_trial:g} GPUs)", got, "lower --gpus-per-trial"))
-    return min(means.parallel or fits, fits), cluster.Resources(1, per_trial)
+    takes = {width: _resources(means, space, width) for width in space.widths}
+    fits = {width: cluster.slots(resources) for width, resources in takes.items()}
+    nodes = cluster.node_count()
+    got = f"{cluster.total('CPU'):g} CPUs and {cluster.total('GPU'):g} GPUs on {nodes} node{'s' * (nodes != 1)}"
+    do = "lower --gpus-per-trial, or the space's resources"
+    problems = [
+        refusal(f"room on one node for a trial of width {width:g} ({one.cpus:g} CPUs, {one.gpus:g} GPUs)", got, do)
+        for width, one in takes.items()
+        if not fits[width]
+    ]
+    if problems:
+        raise InputError(*problems)
+    most = max(fits.values())
+    return min(means.parallel or most, most), takes
+
+
+def _resources(means: Means, space: Space, width: float) -> Resources:
+    """As the space asks, by default one CPU and, where there are any, one GPU; an explicit option has the last word."""
+    asked = space.resources(width) if space.resources else Resources(1, float(cluster.total("GPU") >= 1))
+    return asked if means.gpus_per_trial is None else replace(asked, gpus=means.gpus_per_trial)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,141 @@
+"""Runs jobs with Ray Tune: who decides is asked for the next job, and told what came of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from robsearch.cluster.device import wait_for_memory
+from robsearch.cluster.jobs import Job, Jobs
+from robsearch.cluster.patience import Patience
+from robsearch.cluster.secrets import forget_secrets
+from robsearch.trial import Report
+
+
+def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = None) -> None:
+    """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster has room for.
+
+    Jobs start in the order in which they are given out. One for which there is no room now waits, and those behind
+    it wait with it, so that a large one is not overtaken for ever; one that fits on no node would wait until such a
+    node joins: see ``slots``.
+
+    Args:
+        jobs: who decides.
+        folder: on storage that all nodes share; Ray keeps its own notes there, on which nothing depends.
+        max_retries: how often a job whose process died, was ended or whose node died is started again.
+        patience_s: of silence after which a job counts as hung and is ended, see ``Patience``; None: never.
+    """
+    bridge, patience = _Bridge(jobs), Patience(patience_s)
+    listener = _Listener(bridge, patience)
+    tuner = Tuner(
+        tune.with_resources(_work, _bundle),
+        tune_config=TuneConfig(search_alg=bridge, scheduler=listener, num_samples=-1, reuse_actors=True),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            stop=_Stop(jobs),
+            callbacks=[patience],
+            failure_config=FailureConfig(max_failures=max_retries),
+        ),
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    tuner.fit()
+
+
+def _bundle(config: dict[str, Any]) -> PlacementGroupFactory:
+    takes = config["job"].resources
+    return PlacementGroupFactory([{"CPU": takes.cpus, "GPU": takes.gpus}])
+
+
+def _work(config: dict[str, Any]) -> None:
+    forget_secrets()
+    job: Job = config["job"]
+    wait_for_memory(job.resources)
+    for report in job.work(job.recipe, job.folder):
+        tune.report({"report": report})
+
+
+class _Unsaved:
+    """Tune pickles what it is given into its snapshots. Ours hold a live driver, and nothing depends on them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Bridge(_Unsaved, Searcher):
+    """What Tune asks for trials, and tells of their end."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        super().__init__()
+        self.jobs = jobs
+        self.running: dict[str, Job] = {}
+        self.errors: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        if self.jobs.finished or self.jobs.stopping:
+            return str(Searcher.FINISHED)
+        job = self.jobs.next()
+        if job is None:
+            return None
+        self.running[trial_id] = job
+        return {"job": job}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        job = self.running.pop(trial_id, None)
+        if job:
+            self.jobs.gone(job, self.errors.get(trial_id, "unknown error") if error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth, not Tune's snapshots."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, for the same reason."""
+
+
+class _Listener(_Unsaved, FIFOScheduler):
+    """What Tune asks whether a trial goes on."""
+
+    def __init__(self, bridge: _Bridge, patience: Patience) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._bridge, self._patience = bridge, patience
+        self._last: dict[str, Report] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        job, report = self._bridge.running.get(trial.trial_id), result["report"]
+        if job is None or self._last.get(trial.trial_id) is report:
+            return str(TrialScheduler.CONTINUE)  # Tune repeats the last result when a function returns
+        self._last[trial.trial_id] = report
+        self._patience.heard(trial)
+        goes_on = self._bridge.jobs.heard(job, report)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._bridge.errors[trial.trial_id] = self._patience.reasons.get(trial.trial_id) or _in_one_line(trial)
+
+
+def _in_one_line(trial: Any) -> str:
+    try:
+        text = str(trial.get_pickled_error())
+    except Exception as error:  # an exception of the user's may not unpickle here; the trial still fails as one
+        return f"an error that the driver cannot read ({type(error).__name__}: {error})"
+    lines = [line for line in text.splitlines() if line.strip()] or ["unknown error"]
+    raised = lines[0].startswith(("\x1b", "ray::")) or "traceback" in lines[0].lower()
+    return lines[-1] if raised else lines[0]
+
+
+class _Stop(_Unsaved, Stopper):
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._jobs.stopping
