@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from .answer import answer
 from .canvas import Drawing, variables
+from .cost import cost_by_width
 from .crest import lam_against_width
 from .evidence import Evidence, LeftOutError, Searched
 from .markup import Html, definitions, html, join, left_out, link, tag
@@ -111,6 +112,7 @@ SECTIONS = (
     Section("The best trials over training", "Training", accuracy_over_epochs),
     Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),
     Section("Lipschitz ratio and margin against λ", "Lipschitz and margin", measures_against_lam),
+    Section("Cost by width", "Cost", cost_by_width),
     Section("All trials", "All trials", all_trials),
     Section("How this was made", "Setting", setting),
 )

@@ -1,0 +1,51 @@
+"""The report's cost by width, against sums made by hand."""
+
+import re
+
+import pandas as pd
+import pytest
+from test_report import page, searched, trial
+
+
+def rows_of(text):
+    section = text[text.index('id="cost"') :]
+    section = section[: section.index("</section>")]
+    found = re.findall(r"<tr><th scope=.row.>(.*?)</th>(.*?)</tr>", section)
+    return {
+        re.sub("<.*?>", "", first): [re.sub("<.*?>|\u202f", "", cell) for cell in re.findall(r"<td>(.*?)</td>", rest)]
+        for first, rest in found
+    }
+
+
+@pytest.fixture
+def search():
+    """Two trainings of width 4 (3 epochs each), one and a control of width 16; epochs of 10 s and 20 s."""
+    control = {**trial(16.0, 0, 1.0), "trial": "w16-standard-000", "control": "standard"}
+    made = searched([trial(4.0, 0, 1.0), trial(4.0, 1, 2.0), trial(16.0, 0, 2.0), control])
+    wide = made.epochs["trial"].str.startswith("w16")
+    made.epochs["time/epoch_seconds"] = wide.map({True: 20.0, False: 10.0})
+    made.epochs["time/images_per_second"] = wide.map({True: 50.0, False: 2000.0})
+    made.epochs["memory/peak_rss_gib"] = range(len(made.epochs))
+    made.trials["time/measure_seconds"] = [1.0, 2.0, 3.0, 4.0]
+    return made
+
+
+def test_each_width_has_its_sums_and_medians(search, tmp_path):
+    rows = rows_of(page(search, tmp_path))
+    assert rows["4"] == ["2", "60s", "–", "30s", "2,000", "5", "3s"]
+    assert rows["16"] == ["2", "2min", "–", "60s", "50", "11", "7s"]
+
+
+def test_gpu_time_and_memory_are_shown_where_there_is_a_gpu(search, tmp_path):
+    search.epochs["time/gpu_seconds"] = 5.0
+    search.epochs["memory/peak_gib"] = 7.25
+    text = page(search, tmp_path)
+    assert rows_of(text)["16"][1:6] == ["2min", "30s", "60s", "50", "7.25"]
+    assert "what tensors took on the GPU" in text
+
+
+def test_a_search_recorded_without_costs_shows_dashes_and_one_without_epochs_says_so(search, tmp_path):
+    bare = searched([trial(4.0, 0, 1.0)])
+    assert rows_of(page(bare, tmp_path))["4"] == ["1", *["–"] * 6]
+    empty = pd.DataFrame(columns=["trial", "epoch"])
+    assert "Left out: no epoch has ended yet." in page(type(bare)(bare.trials, empty, bare.ridge), tmp_path)
