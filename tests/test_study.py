@@ -1,8 +1,10 @@
 import os
+import random
 import subprocess
 import sys
 import time
 
+import optuna
 import pytest
 from small_spaces import pair, recipe
 
@@ -21,6 +23,7 @@ from robsearch.study import (
     repair_journal,
     without_password,
 )
+from robsearch.study.pruning import MarginPruner
 from robsearch.study.suggestions import derived_seed
 
 VALUE = "val/robust_accuracy"
@@ -210,3 +213,55 @@ def test_a_driver_that_is_asked_to_stop_knows_it_and_the_next_one_is_not_asked(s
     time.sleep(0.2)
     assert not following.stop_asked
     following.release()
+
+
+def test_a_trial_that_was_adopted_reports_only_the_epochs_the_storage_lacks(storage, tmp_path, recwarn):
+    dead = study(storage)
+    dead.ask()
+    dead.report(0, entries(0.1, 0.2))
+    reopened = open_storage(None, tmp_path)
+    heir = study(reopened)
+    (suggestion,) = heir.adopt()
+    journal = tmp_path / "optuna.journal"
+    before = len(journal.read_bytes().splitlines())
+    for _ in range(2):
+        heir.report(suggestion.number, entries(0.9, 0.9, 0.3))
+    assert len(journal.read_bytes().splitlines()) == before + 1
+    assert heir.trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+    assert not [w for w in recwarn if "already reported" in str(w.message)]
+
+
+def curve(*values, state=optuna.trial.TrialState.COMPLETE):
+    done = state == optuna.trial.TrialState.COMPLETE
+    return optuna.trial.create_trial(
+        state=state, value=max(values) if done else None, intermediate_values=dict(enumerate(values, 1))
+    )
+
+
+def by_hand(pruner, study, trial):
+    """The definition, with every finished curve read anew."""
+    step = trial.last_step
+    finished = [t for t in study.get_trials() if t.state.name == "COMPLETE"]
+    if step < pruner.warmup or len(finished) < pruner.startup:
+        return False
+
+    def best(t):
+        return max((v for at, v in t.intermediate_values.items() if at <= step), default=float("-inf"))
+
+    return best(trial) < max(map(best, finished)) - pruner.margin
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pruner_that_remembers_curves_decides_as_one_that_reads_them_all(seed):
+    draw = random.Random(seed)
+    pruner, verdicts = MarginPruner(margin=0.1, startup=3, warmup=2), []
+    widths = [optuna.create_study(direction="maximize"), optuna.create_study(direction="maximize")]
+    for _ in range(60):
+        own = draw.choice(widths)
+        values = [draw.random() * (0.5 if own is widths[0] else 1.0) for _ in range(draw.randint(1, 5))]
+        running = curve(*values, state=optuna.trial.TrialState.RUNNING)
+        verdicts.append(pruner.prune(own, running))
+        assert verdicts[-1] == by_hand(pruner, own, running)
+        if draw.random() < 0.3:
+            own.add_trial(curve(*values))
+    assert set(verdicts) == {True, False}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.pruners import BasePruner
@@ -24,15 +27,34 @@ class MarginPruner(BasePruner):
 
     def __init__(self, margin: float = 0.04, startup: int = 2, warmup: int = 0) -> None:
         self.margin, self.startup, self.warmup = margin, startup, warmup
+        self._finished: WeakKeyDictionary[optuna.Study, _Finished] = WeakKeyDictionary()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial now."""
         step = trial.last_step
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if step is None or step < self.warmup or len(finished) < self.startup:
+        if step is None or step < self.warmup:
             return False
-        return _best(trial, step) < max(_best(other, step) for other in finished) - self.margin
+        finished = self._finished.setdefault(study, _Finished())
+        finished.see(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if len(finished.seen) < self.startup:
+            return False
+        return _best(trial.intermediate_values, step) < _best(finished.highest, step) - self.margin
 
 
-def _best(trial: FrozenTrial, step: int) -> float:
-    return max((value for at, value in trial.intermediate_values.items() if at <= step), default=-math.inf)
+class _Finished:
+    """The upper envelope of all finished curves: they do not change any more, so each is looked at once."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+        self.highest: defaultdict[int, float] = defaultdict(lambda: -math.inf)
+
+    def see(self, trials: list[FrozenTrial]) -> None:
+        for trial in trials:
+            if trial._trial_id not in self.seen:
+                self.seen.add(trial._trial_id)
+                for step, value in trial.intermediate_values.items():
+                    self.highest[step] = max(self.highest[step], value)
+
+
+def _best(values: Mapping[int, float], step: int) -> float:
+    return max((value for at, value in values.items() if at <= step), default=-math.inf)

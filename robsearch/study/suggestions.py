@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
@@ -40,6 +40,13 @@ class Suggestion:
     recipe: Recipe
 
 
+class _Running(NamedTuple):
+    """A trial that has not been told yet, and the epochs whose values the storage has."""
+
+    trial: optuna.Trial
+    epochs: set[int]
+
+
 class Study:
     """One width of one search (``NAME@w4``), or one of its controls (``NAME@w4-standard``).
 
@@ -69,7 +76,7 @@ class Study:
         self.width, self.control = width, control
         self.label = trial_label(width, control)
         self._define, self._seed = define, seed
-        self._live: dict[int, optuna.Trial] = {}
+        self._live: dict[int, _Running] = {}
         self._study = optuna.create_study(
             storage=storage,
             study_name=f"{search}@{self.label}",
@@ -96,7 +103,9 @@ class Study:
             InputError: the space now defines another recipe than the one a trial was started with.
         """
         left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        adopted = [self._suggestion(optuna.Trial(self._study, trial._trial_id)) for trial in left]
+        adopted = [
+            self._suggestion(optuna.Trial(self._study, trial._trial_id), trial.intermediate_values) for trial in left
+        ]
         return [suggestion for suggestion in adopted if suggestion]
 
     def again(self, number: int) -> Suggestion:
@@ -105,13 +114,13 @@ class Study:
         Raises:
             InputError: the space now defines another one.
         """
-        frozen = self._frozen(number)
+        frozen = self._study._storage.get_trial(self._id(number))
         trial = optuna.trial.FixedTrial(frozen.params)
         recipe = self._seeded(self._define(trial, self.width), number)  # type: ignore[arg-type]
         self._refuse_another(frozen.user_attrs["recipe"], recipe, number)
         return Suggestion(self.name(number), self.width, number, self.control, recipe)
 
-    def _suggestion(self, trial: optuna.Trial) -> Suggestion | None:
+    def _suggestion(self, trial: optuna.Trial, epochs: Iterable[int] = ()) -> Suggestion | None:
         try:
             recipe = self._seeded(self._define(trial, self.width), trial.number)
         except Exception as error:
@@ -121,7 +130,7 @@ class Study:
             self._refuse_another(trial.user_attrs["recipe"], recipe, trial.number)
         trial.set_user_attr("recipe", recipe.digest)
         trial.set_user_attr("seed", recipe.seed)
-        self._live[trial.number] = trial
+        self._live[trial.number] = _Running(trial, set(epochs))
         return Suggestion(self.name(trial.number), self.width, trial.number, self.control, recipe)
 
     def _seeded(self, recipe: Recipe, number: int) -> Recipe:
@@ -134,11 +143,11 @@ class Study:
 
     def report(self, number: int, epochs: list[Metrics]) -> bool:
         """Remembers each epoch's value, once, and says whether the pruner would stop the trial."""
-        trial = self._live[number]
-        known = self._frozen(number).intermediate_values
+        trial, known = self._live[number]
         for entry in epochs:
-            if int(entry["epoch"]) not in known:
-                trial.report(entry[VALUE], step=int(entry["epoch"]))
+            if (epoch := int(entry["epoch"])) not in known:
+                trial.report(entry[VALUE], step=epoch)
+                known.add(epoch)
         return bool(epochs) and trial.should_prune()
 
     def complete(self, number: int, best: Metrics, last: Metrics) -> None:
@@ -157,8 +166,9 @@ class Study:
         self._tell(number, TrialState.FAIL)
 
     def _facts(self, number: int, **facts: Any) -> None:
+        trial_id = self._id(number)
         for key, value in facts.items():
-            self._study._storage.set_trial_user_attr(self._frozen(number)._trial_id, key, value)
+            self._study._storage.set_trial_user_attr(trial_id, key, value)
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         self._study.tell(number, value, state=state)
@@ -172,8 +182,9 @@ class Study:
         """Every trial of this study, in the order of their numbers."""
         return self._study.get_trials(deepcopy=False)
 
-    def _frozen(self, number: int) -> FrozenTrial:
-        return self.trials()[number]
+    def _id(self, number: int) -> int:
+        """The storage's own number; to look for it among all trials would cost more with each one."""
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
 
 def derived_seed(*parts: object) -> int:
