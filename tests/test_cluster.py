@@ -1,4 +1,6 @@
 import contextlib
+import copy
+import gc
 import os
 import signal
 import socket
@@ -396,3 +398,28 @@ def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch
 def test_rays_own_token_is_no_secret_to_ray():
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HF_TOKEN", "MY_RAY_AUTH_TOKEN", "MLFLOW_TRACKING_TOKEN")
     assert [bool(cluster.SECRETS.search(name)) for name in names] == [False, False, True, True, True]
+
+
+# --- memory ---
+
+
+class Counting(Listed):
+    """Counts the reports that are alive in this process each time a job ends."""
+
+    def gone(self, job, error):
+        super().gone(job, error)
+        gc.collect()
+        self.alive = [*getattr(self, "alive", []), sum(type(thing) is Report for thing in gc.get_objects())]
+
+
+def test_a_job_that_ended_leaves_no_report_behind(two_cpus, tmp_path):
+    jobs = Counting([Job(f"j{n}", steps, (3, 0.0), tmp_path / f"j{n}") for n in range(12)])
+    cluster.run(jobs, tmp_path, max_retries=0)
+    assert set(jobs.ended.values()) == {None}
+    assert set(jobs.reports.values()) == {4}
+    assert max(jobs.alive[-4:]) <= max(jobs.alive[:4]) + 2
+
+
+def test_a_job_is_never_copied(tmp_path):
+    job = Job("j", steps, (1, 0.0), tmp_path)
+    assert copy.deepcopy({"job": job})["job"] is job

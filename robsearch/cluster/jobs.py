@@ -33,6 +33,10 @@ class Job:
     folder: Path
     resources: Resources = ONE_CPU
 
+    def __deepcopy__(self, memo: object) -> Job:
+        """Itself, for it never changes: Tune would keep three copies of each job until the end of the search."""
+        return self
+
 
 class Jobs(Protocol):
     """Who decides what is done next; called in one thread."""

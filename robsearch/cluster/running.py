@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -41,7 +41,7 @@ def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = N
             storage_path=str(folder.resolve()),
             verbose=0,
             stop=_Stop(jobs),
-            callbacks=[patience],
+            callbacks=[patience, _Forget()],
             failure_config=FailureConfig(max_failures=max_retries),
         ),
     )
@@ -77,6 +77,7 @@ class _Bridge(_Unsaved, Searcher):
         self.jobs = jobs
         self.running: dict[str, Job] = {}
         self.errors: dict[str, str] = {}
+        self.last: dict[str, Report] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         if self.jobs.finished or self.jobs.stopping:
@@ -89,6 +90,7 @@ class _Bridge(_Unsaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
+        self.last.pop(trial_id, None)
         if job:
             self.jobs.gone(job, self.errors.get(trial_id, "unknown error") if error else None)
 
@@ -105,19 +107,27 @@ class _Listener(_Unsaved, FIFOScheduler):
     def __init__(self, bridge: _Bridge, patience: Patience) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._bridge, self._patience = bridge, patience
-        self._last: dict[str, Report] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         job, report = self._bridge.running.get(trial.trial_id), result["report"]
-        if job is None or self._last.get(trial.trial_id) is report:
+        if job is None or self._bridge.last.get(trial.trial_id) is report:
             return str(TrialScheduler.CONTINUE)  # Tune repeats the last result when a function returns
-        self._last[trial.trial_id] = report
+        self._bridge.last[trial.trial_id] = report
         self._patience.heard(trial)
         goes_on = self._bridge.jobs.heard(job, report)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         self._bridge.errors[trial.trial_id] = self._patience.reasons.get(trial.trial_id) or _in_one_line(trial)
+
+
+class _Forget(_Unsaved, Callback):
+    """Drops what Tune keeps of a job that has ended, which a search of thousands would carry along to its end."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        kept = trial.run_metadata
+        kept.metric_analysis, kept.metric_n_steps = {}, {}
+        kept.last_result = {name: value for name, value in kept.last_result.items() if name != "report"}
 
 
 def _in_one_line(trial: Any) -> str:
