@@ -312,6 +312,7 @@ def test_a_job_that_hangs_is_ended_and_tried_again_while_others_go_on(two_cpus, 
     assert soon(lambda: not any(map(alive, pids)))
 
 
+@pytest.mark.slow
 def test_a_job_that_hung_once_goes_on_where_it_was(two_cpus, tmp_path):
     listed = Listed([Job("once", hangs_once, (3, 0), tmp_path / "once")])
     cluster.run(listed, tmp_path, max_retries=1, patience_s=2)
@@ -319,6 +320,7 @@ def test_a_job_that_hung_once_goes_on_where_it_was(two_cpus, tmp_path):
     assert [step for step, *_ in notes(tmp_path / "once")] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_process_of_which_no_thread_runs_is_ended_too(two_cpus, tmp_path):
     listed = Listed([Job("stopped", stops, None, tmp_path / "stopped")])
     cluster.run(listed, tmp_path, max_retries=0, patience_s=2)
