@@ -251,7 +251,8 @@ def _conclude(search: Search, means: Means) -> None:
     for line in closing_lines(search, means):
         typer.echo(line)
     if search.ended < search.record.trials:
-        raise typer.Exit(130 if search.unfinished else 1)
+        failed = (search.trials["state"] == "FAIL").any()
+        raise typer.Exit(1 if failed and not search.unfinished else 130)
 
 
 def main() -> None:

@@ -414,12 +414,13 @@ class Counting(Listed):
         self.alive = [*getattr(self, "alive", []), sum(type(thing) is Report for thing in gc.get_objects())]
 
 
-def test_a_job_that_ended_leaves_no_report_behind(two_cpus, tmp_path):
+def test_a_job_that_ended_leaves_no_report_behind_and_tune_prints_nothing(two_cpus, tmp_path, capfd):
     jobs = Counting([Job(f"j{n}", steps, (3, 0.0), tmp_path / f"j{n}") for n in range(12)])
     cluster.run(jobs, tmp_path, max_retries=0)
     assert set(jobs.ended.values()) == {None}
     assert set(jobs.reports.values()) == {4}
     assert max(jobs.alive[-4:]) <= max(jobs.alive[:4]) + 2
+    assert capfd.readouterr().out == ""
 
 
 def test_a_job_is_never_copied(tmp_path):

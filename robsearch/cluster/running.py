@@ -17,6 +17,8 @@ from robsearch.cluster.patience import Patience
 from robsearch.cluster.secrets import forget_secrets
 from robsearch.trial import Report
 
+NOTHING = Report()
+
 
 def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = None) -> None:
     """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster has room for.
@@ -127,7 +129,7 @@ class _Forget(_Unsaved, Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         kept = trial.run_metadata
         kept.metric_analysis, kept.metric_n_steps = {}, {}
-        kept.last_result = {name: value for name, value in kept.last_result.items() if name != "report"}
+        kept.last_result = {**kept.last_result, "report": NOTHING}  # without one, Tune prints that a trial has ended
 
 
 def _in_one_line(trial: Any) -> str:
