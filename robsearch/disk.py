@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -43,11 +42,6 @@ def weights_of(trial: Path) -> int:
     A file that vanishes meanwhile counts nothing, and one that an attempt linked from another counts for each.
     """
     return sum(_size(file) for file in trial.glob("a*/epoch-*/state.pt"))
-
-
-def used(folder: Path) -> int:
-    """The bytes of all files under a folder, whatever they are; links are not followed, no file is read."""
-    return sum(_size(Path(where) / name) for where, _, names in os.walk(folder) for name in names)
 
 
 def to_drop(sizes: Mapping[str, int], keep: Collection[str], budget: int) -> list[str]:

@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from robsearch.figures import accuracy, draw, features, ladder, lipschitz, margins, norms, spectra
-from robsearch.figures.accuracy import wilson
 from robsearch.figures.depth import in_order
 from robsearch.figures.distributions import distribution, shared_edges
 from robsearch.figures.sheet import number
 from robsearch.figures.tables import by_layer
+from robsearch.measures import wilson
 
 PIXELS = {"unit": "pixel units", "norm": "linf", "source": "arXiv 1907.11780"}
 SLOPE = {"unit": "logits per pixel unit", "norm": "linf to l1", "source": "arXiv 2003.02460"}

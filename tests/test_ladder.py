@@ -15,7 +15,7 @@ from robsearch.attacks import FGSM, PGD
 from robsearch.errors import InputError
 from robsearch.ladder import RUNGS, climb, flips, read_ladder, standings
 from robsearch.ladder.files import described, network_digest, read, read_piece
-from robsearch.ladder.standings import wilson
+from robsearch.measures import wilson
 from robsearch.protocols import Split
 
 SIZE = 6
@@ -485,7 +485,7 @@ def test_a_folder_without_a_ladder_and_a_damaged_one_are_refused(tmp_path):
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (6332, 10000), (1, 1)])
 def test_the_interval_is_wilsons(k, n):
     reference = binomtest(k, n).proportion_ci(method="wilson")
-    assert wilson(k, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
+    assert wilson(k / n, n) == pytest.approx((reference.low, reference.high), abs=1e-12)
 
 
 def test_the_json_says_what_the_table_says(tmp_path):

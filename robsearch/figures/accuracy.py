@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from robsearch.figures.sheet import COLORS, SMALL, SPLITS, headed, noted, number, page, titled
 from robsearch.figures.tables import Splits, Values, column
+from robsearch.measures import wilson
 
 RATES = {
     "natural_accuracy": "natural accuracy",
@@ -22,17 +22,7 @@ RATES = {
 }
 BY_CLASS = {"natural_accuracy": ("natural", COLORS[2], "o", -0.14), "robust_accuracy": ("robust", COLORS[3], "s", 0.14)}
 """Label, colour, mark and shift to the side."""
-Z = 1.959963984540054
-"""The normal distribution's 97.5 % quantile."""
-
 Interval: TypeAlias = tuple[float, float]
-
-
-def wilson(share: float, n: int) -> Interval:
-    """The 95 % interval of a share of ``n`` independent images, Wilson's: inside [0, 1] also at 0 and 1."""
-    middle = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def accuracy(splits: Splits) -> Figure | None:

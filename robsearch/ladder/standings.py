@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
 from pathlib import Path
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow as pa
 
 from robsearch.errors import InputError, refusal
 from robsearch.ladder.files import Bools, Facts, facts_of, read
+from robsearch.measures import wilson
 
 NATURAL = "natural"
 """The rung without an attack."""
@@ -80,7 +79,7 @@ def standings(table: pa.Table) -> list[Standing]:
         after = standing_after(table, rung)
         if rung != NATURAL:
             attacks += tuple(own)
-        low, high = wilson(int(after.sum()), len(after))
+        low, high = wilson(after.mean().item(), len(after))
         attacked = int(before.sum()) if own and rung != NATURAL else 0
         broken = int(before.sum() - after.sum()) if rung != NATURAL else 0
         seconds = sum(facts["seconds"][attack] for attack in own)
@@ -112,11 +111,3 @@ def ladder_facts(table: pa.Table) -> Facts:
     if "rungs" not in facts:
         raise InputError(refusal("a ladder's table", "one without its metadata", "pass what read_ladder returns"))
     return facts
-
-
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval for a share of ``n`` (Wilson 1927): the shares that a score test does not reject."""
-    z, share = NormalDist().inv_cdf((1 + level) / 2), successes / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -16,7 +16,7 @@ from robsearch.measures.lipschitz import AttackRatio, LogitRatio
 from robsearch.measures.margins import InputMargin, LogitMargin, SampledMargin
 from robsearch.measures.norms import OperatorNorm
 from robsearch.measures.spectra import SingularValues
-from robsearch.measures.summaries import layer_summary
+from robsearch.measures.summaries import layer_summary, wilson
 from robsearch.protocols import Metrics, PerExample
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "layer_summary",
     "rates",
     "summary",
+    "wilson",
 ]
 
 

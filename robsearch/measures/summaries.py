@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -68,3 +69,14 @@ def _refuse_unfit(values: Mapping[str, Tensor]) -> None:
             problems.append(refusal(f"finite values of layer {name!r}", "NaN or infinity", "look at its weights"))
     if problems:
         raise InputError(*problems)
+
+
+def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval for a share of ``n`` examples (Wilson 1927, doi 10.1080/01621459.1927.10502953).
+
+    The shares that a score test does not reject: inside [0, 1], also where the share is 0 or 1.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
