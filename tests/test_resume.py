@@ -119,7 +119,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_resume_and_loses_nothing(tmp_path):
 
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_outside(tmp_path):
-    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "4", "--parallel", "1")
+    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "40", "--parallel", "1")
     wait_until(lambda: list((tmp_path / "s" / "trials").glob("*")), launch)
     second = started(tmp_path, "resume", "s")
     said, _ = second.communicate(timeout=60)
@@ -138,7 +138,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_
 
 
 def test_a_driver_whose_search_was_taken_over_stops_and_writes_nothing_more(tmp_path):
-    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "4", "--parallel", "1")
+    launch = started(tmp_path, "launch", "small_spaces:slow_pair", "--name", "s", "--trials", "40", "--parallel", "1")
     trials = tmp_path / "s" / "trials"
     wait_until(lambda: any(len(read_history(folder)) > 20 for folder in trials.glob("*")), launch)
     storage = open_storage(None, tmp_path / "s")
