@@ -69,9 +69,15 @@ if TYPE_CHECKING:
     from robsearch.search import launch as launch
     from robsearch.search import load_search as load_search
     from robsearch.search import resume as resume
+    from robsearch.spaces import AtLeast as AtLeast
+    from robsearch.spaces import ByCost as ByCost
+    from robsearch.spaces import Equal as Equal
+    from robsearch.spaces import Rung as Rung
     from robsearch.spaces import Space as Space
+    from robsearch.spaces import Weighted as Weighted
     from robsearch.spaces import check as check
     from robsearch.spaces import space as space
+    from robsearch.stopping import RobustOverfittingStopper as RobustOverfittingStopper
     from robsearch.trainer import Epoch as Epoch
     from robsearch.trainer import train as train
 
@@ -104,7 +110,8 @@ _HOME = {
     "resources": ["Resources"],
     "schedules": ["Fixed", "WAR", "Warmup"],
     "search": ["Means", "Search", "evaluate", "launch", "load_search", "resume"],
-    "spaces": ["Space", "check", "space"],
+    "spaces": ["AtLeast", "ByCost", "Equal", "Rung", "Space", "Weighted", "check", "space"],
+    "stopping": ["RobustOverfittingStopper"],
     "trainer": ["Epoch", "train"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

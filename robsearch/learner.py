@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from robsearch.protocols import Checkpoint, PenaltyState, State
+from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
 
 
@@ -17,8 +18,8 @@ from robsearch.recipe import Recipe
 class Learner:
     """Everything that changes while one model is trained.
 
-    ``micro_batch`` is the most images that go through the model at once: the recipe's batch size, until the
-    device's memory does not do.
+    ``micro_batch`` is the most images that go through the model at once, on each rank: the recipe's batch size, until
+    a device's memory does not do. Each of the ``ranks`` has a learner of its own, and all stay the same.
     """
 
     recipe: Recipe
@@ -28,29 +29,42 @@ class Learner:
     penalties: list[PenaltyState]
     average: AveragedModel | None
     micro_batch: int
+    ranks: Ranks = ALONE
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
 
     @classmethod
-    def of(cls, recipe: Recipe, device: torch.device) -> Learner:
+    def of(cls, recipe: Recipe, device: torch.device, ranks: Ranks = ALONE) -> Learner:
         """Freshly initialised from the recipe's seed."""
         seed_epoch(recipe.seed, 0)
         model = recipe.model.build(recipe.data.spec).to(device)
         average = recipe.averaging.build(model) if recipe.averaging else None
         penalties = [penalty.init(model) for penalty in recipe.penalties]
         optimiser, lam = recipe.optimiser.build(model), recipe.lam.init()
-        return cls(recipe, model, optimiser, lam, penalties, average, recipe.batch_size)
+        return cls(recipe, model, optimiser, lam, penalties, average, recipe.batch_size, ranks)
 
     @property
     def judged(self) -> nn.Module:
         """The net that is judged and deployed: the average where the recipe asks for one."""
         return self.model if self.average is None else self.average.module
 
+    def unite(self) -> None:
+        """Gives all ranks one model: BatchNorm's running statistics become their mean over ranks, all else rank 0's.
+
+        In training each rank normalises by the statistics of its share, as by those of a micro-batch; so each has
+        moved the running ones by its own. Weights differ only where the ranks' devices round differently.
+        """
+        if self.ranks.size > 1:
+            _unite(self.model, self.ranks)
+            if self.average is not None:
+                _unite(self.judged, self.ranks)
+
     @property
-    def out_of_patience(self) -> bool:
-        """Whether the best epoch is longer ago than the recipe waits."""
-        return self.recipe.patience is not None and self.epoch - self.best_epoch >= self.recipe.patience
+    def peaked(self) -> bool:
+        """Whether the recipe's stopper ends training here."""
+        stopper = self.recipe.stopper
+        return stopper is not None and stopper.stops(self.epoch, self.recipe.epochs, self.best_epoch)
 
     def note(self, value: float) -> None:
         """Remembers the best epoch so far."""
@@ -83,6 +97,17 @@ class Learner:
         self.lam, self.epoch = state["lam"], state["epoch"]
         self.micro_batch = state.get("micro_batch", self.recipe.batch_size)
         self.best, self.best_epoch = state["best"]
+
+
+@torch.no_grad()
+def _unite(model: nn.Module, ranks: Ranks) -> None:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    statistics = {id(mine) for layer in layers for mine in (layer.running_mean, layer.running_var)}
+    held = [mine for mine in (*model.parameters(), *model.buffers()) if mine.is_floating_point()]
+    others = [mine if ranks.leads else torch.zeros_like(mine) for mine in held]
+    shares = [mine / ranks.size if id(mine) in statistics else other for mine, other in zip(held, others, strict=True)]
+    for mine, total in zip(held, ranks.sum(shares), strict=True):
+        mine.copy_(total)
 
 
 def seed_epoch(seed: int, epoch: int) -> None:

@@ -5,14 +5,32 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+from typing import NamedTuple
 
 import torch
 
 from robsearch.protocols import Metrics
 
 GIB = 2**30
+CONTEXT_GIB = 0.75
+"""What a process takes of a GPU beside torch's tensors, at least: the CUDA context, and the kernels loaded."""
 _WORDS = ("out of memory", "alloc_failed", "can't allocate memory")
 """How the CUDA driver, its libraries (cuBLAS, cuDNN) and torch's CPU allocator say it, in lower case."""
+
+
+class Footprint(NamedTuple):
+    """What a process takes of its GPU, in GiB.
+
+    Attributes:
+        peak: the most that torch's allocator held since ``forget_peak``, with what it keeps for later.
+        context: what else the GPU holds: the process itself, and other programs if there are any; at least
+            ``CONTEXT_GIB``.
+        total: all there is.
+    """
+
+    peak: float
+    context: float
+    total: float
 
 
 class DeviceFullError(RuntimeError):
@@ -49,3 +67,10 @@ def peak(device: torch.device) -> Metrics:
         return {"memory/peak_gib": torch.cuda.max_memory_allocated(device) / GIB}
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
     return {"memory/peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB}
+
+
+def footprint() -> Footprint:
+    """Reads the first GPU that this process may use; nothing else of the search should be on it."""
+    free_bytes, total = torch.cuda.mem_get_info()
+    beside = total - free_bytes - torch.cuda.memory_reserved()
+    return Footprint(torch.cuda.max_memory_reserved() / GIB, max(beside / GIB, CONTEXT_GIB), total / GIB)

@@ -37,6 +37,7 @@ from robsearch.protocols import (
     Schedule,
 )
 from robsearch.schedules import WAR, Fixed
+from robsearch.stopping import RobustOverfittingStopper
 
 _LEAVES: dict[str, Any] = {
     "model": Model,
@@ -69,8 +70,7 @@ class Recipe:
         augment: a random transformation of each training batch, or None.
         epochs: passes over ``train``.
         batch_size: images per optimiser step.
-        patience: epochs to wait for a better robust accuracy on ``val`` before training ends early, or None.
-            Robust accuracy often rests until the learning rate drops: wait longer than that rest.
+        stopper: ends training once robust accuracy on ``val`` has peaked, or None to train to the end.
         batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or ``both`` (each
             normalises by its own batch while training; judged are the running ones, on both kinds of image).
         penalties: regularisers beside the objective.
@@ -98,7 +98,7 @@ class Recipe:
     augment: Augment | None = None
     epochs: int = 100
     batch_size: int = 128
-    patience: int | None = None
+    stopper: RobustOverfittingStopper | None = None
     batch_norm: Literal["clean", "adversarial", "both"] = "both"
     penalties: tuple[Penalty, ...] = ()
     averaging: EMA | None = None
@@ -150,9 +150,9 @@ class Recipe:
 
     def _pairing_problems(self) -> list[str]:
         problems = []
-        if self.patience is not None and self.patience < 1:
-            do = "pass the number of epochs to wait, or None to train to the end"
-            problems.append(refusal("Recipe.patience of at least 1, or None", self.patience, do))
+        if not isinstance(self.stopper, RobustOverfittingStopper | None):
+            do = "pass RobustOverfittingStopper(patience=10), or None to train to the end"
+            problems.append(refusal("Recipe.stopper to be a RobustOverfittingStopper", repr(self.stopper), do))
         n = self.measured_examples
         if n is not None and (not isinstance(n, int) or n < 1):
             problems.append(refusal("Recipe.measured_examples of at least 1, or None", repr(n), "None means all"))

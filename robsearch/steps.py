@@ -6,6 +6,9 @@ and gradient come out as they would in one piece, for they are sums of such shar
 on gradients and weights, the optimiser and lambda's schedule act once per batch. Two things are another draw or
 another number than in one piece: random starts of the attack, and BatchNorm, which in train mode normalises each
 micro-batch by its own statistics and moves its running ones once for each.
+
+Data parallelism is the same sum, over ranks: each takes its share of every batch, and terms and gradients are summed
+over ranks before they are used. So every rank holds the same lambda and takes the same step.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from robsearch.learner import Learner
 from robsearch.memory import DeviceFullError, free, out_of_memory
 from robsearch.modes import evaluating, frozen_statistics
 from robsearch.protocols import Images, Labels, Scalar
+from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
 
 
@@ -30,7 +34,8 @@ def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progr
     """``gradient``, done again with half the micro-batch for as long as the device's memory does not do.
 
     The failed attempt leaves no trace but the smaller ``learner.micro_batch``, which holds from here on: the result
-    is, bit for bit, that of a learner which had it before. Says so once, in a warning.
+    is, bit for bit, that of a learner which had it before. Says so once, in a warning. What does not fit on one rank
+    is done again, in smaller micro-batches, on all.
 
     Raises:
         DeviceFullError: one image at a time is still too much; says model, batch size and what to do.
@@ -40,7 +45,7 @@ def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progr
         learner.optimiser.zero_grad(set_to_none=True)
         before.restore()
         free()
-        learner.micro_batch = min(learner.micro_batch, len(y)) // 2
+        learner.micro_batch = _at_once(learner, y) // 2
     if learner.micro_batch < given:
         now = f"{learner.micro_batch} of {learner.recipe.batch_size} images at a time"
         warnings.warn(f"out of memory in epoch {learner.epoch}: training goes on with {now}", stacklevel=2)
@@ -50,17 +55,23 @@ def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progr
 def _tried(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor | None:
     """None if memory ran out. By then no traceback holds the attempt's tensors any more: its block is over."""
     try:
-        return gradient(learner, x, y, lam, progress)
+        with learner.ranks.united():
+            return gradient(learner, x, y, lam, progress)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        if min(learner.micro_batch, len(y)) == 1:
+        if _at_once(learner, y) == 1:
             room = (
                 f"memory for {learner.recipe.model} with one image at a time (batch_size={learner.recipe.batch_size})"
             )
             do = "train a narrower model, or give each trial a larger share of a GPU (--gpus-per-trial) or a larger GPU"
             raise DeviceFullError(refusal(room, str(error).partition("\n")[0], do)) from error
     return None
+
+
+def _at_once(learner: Learner, y: Labels) -> int:
+    """The most images of this batch that go through the model at once, on the rank with the largest share."""
+    return min(learner.micro_batch, -(-len(y) // learner.ranks.size))
 
 
 @dataclass(frozen=True)
@@ -88,13 +99,12 @@ class _Before:
 def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor:
     """Leaves the training loss's gradient in the model; returns the terms (natural, robust), shape (2,), on the CPU.
 
-    Both are those of the whole batch, in as many micro-batches of nearly one size as ``learner.micro_batch`` asks
-    for. With weight perturbation, gradient and terms are those at the perturbed weights.
+    Both are those of the whole batch, which all ranks pass, in as many micro-batches of nearly one size as
+    ``learner.micro_batch`` asks for. With weight perturbation, gradient and terms are those at the perturbed weights.
     """
-    recipe, model, awp = learner.recipe, learner.model, learner.recipe.weight_perturbation
+    recipe, model, awp, ranks = learner.recipe, learner.model, learner.recipe.weight_perturbation, learner.ranks
     learner.optimiser.zero_grad(set_to_none=True)
-    count = -(-len(y) // learner.micro_batch)
-    pieces = zip(x.tensor_split(count), y.tensor_split(count), strict=True)
+    pieces = _pieces(ranks.share(x), ranks.share(y), learner.micro_batch)
     parts = [(part, perturbed(recipe, model, part, labels), labels) for part, labels in pieces]
     terms: list[Tensor] = []
 
@@ -107,23 +117,47 @@ def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float
             added = (penalty.loss(model, clean_logits, labels) for penalty in recipe.penalties)
             yield share * sum((term for term in added if term is not None), start=natural + lam * robust)
 
-    with awp.perturbed(model, lambda: linear(losses(), model), progress) if awp else nullcontext():
+    with awp.perturbed(model, lambda: linear(losses(), model, ranks), progress) if awp else nullcontext():
         for loss in losses():
             loss.backward()
-    return torch.stack(terms).sum(dim=0).cpu()
+        own = torch.stack(terms).sum(dim=0).cpu() if terms else torch.zeros(2, dtype=torch.float64)
+        return own if ranks.size == 1 else _summed(ranks, model, own)
 
 
-def linear(losses: Iterable[Scalar], model: nn.Module) -> Scalar:
+def _pieces(x: Images, y: Labels, size: int) -> Iterator[tuple[Images, Labels]]:
+    """Micro-batches of nearly one size, at most ``size`` images; none of an empty share."""
+    count = -(-len(y) // size)
+    return zip(x.tensor_split(count), y.tensor_split(count), strict=True) if count else iter(())
+
+
+def _summed(ranks: Ranks, model: nn.Module, terms: Tensor) -> Tensor:
+    """The sum of the terms over ranks; that of the gradients takes the place of this rank's own."""
+    weights = _trained(model)
+    used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float64)
+    own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    terms, used, *sums = ranks.sum([terms, used, *own])
+    for weight, total, users in zip(weights, sums, used.tolist(), strict=True):
+        weight.grad = total if users else None
+    return terms
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def linear(losses: Iterable[Scalar], model: nn.Module, ranks: Ranks = ALONE) -> Scalar:
     """A scalar with the losses' summed gradient in the weights, not with their value: ``sum_i w_i g_i``.
 
-    It needs the graph of one loss at a time; ``losses`` makes each when it is asked for.
+    The sum goes over the losses of all ranks. It needs the graph of one loss at a time; ``losses`` makes each when it
+    is asked for.
     """
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = _trained(model)
     sums = [torch.zeros_like(weight) for weight in weights]
     for loss in losses:
         for total, found in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
             if found is not None:
                 total += found
+    sums = ranks.sum(sums)
     return torch.stack([(weight * total).sum() for weight, total in zip(weights, sums, strict=True)]).sum()
 
 

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from robsearch.data import load
-from robsearch.evaluation import best_device, judge, to_device, to_float
+from robsearch.errors import InputError, refusal
+from robsearch.evaluation import RATES, best_device, judge, to_device, to_float
 from robsearch.learner import Learner, seed_epoch
 from robsearch.memory import forget_peak, peak
 from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Split
+from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
 from robsearch.steps import gradient_that_fits, optimiser_step
 
@@ -37,43 +40,71 @@ class Epoch(NamedTuple):
     state: Checkpoint
 
 
-def train(recipe: Recipe, state: Checkpoint | None = None, device: torch.device | None = None) -> Iterator[Epoch]:
+def train(
+    recipe: Recipe,
+    state: Checkpoint | None = None,
+    device: torch.device | None = None,
+    ranks: Ranks = ALONE,
+) -> Iterator[Epoch]:
     """Trains one model adversarially and yields after each epoch.
 
     Args:
         recipe: what to train.
         state: of an earlier ``Epoch``, to go on from it.
-        device: the first GPU by default, else the CPU.
+        device: the process's GPU by default, else the CPU.
+        ranks: the processes that train it together; each calls this, inside ``ranks.united()``, and is given the
+            same epochs (but times and memory are its own). The batch size is that of all ranks together.
 
     Raises:
         NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.
         DeviceFullError: the device's memory does not do for one image at a time; with less it would go on in
             smaller micro-batches (``steps``).
-        InputError: the data is not there.
+        InputError: the data is not there, or a batch has fewer images than there are ranks.
     """
+    _refuse_empty_shares(recipe, ranks)
     device = device or best_device()
     data = load(recipe.data)
     images, val = to_device(data["train"], device), to_device(data["val"], device)
-    learner, attack = Learner.of(recipe, device), recipe.eval_attack
-    assert attack is not None, "Recipe fills it in"
+    learner = Learner.of(recipe, device, ranks)
     if state is not None:
         learner.load(state)
-    while learner.epoch < recipe.epochs and not learner.out_of_patience:
+    while learner.epoch < recipe.epochs and not learner.peaked:
         started = time.perf_counter()
         forget_peak(device)
         learner.epoch += 1
         seed_epoch(recipe.seed, learner.epoch)
         metrics = train_epoch(learner, images)
         trained = time.perf_counter() - started
-        metrics |= {f"val/{name}": rate for name, rate in judge(learner.judged, val, attack).items()}
+        metrics |= {f"val/{name}": rate for name, rate in judged(learner, learner.judged, val).items()}
         if learner.average is not None:
-            metrics |= {f"val_raw/{name}": rate for name, rate in judge(learner.model, val, attack).items()}
+            metrics |= {f"val_raw/{name}": rate for name, rate in judged(learner, learner.model, val).items()}
         learner.note(metrics[VALUE])
-        metrics |= costs(device, len(images.labels), trained, time.perf_counter() - started)
+        metrics |= costs(device, len(images.labels), trained, time.perf_counter() - started, ranks.size)
         yield Epoch(learner.epoch, metrics, learner.state)
 
 
-def costs(device: torch.device, images: int, trained: float, whole: float) -> Metrics:
+def _refuse_empty_shares(recipe: Recipe, ranks: Ranks) -> None:
+    if recipe.batch_size < ranks.size:
+        do = "train with fewer GPUs, or in larger batches"
+        raise InputError(refusal(f"batch_size at least {ranks.size}, a share for each process", recipe.batch_size, do))
+
+
+def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
+    """``judge`` under the recipe's ``eval_attack``; each rank judges its share of ``val``, and all know the whole's.
+
+    The attack on each share begins with the draws of ``EVAL_SEED``: the same for every model on as many ranks.
+    """
+    attack, ranks = learner.recipe.eval_attack, learner.ranks
+    assert attack is not None, "Recipe fills it in"
+    if ranks.size == 1:
+        return judge(model, val, attack)
+    own = Split(ranks.share(val.images), ranks.share(val.labels))
+    shares = judge(model, own, attack) if len(own.labels) else dict.fromkeys(RATES, 0.0)
+    (counts,) = ranks.sum([torch.tensor([round(shares[name] * len(own.labels)) for name in RATES])])
+    return {name: count / len(val.labels) for name, count in zip(RATES, counts.tolist(), strict=True)}
+
+
+def costs(device: torch.device, images: int, trained: float, whole: float, devices: int = 1) -> Metrics:
     """What an epoch took: time and peak memory, and on a GPU ``time/gpu_seconds``.
 
     Args:
@@ -81,10 +112,11 @@ def costs(device: torch.device, images: int, trained: float, whole: float) -> Me
         images: trained on.
         trained: seconds of training.
         whole: seconds of training and judging.
+        devices: how many of them it ran on.
     """
     found = {"time/train_seconds": trained, "time/epoch_seconds": whole, "time/images_per_second": images / trained}
     if device.type == "cuda":
-        found["time/gpu_seconds"] = whole
+        found["time/gpu_seconds"] = whole * devices
     return found | peak(device)
 
 
@@ -101,13 +133,15 @@ def train_epoch(learner: Learner, images: Split) -> Metrics:
         lr, lam = recipe.optimiser.lr * recipe.learning_rate(progress), recipe.lam.lam(learner.lam)
         for group in learner.optimiser.param_groups:
             group["lr"] = lr
-        terms = gradient_that_fits(learner, x, y, lam, progress)
+        with learner.ranks.own_random(recipe.seed * 1_000_003 + step, y.device):
+            terms = gradient_that_fits(learner, x, y, lam, progress)
         if not terms.isfinite().all():
             where = f"{terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {learner.epoch}, step {step % steps + 1}"
             raise NonFiniteLossError(f"the loss became {where}: lower the learning rate or lambda")
         optimiser_step(learner, step)
         learner.lam = recipe.lam.update(learner.lam, terms[0].item(), terms[1].item(), progress)
         totals += terms * len(y)
+    learner.unite()
     natural_loss, robust_loss = (totals / len(images.labels)).tolist()
     metrics = {
         "train/natural_loss": natural_loss,

@@ -20,6 +20,7 @@ from robsearch.evaluation import best_device, judge, sampled, to_device, to_floa
 from robsearch.measurement import Measurement, averages
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
+from robsearch.ranks import ALONE, RankLostError, Ranks
 from robsearch.recipe import Recipe
 from robsearch.saving import Keeper
 from robsearch.trainer import NonFiniteLossError, train
@@ -58,20 +59,24 @@ class Report:
     progress: Progress | None = None
 
 
-def run(recipe: Recipe, folder: Path) -> Iterator[Report]:
+def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
     """Trains the recipe in its folder, from the last valid checkpoint if there is one.
 
     The first report repeats what earlier attempts had saved, so that a driver that lost a report catches up.
-    Errors are reported, not raised: only the death of the process is left for Ray to see.
+    Errors are reported, not raised: only the death of a process is left for Ray to see. Of several ``ranks`` that
+    train one model together, rank 0 alone writes, and only its reports are to be heard.
     """
-    attempt = Attempt.claim(folder)
+    attempt = ranks.first(lambda: Attempt.claim(folder))
     try:
-        yield from _train(recipe, attempt)
+        with ranks.united():
+            yield from _train(recipe, attempt, ranks)
         return
+    except RankLostError:
+        raise
     except (NonFiniteLossError, DeviceFullError, DiskFullError, StaleAttemptError) as error:
         reason = str(error)
     except Exception as error:
-        reason = _own_reason(error, attempt)
+        reason = _own_reason(error, attempt) if ranks.leads else str(error)
     # Out of the except block: while the driver reads this, no traceback holds the trial's tensors.
     yield Report(ended="FAIL", reason=reason, attempt=attempt.number)
 
@@ -122,14 +127,16 @@ def read_test(folder: Path) -> Metrics:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def _train(recipe: Recipe, attempt: Attempt) -> Iterator[Report]:
-    saved = attempt.resume()
-    history = list(saved.history) if saved else []
-    if saved:
+def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
+    saved = ranks.first(attempt.resume)
+    history = list(saved.history) if saved and ranks.leads else []
+    if history:
         yield Report(list(history), attempt=attempt.number)
     sent, due = len(history), time.monotonic() + REPORT_SECONDS
     epoch, keeper = None, Keeper(attempt, saved=len(history))
-    for epoch in train(recipe, saved.state if saved else None):
+    for epoch in train(recipe, saved.state if saved else None, ranks=ranks):
+        if not ranks.leads:
+            continue
         history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
         report = time.monotonic() >= due
         if report or best_epoch(history) == epoch.number:
@@ -137,7 +144,7 @@ def _train(recipe: Recipe, attempt: Attempt) -> Iterator[Report]:
         if report:
             yield Report(history[sent:], attempt=attempt.number)
             sent, due = len(history), time.monotonic() + REPORT_SECONDS
-    if epoch is not None:
+    if epoch is not None and ranks.leads:
         keeper.save(epoch, history, last=True)
     yield Report(history[sent:], ended="COMPLETE", attempt=attempt.number)
 

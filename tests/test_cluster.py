@@ -200,12 +200,13 @@ def other_grpc():
 
 
 @pytest.mark.parametrize("listener", [silent, web, other_grpc])
-def test_an_address_where_something_else_answers_is_refused_within_seconds(listener):
+def test_an_address_where_something_else_answers_is_refused_within_seconds(listener, monkeypatch):
+    monkeypatch.setattr(cluster.connection, "ANSWER_SECONDS", 1)
     with listener() as port:
         began = time.monotonic()
         with pytest.raises(InputError, match=r"something else that listens there.*6379"):
             cluster.check_address(f"127.0.0.1:{port}")
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < 8
 
 
 def test_an_address_in_the_environment_is_checked_too(monkeypatch):
@@ -415,7 +416,7 @@ class Counting(Listed):
 
 
 def test_a_job_that_ended_leaves_no_report_behind_and_tune_prints_nothing(two_cpus, tmp_path, capfd):
-    jobs = Counting([Job(f"j{n}", steps, (3, 0.0), tmp_path / f"j{n}") for n in range(12)])
+    jobs = Counting([Job(f"j{n}", steps, (3, 0.0), tmp_path / f"j{n}") for n in range(8)])
     cluster.run(jobs, tmp_path, max_retries=0)
     assert set(jobs.ended.values()) == {None}
     assert set(jobs.reports.values()) == {4}

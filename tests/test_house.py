@@ -41,12 +41,14 @@ LAYERS = (
         "learner",
         "steps",
         "memory",
+        "rehearsal",
         "disk",
         "saving",
     },
     {
         "attacks",
         "averaging",
+        "stopping",
         "objectives",
         "penalties",
         "perturbation",
@@ -59,7 +61,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources"},
+    {"resources", "ranks"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""
@@ -232,7 +234,7 @@ BREAKS = [
 
 KEEPS = {
     "robsearch/__init__.py": "from robsearch.search import launch",
-    "robsearch/cli.py": "from robsearch.search import launch",
+    "robsearch/cli/__init__.py": "from robsearch.search import launch",
     "robsearch/search/__init__.py": "from robsearch.search.engine import launch\nfrom robsearch.report import write",
     "robsearch/search/engine.py": "from .table import watched",
     "robsearch/search/table.py": "from ..study import Study\nimport rich.table",

@@ -251,11 +251,11 @@ def test_a_checkpoint_from_before_micro_batches_still_loads():
 
 
 def test_no_room_for_one_image_fails_the_trial_and_says_what_to_do(tmp_path):
-    with pytest.raises(DeviceFullError, match=r"one image at a time \(batch_size=50\), got CUDA out of memory"):
-        frozen(made(Tight(0)))
-    (report,) = run(made(Tight(0)), tmp_path)
+    with pytest.raises(DeviceFullError, match=r"one image at a time \(batch_size=3\), got CUDA out of memory"):
+        frozen(made(Tight(0), batch_size=3))
+    (report,) = run(made(Tight(0), batch_size=3), tmp_path)
     assert report.ended == "FAIL"
-    for words in ("Tight(limit=0", "batch_size=50", "train a narrower model", "--gpus-per-trial"):
+    for words in ("Tight(limit=0", "batch_size=3", "train a narrower model", "--gpus-per-trial"):
         assert words in report.reason
 
 

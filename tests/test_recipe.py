@@ -76,7 +76,7 @@ def test_war_refuses_an_objective_without_a_natural_term():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("patience", 0), ("batch_norm", "none"), ("penalties", (1,)), ("measures", (1,)), ("measured_examples", 0)],
+    [("stopper", 10), ("batch_norm", "none"), ("penalties", (1,)), ("measures", (1,)), ("measured_examples", 0)],
 )
 def test_odd_options_are_refused(field, value):
     with pytest.raises(InputError, match=f"Recipe.{field}"):

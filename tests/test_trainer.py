@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_spaces import Faulty, recipe, standard
 
-from robsearch import Epoch, train
+from robsearch import Epoch, RobustOverfittingStopper, train
 from robsearch.averaging import EMA
 from robsearch.learner import Learner, seed_epoch
 from robsearch.objectives import TRADES
@@ -108,7 +108,7 @@ def optimiser_step_of_ones(learner):
 
 
 def test_training_ends_when_patience_does_and_goes_on_waiting_after_a_checkpoint():
-    made = dataclasses.replace(recipe(8), epochs=40, patience=2)
+    made = dataclasses.replace(recipe(8), epochs=40, stopper=RobustOverfittingStopper(patience=2, after=0.0))
     whole = [_frozen(epoch) for epoch in train(made)]
     values = [epoch.metrics[VALUE] for epoch in whole]
     best = values.index(max(values)) + 1

@@ -12,6 +12,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
 
 from robsearch.cluster.connection import check_address, connected
+from robsearch.cluster.device import gpu_kinds
 from robsearch.cluster.jobs import Job, Jobs, Work
 from robsearch.cluster.nodes import check_shared, node_count, slots, total
 from robsearch.cluster.running import run
@@ -25,6 +26,7 @@ __all__ = [
     "check_address",
     "check_shared",
     "connected",
+    "gpu_kinds",
     "node_count",
     "run",
     "slots",

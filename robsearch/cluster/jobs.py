@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Protocol
 
@@ -11,13 +12,17 @@ from robsearch.recipe import Recipe
 from robsearch.resources import Resources
 from robsearch.trial import Report
 
-Work = Callable[[Recipe, Path], Iterator[Report]]
+Work = Callable[..., Iterator[Report]]
+"""``work(recipe, folder)``, or ``work(recipe, folder, ranks)`` if several processes can do it together."""
 ONE_CPU = Resources()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing for a worker to do: ``work(recipe, folder)``, a generator of reports.
+    """One thing to do: ``work(recipe, folder)``, a generator of reports.
+
+    A work with a third parameter, ``ranks``, is done by as many processes together as its resources name, and the
+    reports of rank 0 are heard; any other by one, with at most one GPU.
 
     Attributes:
         name: of the job.
@@ -32,6 +37,16 @@ class Job:
     recipe: Recipe
     folder: Path
     resources: Resources = ONE_CPU
+
+    @property
+    def processes(self) -> int:
+        """How many processes do it together."""
+        return self.resources.processes if "ranks" in signature(self.work).parameters else 1
+
+    @property
+    def gpus(self) -> float:
+        """Of each process."""
+        return min(1.0, self.resources.gpus)
 
     def __deepcopy__(self, memo: object) -> Job:
         """Itself, for it never changes: Tune would keep three copies of each job until the end of the search."""

@@ -38,7 +38,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _fits(has: dict[str, float], takes: Resources) -> int:
-    room = [has.get("CPU", 0) / takes.cpus]
+    room = [has.get("CPU", 0) / (takes.cpus * takes.processes)]
     if takes.gpus:
         gpus = has.get("GPU", 0)
         room.append(int(gpus) * int(1 / takes.gpus + 1e-9) if takes.gpus < 1 else gpus / takes.gpus)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from robsearch.cluster.device import wait_for_memory
+from robsearch.cluster.device import limit_memory, wait_for_memory
 from robsearch.cluster.jobs import Job, Jobs
 from robsearch.cluster.patience import Patience
 from robsearch.cluster.secrets import forget_secrets
@@ -52,16 +54,30 @@ def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = N
 
 
 def _bundle(config: dict[str, Any]) -> PlacementGroupFactory:
-    takes = config["job"].resources
-    return PlacementGroupFactory([{"CPU": takes.cpus, "GPU": takes.gpus}])
+    """One bundle for each process; several lie on one node, and who starts them and waits takes nothing."""
+    job: Job = config["job"]
+    own = {"CPU": job.resources.cpus, "GPU": job.gpus}
+    alone = job.processes == 1
+    return PlacementGroupFactory([own] if alone else [{}, *[own] * job.processes], strategy="STRICT_PACK")
 
 
 def _work(config: dict[str, Any]) -> None:
     forget_secrets()
     job: Job = config["job"]
-    wait_for_memory(job.resources)
-    for report in job.work(job.recipe, job.folder):
-        tune.report({"report": report})
+    with contextlib.closing(_reports(job)) as reports:
+        for report in reports:
+            tune.report({"report": report})
+
+
+def _reports(job: Job) -> Generator[Report]:
+    if job.processes > 1:
+        from robsearch.cluster.together import together  # a second: Ray Train is needed nowhere else
+
+        yield from together(job)
+    else:
+        wait_for_memory(job.resources)
+        limit_memory(job.resources)
+        yield from job.work(job.recipe, job.folder)
 
 
 class _Unsaved:

@@ -6,20 +6,22 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rich.console import Console
 
 from robsearch import cluster
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.resources import Resources
 from robsearch.search.result import Place
 from robsearch.spaces import Space
 from robsearch.tracking import default_uri
+
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Means:
         tracking: an MLflow URI; by default ``MLFLOW_TRACKING_URI``, else a sqlite file in the results folder.
         address: of a running Ray cluster (``auto``, ``HOST:PORT``); by default one on this machine.
         parallel: trainings at once; by default as many as the cluster has room for.
-        gpus_per_trial: GPUs or a share of one; by default what the space asks for, else 1 where the cluster has any.
+        gpus_per_trial: GPUs or a share of one; ``auto`` for the share that a trial's memory needs, measured at each
+            width before the search begins; by default what the space asks for, else 1 where the cluster has any.
         hang_after: seconds without a report after which a trial counts as hung and its worker is started again,
             but never less than five times the longest time between two reports so far; None: never.
         disk_budget: GiB that the weights of this search may take; above it, those of finished and measured trials
             go, worst first, never the best of a width. None: no limit.
+
+    Raises:
+        InputError: ``gpus_per_trial`` is a word other than ``auto``.
     """
 
     results: str | Path | None = None
@@ -44,9 +50,14 @@ class Means:
     tracking: str | None = None
     address: str | None = None
     parallel: int | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
     hang_after: float | None = 7200.0
     disk_budget: float | None = None
+
+    def __post_init__(self) -> None:
+        gpus = self.gpus_per_trial
+        known = gpus == AUTO or not isinstance(gpus, str)
+        refuse_unless((known, "--gpus-per-trial as a number or auto", repr(gpus), "pass such as 1, 0.25 or auto"))
 
     @property
     def place(self) -> Place:
@@ -56,7 +67,8 @@ class Means:
     @property
     def bounds(self) -> dict[str, tuple[float | None, float]]:
         """The numbers among them, each with its least value."""
-        least = {"parallel": (self.parallel, 1), "gpus_per_trial": (self.gpus_per_trial, 0)}
+        gpus = None if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
+        least = {"parallel": (self.parallel, 1), "gpus_per_trial": (gpus, 0)}
         return {**least, "hang_after": (self.hang_after, 1), "disk_budget": (self.disk_budget, 0)}
 
     def uri(self, remembered: str | None = None) -> str:
@@ -71,13 +83,21 @@ class Stoppable(Protocol):
     stopping: bool
 
 
-def room(means: Means, space: Space) -> tuple[int, dict[float, Resources]]:
+def room(means: Means, space: Space, shares: Mapping[float, float] | None = None) -> tuple[int, dict[float, Resources]]:
     """How many jobs at once, and what those of each width take, on the connected cluster.
 
+    Args:
+        means: an explicit ``gpus_per_trial`` has the last word over what the space asks for.
+        space: that is searched.
+        shares: of a GPU by width, as measured for ``auto``; the others take what the space asks for.
+
     Raises:
-        InputError: there is no room for one of some width.
+        InputError: there is no room for one of some width, or ``auto`` where nothing was measured.
     """
-    takes = {width: _resources(means, space, width) for width in space.widths}
+    if means.gpus_per_trial == AUTO and shares is None:
+        do = "pass a number: auto measures training, not other attacks"
+        raise InputError(refusal("--gpus-per-trial as a number here", AUTO, do))
+    takes = {width: _resources(means, space, width, shares or {}) for width in space.widths}
     fits = {width: cluster.slots(resources) for width, resources in takes.items()}
     nodes = cluster.node_count()
     got = f"{cluster.total('CPU'):g} CPUs and {cluster.total('GPU'):g} GPUs on {nodes} node{'s' * (nodes != 1)}"
@@ -93,10 +113,15 @@ def room(means: Means, space: Space) -> tuple[int, dict[float, Resources]]:
     return min(means.parallel or most, most), takes
 
 
-def _resources(means: Means, space: Space, width: float) -> Resources:
-    """As the space asks, by default one CPU and, where there are any, one GPU; an explicit option has the last word."""
-    asked = space.resources(width) if space.resources else Resources(1, float(cluster.total("GPU") >= 1))
-    return asked if means.gpus_per_trial is None else replace(asked, gpus=means.gpus_per_trial)
+def asked(space: Space, width: float) -> Resources:
+    """What the space asks for at a width, by default one CPU and, where there are any, one GPU."""
+    return space.resources(width) if space.resources else Resources(1, float(cluster.total("GPU") >= 1))
+
+
+def _resources(means: Means, space: Space, width: float, shares: Mapping[float, float]) -> Resources:
+    gpus = means.gpus_per_trial
+    share = shares.get(width) if isinstance(gpus, str) else gpus
+    return asked(space, width) if share is None else replace(asked(space, width), gpus=share)
 
 
 @contextlib.contextmanager
