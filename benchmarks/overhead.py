@@ -41,6 +41,8 @@ from ray.tune.search.optuna import OptunaSearch
 from robsearch import MLP, Digits, Fixed, Recipe, cluster
 from robsearch.search.driver import Driver
 from robsearch.search.recording import Recorder
+from robsearch.search.turns import Turns
+from robsearch.spaces import Space, Stage
 from robsearch.study import Lease, Study, open_storage
 from robsearch.tracking import Tracker, default_uri
 from robsearch.trial import Report, measure
@@ -152,8 +154,10 @@ def ours(trials: int, folder: Path, measuring: bool) -> dict[str, float]:
     tracker, storage = Tracker(default_uri(folder), "s", folder), open_storage(None, folder)
     lease = Lease.acquire(storage, "s")
     meter = Meter(trials)
-    study = Study(storage, "s", 16, None, define, trials=trials, epochs=EPOCHS, seed=0)
-    driver = Driver([study], Recorder(tracker, folder / "trials"), lease, trials, folder / "trials", lambda line: None)
+    space = Space(define, (16,))
+    study = Study(storage, "s", space, Stage(16), trials=trials, full=RECIPE, seed=0)
+    turns = Turns(space, [study], trials)
+    driver = Driver(turns, Recorder(tracker, folder / "trials"), lease, folder / "trials", lambda line: None)
     driver.parallel = PARALLEL
     cluster.run(Metered(driver, meter, measuring), folder, max_retries=2)
     unsent = tracker.close(patience=600)

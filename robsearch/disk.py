@@ -11,7 +11,7 @@ from robsearch.errors import refusal
 
 
 class DiskFullError(OSError):
-    """There is no room for a checkpoint; says for which, how many bytes it needs, and how many are free."""
+    """There is no room for a checkpoint, or for what the driver writes; says where, and how many bytes are free."""
 
 
 def is_full(error: OSError) -> bool:
@@ -19,15 +19,28 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def full_behind(error: BaseException) -> OSError | None:
+    """The full disk that led to an error, if one did."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and is_full(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def no_room(path: Path, needed: int, error: OSError) -> DiskFullError:
     """The refusal for a checkpoint of ``needed`` bytes at ``path``."""
-    try:
-        free = f"{shutil.disk_usage(path.parent).free:,}"
-    except OSError:
-        free = "an unknown number of"
-    got = f"{free} ({error.strerror or error})"
+    got = f"{_free(path.parent)} ({error.strerror or error})"
     do = "make room, for example by deleting state.pt files of trials you do not need, and resume"
     return DiskFullError(refusal(f"{needed:,} bytes free for the checkpoint {path}", got, do))
+
+
+def no_room_for_search(folder: Path, search: str, error: OSError) -> DiskFullError:
+    """What ends a driver that can no longer write into its search's folder."""
+    got = f"{_free(folder)} bytes ({error.strerror or error})"
+    do = f"what had ended is kept; make room, and go on with: robsearch resume {search}"
+    return DiskFullError(refusal(f"room for the search in {folder}", got, do))
 
 
 def weights(trials: Path) -> dict[str, int]:
@@ -71,6 +84,13 @@ def best_of_each_width(values: Mapping[str, float], widths: Mapping[str, float],
     for trial in sorted(values, key=lambda trial: -values[trial]):
         ranked.setdefault(widths[trial], []).append(trial)
     return {trial for trials in ranked.values() for trial in trials[:count]}
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,}"
+    except OSError:
+        return "an unknown number of"
 
 
 def _size(file: Path) -> int:

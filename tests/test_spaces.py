@@ -1,10 +1,12 @@
 import dataclasses
 import sys
 
+import optuna
 import pytest
-from small_spaces import pair
+from optuna.pruners import NopPruner
+from small_spaces import pair, standard
 
-from robsearch import InputError, Resources, space
+from robsearch import AtLeast, ByCost, InputError, Resources, Rung, Weighted, space
 from robsearch.spaces import check, load_space
 
 
@@ -88,3 +90,70 @@ def test_a_space_says_what_a_training_of_each_width_takes():
 def test_resources_that_no_node_could_give_are_refused(wrong):
     with pytest.raises(InputError, match=f"expected {next(iter(wrong))} "):
         Resources(**wrong)
+
+
+# --- how a space is searched ---
+
+
+def cheap(full):
+    return dataclasses.replace(full, epochs=1)
+
+
+def searched(**how):
+    return space(widths=(4, 8), **how)(pair.define)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"maximise": ("test/robust_accuracy",)}, "expected metrics of the best epoch on val, got 'test/robust_acc"),
+        ({"subject_to": (AtLeast("natural", 0.8),)}, "expected metrics of the best epoch on val, got 'natural'"),
+        ({"start_with": ({"lambda": 1.0},)}, "expected parameters of the space in start_with, got 'lambda'"),
+        ({"start_with": ({"lam": 99.0},)}, r"expected lam in start_with from .*high=32\.0.*, got 99\.0"),
+        ({"allocation": Weighted(lambda width: -1)}, "a positive weight at width 4"),
+        ({"allocation": ByCost}, "expected an Allocation"),
+        ({"sampler": optuna.samplers.GridSampler({"other": [1]})}, "a sampler that suits this space, GridSampler"),
+        ({"sampler": optuna.samplers.TPESampler}, "expected an Optuna sampler"),
+        (
+            {"sampler": optuna.samplers.GPSampler(), "subject_to": (), "maximise": ("val/stability", "nothing")},
+            "got 'nothing'",
+        ),
+    ],
+)
+def test_a_way_of_searching_that_does_not_suit_the_space_is_refused(how, said):
+    with pytest.raises(InputError, match=said):
+        check(searched(**how))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"maximise": ("val/stability", "val/natural_accuracy"), "pruner": NopPruner()}, "no pruner with several"),
+        ({"replicates": 0}, "replicates of at least 1"),
+        ({"per_trial": "some"}, "per_trial 'one' or 'all'"),
+        ({"maximise": ()}, "distinct metrics to maximise"),
+        ({"controls": (standard,), "fidelity": (Rung("standard", cheap, 0.5),)}, "controls and rungs with distinct"),
+        ({"sampller": None}, "expected arguments of @space, got sampller"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_when_the_space_is_made(how, said):
+    with pytest.raises(InputError, match=said):
+        searched(**how)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 1.5])
+def test_a_rung_keeps_a_part(keep):
+    with pytest.raises(InputError, match="a share in"):
+        Rung("scout", cheap, keep)
+
+
+def test_a_rung_whose_recipe_could_not_be_trained_is_refused():
+    with pytest.raises(InputError, match="a Recipe from rung scout, got a NoneType"):
+        check(searched(fidelity=(Rung("scout", lambda full: None, 0.5),)))
+
+
+def test_what_suits_passes_the_check():
+    samplers = (optuna.samplers.GPSampler(), optuna.samplers.CmaEsSampler(), optuna.samplers.QMCSampler(seed=1))
+    for sampler in samplers:
+        assert len(check(searched(sampler=sampler, start_with=({"lam": 6.0},), allocation=ByCost()))) == 6
+    assert check(searched(maximise=("val/stability", "val/natural_accuracy"), replicates=2, per_trial="all"))

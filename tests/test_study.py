@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from small_spaces import pair, recipe
 
 from robsearch import InputError
 from robsearch.errors import LeaseLostError
+from robsearch.spaces import Space, Stage
 from robsearch.study import (
     JOURNAL,
     Lease,
@@ -21,10 +23,11 @@ from robsearch.study import (
     open_storage,
     recorded_trials,
     repair_journal,
+    trainings_of,
     without_password,
 )
 from robsearch.study.pruning import MarginPruner
-from robsearch.study.suggestions import derived_seed
+from robsearch.study.trainings import derived_seed
 
 VALUE = "val/robust_accuracy"
 
@@ -47,8 +50,9 @@ def storage(tmp_path):
     return open_storage(None, tmp_path)
 
 
-def study(storage, width=4, define=pair.define, **changes):
-    return Study(storage, "s", width, None, define, **{"trials": 8, "epochs": 4, "seed": 0, **changes})
+def study(storage, width=4, define=pair.define, stage=None, trials=8, full=None, **how):
+    searched = Space(define, (4, 8, 0.5), **how)
+    return Study(storage, "s", searched, stage or Stage(width), trials=trials, full=full or recipe(4), seed=0)
 
 
 def entries(*values, first=1):
@@ -66,29 +70,28 @@ def test_trials_are_named_by_width_and_number_and_numbers_restart_at_each_width(
 
 def test_complete_pruned_and_failed_trials_are_told_as_such(storage):
     of_width = study(storage)
-    for _ in range(3):
-        of_width.ask()
+    good, poor, bad = (of_width.ask() for _ in range(3))
     history = entries(0.2, 0.6, 0.4)
-    of_width.report(0, history)
-    of_width.complete(0, history[1], history[2])
-    of_width.prune(1, history[0], history[0])
-    of_width.fail(2, "loss became nan")
+    of_width.report(good, history)
+    assert of_width.complete(good, history[1], history[2]) == ("COMPLETE", 0.6, None)
+    of_width.prune(poor, history[0], history[0])
+    of_width.fail(bad, "loss became nan")
     assert told(storage) == [("w4-000", "COMPLETE"), ("w4-001", "PRUNED"), ("w4-002", "FAIL")]
     best, _, failed = of_width.trials()
     assert best.value == 0.6
-    assert best.user_attrs["best_epoch"] == 2
-    assert failed.user_attrs["reason"] == "loss became nan"
+    assert trainings_of(best)[0].facts["best_epoch"] == 2
+    assert trainings_of(failed)[0].facts["reason"] == "loss became nan"
 
 
 def test_an_orphan_is_adopted_under_its_number_with_its_recipe_and_its_reports(storage):
     left = study(storage)
     before = left.ask()
-    left.report(0, entries(0.2, 0.3))
+    left.report(before, entries(0.2, 0.3))
     (adopted,) = study(storage).adopt()
     assert adopted == before
     again = study(storage)
-    again.adopt()
-    again.report(0, entries(0.2, 0.3, 0.4))  # a worker repeats what it had saved
+    (adopted,) = again.adopt()
+    again.report(adopted, entries(0.2, 0.3, 0.4))  # a worker repeats what it had saved
     assert again.trials()[0].intermediate_values == {1: 0.2, 2: 0.3, 3: 0.4}
 
 
@@ -116,18 +119,17 @@ def test_a_space_that_raises_fails_its_trial_with_the_reason(storage):
 
 
 def test_the_default_pruner_stops_what_is_clearly_worse_and_only_in_the_last_third(storage):
-    of_width = study(storage, epochs=4)
-    for number, value in enumerate((0.60, 0.70)):
-        of_width.ask()
-        history = entries(*[value] * 4)
-        assert not of_width.report(number, history)
-        of_width.complete(number, history[-1], history[-1])
-    for number, value in ((2, 0.65), (3, 0.67)):
-        of_width.ask()
-        assert not of_width.report(number, entries(value))
-    assert not of_width.report(2, entries(0.65, 0.65))
-    assert of_width.report(2, entries(0.65, 0.65, 0.65))  # 5 points below the best
-    assert not of_width.report(3, entries(0.67, 0.60, 0.60))  # 3 points: the noise of seeds
+    of_width = study(storage)
+    for value in (0.60, 0.70):
+        finished, history = of_width.ask(), entries(*[value] * 4)
+        assert not of_width.report(finished, history)
+        of_width.complete(finished, history[-1], history[-1])
+    poor, fair = of_width.ask(), of_width.ask()
+    assert not of_width.report(poor, entries(0.65))
+    assert not of_width.report(fair, entries(0.67))
+    assert not of_width.report(poor, entries(0.65, 0.65))
+    assert of_width.report(poor, entries(0.65, 0.65, 0.65))  # 5 points below the best
+    assert not of_width.report(fair, entries(0.67, 0.60, 0.60))  # 3 points: the noise of seeds
 
 
 def test_seeds_derive_from_every_part():
@@ -189,6 +191,22 @@ def test_a_torn_journal_and_a_stale_lock_are_mended_and_nothing_whole_is_lost(st
     assert study(reopened).ask().trial == "w4-001"
 
 
+def test_a_journal_whose_disk_fills_up_keeps_no_part_of_a_line_and_goes_on_once_there_is_room(storage, tmp_path):
+    before = study(storage)
+    before.ask()
+    journal = tmp_path / JOURNAL
+    whole, limits = journal.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))  # the next write stops after 10 bytes
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            before.ask()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert journal.read_bytes() == whole
+    assert before.ask().trial == "w4-001"
+    assert [trial for trial, _ in told(open_storage(None, tmp_path))] == ["w4-000", "w4-001"]
+
+
 def test_passwords_are_not_shown():
     assert without_password("postgresql://me:secret@host/db") == "postgresql://host/db"
     with pytest.raises(InputError) as error:
@@ -217,15 +235,15 @@ def test_a_driver_that_is_asked_to_stop_knows_it_and_the_next_one_is_not_asked(s
 
 def test_a_trial_that_was_adopted_reports_only_the_epochs_the_storage_lacks(storage, tmp_path, recwarn):
     dead = study(storage)
-    dead.ask()
-    dead.report(0, entries(0.1, 0.2))
+    left = dead.ask()
+    dead.report(left, entries(0.1, 0.2))
     reopened = open_storage(None, tmp_path)
     heir = study(reopened)
     (suggestion,) = heir.adopt()
     journal = tmp_path / "optuna.journal"
     before = len(journal.read_bytes().splitlines())
     for _ in range(2):
-        heir.report(suggestion.number, entries(0.9, 0.9, 0.3))
+        heir.report(suggestion, entries(0.9, 0.9, 0.3))
     assert len(journal.read_bytes().splitlines()) == before + 1
     assert heir.trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
     assert not [w for w in recwarn if "already reported" in str(w.message)]

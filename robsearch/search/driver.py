@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,8 @@ from robsearch.protocols import Metrics
 from robsearch.resources import Resources
 from robsearch.search.recording import Recorder
 from robsearch.search.shelf import Shelf
-from robsearch.study import Lease, Study, Suggestion
+from robsearch.search.turns import Tally, Turns
+from robsearch.study import Lease, Study, Suggestion, trainings_of
 from robsearch.trainer import VALUE
 from robsearch.trial import Report, measure, read_test, run
 
@@ -37,35 +38,13 @@ class Live:
         return self.history[best_epoch(self.history) - 1]
 
 
-@dataclass
-class Tally:
-    """What has become of one study's trials, kept in memory: deciding and drawing cost no storage access."""
-
-    states: Counter[str] = field(default_factory=Counter)
-    best_value: float | None = None
-    best_lam: float | None = None
-    seconds: float = 0.0
-
-    def complete(self, value: float, lam: float) -> None:
-        """Counts a finished trial."""
-        self.states["COMPLETE"] += 1
-        if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_lam = value, lam
-
-    @property
-    def taken(self) -> int:
-        """Trials that count towards the total: failed ones are tried again."""
-        return self.states["COMPLETE"] + self.states["PRUNED"] + self.states["RUNNING"]
-
-
 class Driver:
     """Answers Ray's questions (``cluster.Jobs``) for one search.
 
     Args:
-        studies: one per width, and one per width and control.
+        turns: the search's studies, and which of them is asked next.
         recorder: the search's trials in MLflow.
         lease: verified before every tell.
-        trials: how many searched trials shall end COMPLETE or PRUNED, over all widths.
         folder: of the trials' folders.
         say: prints one line to the person who watches.
 
@@ -75,38 +54,49 @@ class Driver:
 
     def __init__(
         self,
-        studies: list[Study],
+        turns: Turns,
         recorder: Recorder,
         lease: Lease,
-        trials: int,
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        self.recorder, self.lease, self.total, self.parallel = recorder, lease, trials, 1
-        self.resources: dict[float, Resources] = {}
+        self.turns, self.recorder, self.lease, self.parallel = turns, recorder, lease, 1
+        self._resources: dict[float, Resources] = {}
         self.shelf = Shelf(folder)
         self.folder, self.say, self.started = folder, say, time.time()
         self.problem, self._stopping = "", False
         self.lost: LeaseLostError | None = None
-        self.tallies = {study: Tally() for study in studies}
         self.live: dict[str, Live] = {}
         self._jobs: dict[str, Job] = {}
         self._left: deque[Live] = deque()
         self._unmeasured: deque[Suggestion] = deque()
         self._failures_in_a_row = 0
-        for study, tally in self.tallies.items():
+        for study, tally in turns.tallies.items():
             self._recall(study, tally)
 
     def _recall(self, study: Study, tally: Tally) -> None:
         self._left += [Live(suggestion, study) for suggestion in study.adopt()]
         for trial in study.trials():
-            if trial.state.name != "COMPLETE":
+            done = [training for training in trainings_of(trial) if training.state == "COMPLETE"]
+            tally.costs += [training.facts["seconds"] for training in done]
+            for training in done:
+                self._keep(study, training.trial, training.width, training.facts[VALUE])
+                if study.stage.rung is None and not read_test(self.folder / training.trial):
+                    self._unmeasured.append(study.again(training))
+            if trial.state.name == "COMPLETE":
+                tally.complete(trial.values[0], done[-1].facts["lam"])
+            else:
                 tally.states[trial.state.name] += 1
-                continue
-            tally.complete(trial.values[0], trial.user_attrs["lam"])
-            self._shelve(study, trial.number, trial.values[0])
-            if not read_test(self.folder / study.name(trial.number)):
-                self._unmeasured.append(study.again(trial.number))
+
+    @property
+    def resources(self) -> dict[float, Resources]:
+        """What a training takes, by width."""
+        return self._resources
+
+    @resources.setter
+    def resources(self, resources: dict[float, Resources]) -> None:
+        self._resources = resources
+        self.turns.one_by_one = len(set(resources.values())) > 1
 
     @property
     def stopping(self) -> bool:
@@ -130,7 +120,7 @@ class Driver:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self._jobs or self._left or self._unmeasured or self._next_study())
+        return not (self._jobs or self._left or self._unmeasured or self.turns.next())
 
     def next(self) -> Job | None:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
@@ -169,27 +159,16 @@ class Driver:
 
     # -- what to do next ---------------------------------------------------------------------------------------
 
-    def _next_study(self) -> Study | None:
-        searched = [study for study in self.tallies if study.control is None]
-        if sum(self.tallies[study].taken for study in searched) < self.total:
-            share = -(-self.total // len(searched))
-            open_ones = (study for study in searched if self.tallies[study].taken < share)
-            # Where widths take different resources, one after the other: a process is only reused for equal ones.
-            uneven = len(set(self.resources.values())) > 1
-            return next(open_ones) if uneven else min(searched, key=lambda study: self.tallies[study].taken)
-        controls = (study for study in self.tallies if study.control is not None)
-        return next((study for study in controls if not self.tallies[study].states.total()), None)
-
     def _asked(self) -> Live | None:
-        study = self._next_study()
+        study = self.turns.next()
         if study is None or not self._holds_lease():
             return None
         suggestion = study.ask()
         if suggestion is None:
-            self.tallies[study].states["FAIL"] += 1
+            self.turns.tallies[study].states["FAIL"] += 1
             self._count_failure(f"{study.label}: the space failed to define a recipe")
             return None
-        self.tallies[study].states["RUNNING"] += 1
+        self.turns.tallies[study].states["RUNNING"] += 1
         return Live(suggestion, study)
 
     def _handed(self, suggestion: Suggestion, work: Work) -> Job:
@@ -214,7 +193,7 @@ class Driver:
         fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
         live.history += fresh
         self.recorder.epochs(suggestion.trial, fresh)
-        prune = live.study.report(suggestion.number, fresh)
+        prune = live.study.report(suggestion, fresh)
         if report.ended == "FAIL":
             self._fail(live, report.reason or "no reason given")
         elif report.ended == "COMPLETE":
@@ -223,23 +202,32 @@ class Driver:
             self._prune(live)
 
     def _complete(self, live: Live) -> None:
-        live.study.complete(live.suggestion.number, live.best, live.history[-1])
-        self._shelve(live.study, live.suggestion.number, live.best[VALUE])
+        suggestion, study = live.suggestion, live.study
+        told = study.complete(suggestion, live.best, live.history[-1])
         self._failures_in_a_row = 0
-        self._unmeasured.append(live.suggestion)
+        self._keep(study, suggestion.trial, suggestion.width, live.best[VALUE])
         self._ended(live, "COMPLETE")
+        self._counted(live, told.state, told.value)
+        if told.following:
+            self._left.appendleft(Live(told.following, study))
+        if study.stage.rung is None:
+            self._unmeasured.append(suggestion)
+        else:
+            drop_weights(self.folder / suggestion.trial)  # what a rung trains only chooses
 
     def _prune(self, live: Live) -> None:
-        live.study.prune(live.suggestion.number, live.best, live.history[-1])
+        live.study.prune(live.suggestion, live.best, live.history[-1])
         self._failures_in_a_row = 0
         self._ended(live, "PRUNED")
+        self._counted(live, "PRUNED")
         drop_weights(self.folder / live.suggestion.trial)
 
     def _fail(self, live: Live, reason: str) -> None:
         if not self._holds_lease():
             return
-        live.study.fail(live.suggestion.number, reason)
+        live.study.fail(live.suggestion, reason)
         self._ended(live, "FAIL", reason)
+        self._counted(live, "FAIL")
         self._count_failure(f"{live.suggestion.trial}: {reason}")
 
     def _count_failure(self, what: str) -> None:
@@ -249,16 +237,24 @@ class Driver:
             self.stopping = True
 
     def _ended(self, live: Live, state: str, reason: str | None = None) -> None:
-        tally, trial = self.tallies[live.study], live.suggestion.trial
-        tally.states["RUNNING"] -= 1
+        tally, trial = self.turns.tallies[live.study], live.suggestion.trial
         tally.seconds += time.time() - live.started
         if state == "COMPLETE":
-            tally.complete(live.best[VALUE], live.history[-1]["train/lam"])
-        else:
-            tally.states[state] += 1
+            tally.costs.append(sum(entry.get("time/epoch_seconds", 0.0) for entry in live.history))
         del self.live[trial]
         self.recorder.ended(trial, state, live.history, reason)
         self.say(_line(live, state, reason))
+
+    def _counted(self, live: Live, state: str, value: float = 0.0) -> None:
+        """Counts a suggestion that is no longer running; one with trainings left is."""
+        if state == "RUNNING":
+            return
+        tally = self.turns.tallies[live.study]
+        tally.states["RUNNING"] -= 1
+        if state == "COMPLETE":
+            tally.complete(value, live.history[-1]["train/lam"])
+        else:
+            tally.states[state] += 1
 
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
@@ -267,12 +263,12 @@ class Driver:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
 
-    def _shelve(self, study: Study, number: int, value: float) -> None:
-        if study.control is None:
-            self.shelf.finished(study.name(number), study.width, value)
+    def _keep(self, study: Study, trial: str, width: float, value: float) -> None:
+        if study.stage.deciding:
+            self.shelf.finished(trial, width, value)
 
     def _tidy(self) -> None:
-        controls = (study.label for study in self.tallies if study.control is not None)
+        controls = (study.label for study in self.turns.tallies if study.stage.control is not None)
         waiting = (one.trial for one in self._unmeasured)
         left = (live.suggestion.trial for live in self._left)
         busy = {*self.live, *self._jobs, *waiting, *left, *(f"{label}-000" for label in controls)}

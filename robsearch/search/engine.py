@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from robsearch import cluster
+from robsearch.disk import full_behind, no_room_for_search
 from robsearch.errors import InputError, refusal
+from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
+from robsearch.search import learning
 from robsearch.search.driver import Driver
-from robsearch.search.planning import studies_of
+from robsearch.search.packing import packed
+from robsearch.search.planning import turns_of
 from robsearch.search.preflight import check_numbers, check_space, check_writable, new_name, setting
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
 from robsearch.search.table import watched
-from robsearch.search.workplace import Means, room, stops_on_signal
-from robsearch.spaces import Space, load_space
-from robsearch.study import Lease, SearchRecord, living_owner, open_storage, repair_journal, without_password
+from robsearch.search.workplace import AUTO, Means, room, stops_on_signal
+from robsearch.spaces import Space, distributions, grid_size, load_space
+from robsearch.study import (
+    Lease,
+    SearchRecord,
+    living_owner,
+    open_storage,
+    repair_journal,
+    without_password,
+)
 from robsearch.tracking import Tracker, check_tracking
 
 TRIALS_PER_WIDTH = 10
@@ -41,29 +54,31 @@ def launch(
     Args:
         space: a ``Space``, or its reference ``module:name``.
         name: of the search; by default the space's name and the next free number.
-        trials: the total over all widths (pruned trials count, failed ones do not); by default 10 per width.
+        trials: the total over all widths (pruned trials count, failed ones do not), a multiple of what a suggestion
+            consists of; by default 10 suggestions per width, or all of a grid.
         seed: every suggestion and every training derives from it.
         means: where and how much.
         console: where progress is shown.
 
     Raises:
         InputError: everything that is wrong with the space, the options or the places, before Ray starts.
+        DiskFullError: the driver found no room to write; ``resume`` goes on once there is some.
     """
     means, console = means or Means(), console or Console()
     check_numbers(trials=(trials, 1), seed=(seed, 0), **means.bounds)
     cluster.check_address(means.address)
     space = load_space(space) if isinstance(space, str) else space
-    recipe = check_space(space)
+    draws = check_space(space)
     check_writable(means.place.results)
-    name = new_name(name, space, means.place)
+    name, found = new_name(name, space, means.place), learning.found(space, means.place)
     check_tracking(means.uri())
-    trials = trials or TRIALS_PER_WIDTH * len(space.widths)
-    told, facts = without_password(means.uri()), setting(recipe, seed)
-    record = SearchRecord(name, space.reference, space.widths, seed, trials, told, facts)
+    record = _record(space, name, trials, seed, setting(draws[0].recipe, seed), without_password(means.uri()))
     with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
         tracker = Tracker(means.uri(), name, means.place.results)
-        record.create(open_storage(means.storage, means.place.folder(name)))
-        return _drive(space, record, tracker, means, recipe.epochs, console)
+        storage = open_storage(means.storage, means.place.folder(name))
+        record.create(storage)
+        learning.teach(storage, name, space, found, distributions(draws), _printer(console))
+        return _drive(space, record, tracker, means, draws[0].recipe, console)
 
 
 def resume(
@@ -85,6 +100,7 @@ def resume(
 
     Raises:
         InputError: no such search, another driver is at it, or the space now defines other recipes.
+        DiskFullError: as for ``launch``.
     """
     means, console = means or Means(), console or Console()
     check_numbers(trials=(trials, 0), **means.bounds)
@@ -97,35 +113,38 @@ def resume(
     if space.widths != record.widths:
         do = "undo the change to the space, or launch a new search"
         raise InputError(refusal(f"the widths {name} was started with, {record.widths}", space.widths, do))
-    recipe = check_space(space)
+    recipe = check_space(space)[0].recipe
     check_writable(means.place.folder(name))
     check_tracking(means.uri(record.tracking))
     tracker = Tracker(means.uri(record.tracking), name, means.place.results)
-    return _drive(space, replace(record, trials=record.trials + trials), tracker, means, recipe.epochs, console)
+    return _drive(space, replace(record, trials=record.trials + trials), tracker, means, recipe, console)
 
 
-def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, epochs: int, console: Console) -> Search:
+def _record(space: Space, name: str, trials: int | None, seed: int, facts: dict[str, str], told: str) -> SearchRecord:
+    points = grid_size(space.sampler) or TRIALS_PER_WIDTH
+    most = points * space.trainings * (1 if space.per_trial == "all" else len(space.widths))
+    asked = min(trials or most, most) if grid_size(space.sampler) else trials or most
+    record = SearchRecord(name, space.reference, space.widths, seed, asked, told, facts)
+    return replace(record, maximise=space.maximise, per_trial=space.per_trial, trainings=space.trainings)
+
+
+def _drive(
+    space: Space, record: SearchRecord, tracker: Tracker, means: Means, recipe: Recipe, console: Console
+) -> Search:
     folder = means.place.folder(record.name)
     storage = open_storage(means.storage, folder)
     lease = Lease.acquire(storage, record.name)
     try:
         record.save(storage)
-        studies = studies_of(space, record, storage, epochs)
+        turns = turns_of(space, record, storage, recipe)
         recorder = Recorder(tracker, folder / "trials")
-        driver = Driver(studies, recorder, lease, record.trials, folder / "trials", _printer(console))
+        driver = Driver(turns, recorder, lease, folder / "trials", _printer(console))
         tracker.begin("search", f"search {record.name}", {"space": record.space}, _search_tags(record))
-        recorder.catch_up(studies)
+        recorder.catch_up(list(turns.tallies))
         _say_start(driver, record, folder, console)
-        with stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
-            driver.parallel, driver.resources = room(means, space)
-            driver.shelf.budget = means.disk_budget
-            if cluster.node_count() > 1:
-                cluster.check_shared(folder)
-            with watched(driver, console):
-                cluster.run(driver, folder, MAX_RETRIES, means.hang_after)
-        if driver.lost:
-            raise driver.lost
-        return _conclude(driver, means, console)
+        with _told_when_full(driver, folder):
+            _run(driver, space, means, folder, console)
+            return _conclude(driver, means, console)
     finally:
         lease.release()
         if unsent := tracker.close():
@@ -133,18 +152,45 @@ def _drive(space: Space, record: SearchRecord, tracker: Tracker, means: Means, e
             console.print(f"[bold yellow]note:[/] {text}", soft_wrap=True)
 
 
+def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Console) -> None:
+    with stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
+        if cluster.node_count() > 1:
+            cluster.check_shared(folder)
+        shares = packed(means, space, folder, driver, console) if means.gpus_per_trial == AUTO else None
+        driver.parallel, driver.resources = room(means, space, shares)
+        driver.shelf.budget = means.disk_budget
+        with watched(driver, console):
+            cluster.run(driver, folder, MAX_RETRIES, means.hang_after)
+    if driver.lost:
+        raise driver.lost
+
+
+@contextlib.contextmanager
+def _told_when_full(driver: Driver, folder: Path) -> Iterator[None]:
+    """A full disk under the driver ends it, with one sentence: what the storage cannot keep is not to be decided."""
+    try:
+        yield
+    except Exception as error:
+        if (full := full_behind(error)) is None or driver.lost:
+            raise
+        tracker = driver.recorder.tracker
+        driver.interrupt()
+        tracker.end("search", "INTERRUPTED", time.time())
+        raise no_room_for_search(folder, tracker.search, full) from error
+
+
 def _conclude(driver: Driver, means: Means, console: Console) -> Search:
     tracker = driver.recorder.tracker
     driver.interrupt()
     search = load_search(tracker.search, means.results, means.storage)
     write_report(search, search.report)
-    finished = search.trials[search.trials["control"].isna() & (search.trials["state"] == "COMPLETE")]
-    tracker.mark_best(set(finished.loc[finished.groupby("width")["value"].idxmax(), "trial"]))
+    bests = [search.best(width) for width in search.widths]
+    tracker.mark_best({best["trial"] for best in bests if best is not None})
     tracker.artifact("search", search.report)
     tracker.tag("search", {"robsearch.law": search.ridge.sentence()})
     tracker.end("search", "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
-        console.print(f"[bold red]stopped:[/] {driver.problem}", soft_wrap=True)
+        console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
     if driver.stopping:
         _say_interrupted(search, console)
     return search
@@ -156,11 +202,11 @@ def _search_tags(record: SearchRecord) -> dict[str, str]:
 
 
 def _printer(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, soft_wrap=True, highlight=False)
+    return lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Console) -> None:
-    ended = sum(tally.taken - tally.states["RUNNING"] for s, tally in driver.tallies.items() if s.control is None)
+    ended = driver.turns.ended * record.trainings
     going_on = f", {ended} of them ended, {driver.left} to be continued" if ended or driver.left else ""
     console.print(
         f"search [bold]{record.name}[/]: {record.trials} trials{going_on}; results in {folder}",

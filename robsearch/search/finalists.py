@@ -10,7 +10,7 @@ from typing import Any
 from robsearch.attacks import PGD
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
-from robsearch.search.planning import studies_of
+from robsearch.search.planning import turns_of
 from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space, load_space
@@ -89,12 +89,13 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
     if strange or not chosen:
         raise InputError(refusal("a finished trial", ", ".join(strange) or "none", f"finished are {known}"))
     storage = means.place.open(search.name)
-    studies = studies_of(space or load_space(search.space), search.record, storage, epochs=1)
+    studies = turns_of(space or load_space(search.space), search.record, storage, full=None).tallies
+    trainings = {training.trial: (study, training) for study in studies for _, training in study.trainings()}
     found = []
     for trial in chosen:
         row = rows[trial]
-        label = trial.rpartition("-")[0]
-        suggestion = next(study for study in studies if study.label == label).again(row["number"])
+        study, training = trainings[trial]
+        suggestion = study.again(training)
         folder = search.folder / "trials" / trial
         found.append(Finalist(trial, row["width"], row["lam"], suggestion.recipe, folder, target.epoch))
     _refuse_without_ball(found)
@@ -111,8 +112,7 @@ def load_finalists(
 
 
 def _best(search: Search, top: int) -> list[str]:
-    done = search.trials[search.trials["control"].isna() & (search.trials["state"] == "COMPLETE")]
-    ranked = done.sort_values("value", ascending=False).groupby("width", sort=True).head(top)
+    ranked = search.finished.sort_values("value", ascending=False).groupby("width", sort=True).head(top)
     return list(ranked.sort_values(["width", "value"], ascending=[True, False])["trial"])
 
 

@@ -18,9 +18,10 @@ from robsearch.trainer import VALUE
 from robsearch.trial import read_test
 
 TRIAL_COLUMNS = [
-    "trial", "width", "number", "control", "state", "lam", "value", "best_epoch", "epochs", "seconds", "reason", "seed",
+    "trial", "width", "number", "replicate", "control", "rung", "state", "suggestion", "feasible", "lam", "value",
+    "best_epoch", "epochs", "seconds", "reason", "seed",
 ]  # fmt: skip
-EPOCH_COLUMNS = ["trial", "width", "control", "epoch", "time", "train/lam", VALUE]
+EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", "train/lam", VALUE]
 
 
 def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -30,7 +31,7 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
     for facts in recorded_trials(storage, record):
         history = read_history(trials / facts["trial"])
         rows.append({**facts, **_from_history(history), **read_test(trials / facts["trial"])})
-        keys = {name: facts[name] for name in ("trial", "width", "control")}
+        keys = {name: facts[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**keys, **entry} for entry in history]
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
 
@@ -54,12 +55,17 @@ def _marked(trial: str, table: pa.Table) -> pa.Table:
     return table.add_column(0, "trial", pa.array([trial] * table.num_rows, pa.string()))
 
 
+def searched(trials: pd.DataFrame) -> pd.DataFrame:
+    """Without controls and without trials of lower fidelity."""
+    return trials[trials["control"].isna() & trials["rung"].isna()]
+
+
 def points(trials: pd.DataFrame) -> list[Point]:
     """What the law is fitted from: every finished searched trial, never only the best ones."""
-    searched = trials[(trials["state"] == "COMPLETE") & trials["control"].isna() & (trials["lam"] > 0)]
+    found = searched(trials)
+    found = found[(found["state"] == "COMPLETE") & (found["lam"] > 0)]
     return [
-        Point(width, lam, value)
-        for width, lam, value in zip(searched["width"], searched["lam"], searched["value"], strict=True)
+        Point(width, lam, value) for width, lam, value in zip(found["width"], found["lam"], found["value"], strict=True)
     ]
 
 
@@ -68,6 +74,7 @@ def _from_history(history: list[dict[str, float]]) -> dict[str, Any]:
         return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0, "seconds": 0.0}
     best = max(history, key=lambda entry: entry[VALUE])
     return {
+        **{name: value for name, value in best.items() if name.startswith("val/") and name != VALUE},
         "lam": history[-1]["train/lam"],
         "value": best[VALUE],
         "best_epoch": best["epoch"],

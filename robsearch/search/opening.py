@@ -32,11 +32,9 @@ def optimum_text(optimum: Optimum) -> str:
 
 
 def _best(search: Search, width: float) -> str:
-    trials = search.trials
-    done = trials[trials["control"].isna() & (trials["state"] == "COMPLETE") & (trials["width"] == width)]
-    if done.empty:
+    best = search.best(width)
+    if best is None:
         return ""
-    best = done.sort_values("value").iloc[-1]
     return f"; best trial {best['trial']} with lam {best['lam']:.3g}, val robust {best['value']:.1%}"
 
 

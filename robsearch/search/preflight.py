@@ -14,7 +14,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset
 from robsearch.recipe import Recipe
 from robsearch.search.result import Place, search_names
-from robsearch.spaces import Space, check
+from robsearch.spaces import Draw, Space, check
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -34,8 +34,8 @@ def check_numbers(**least: tuple[float | None, float]) -> None:
         raise InputError(*problems)
 
 
-def check_space(space: Space) -> Recipe:
-    """Checks the space and puts its data into the node's store; returns one of its recipes.
+def check_space(space: Space) -> list[Draw]:
+    """Checks the space and puts its data into the node's store; returns the suggestions that were drawn.
 
     Raises:
         InputError: the space could not be searched, or its data is not there.
@@ -44,7 +44,7 @@ def check_space(space: Space) -> Recipe:
     datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in draws}
     for dataset in datasets:
         load(dataset)
-    return draws[0].recipe
+    return draws
 
 
 def check_writable(results: Path) -> None:
@@ -102,6 +102,28 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "versions": ", ".join(f"{package} {version(package)}" for package in packages),
         "commit": _commit(),
     }
+
+
+def manner(space: Space) -> dict[str, str]:
+    """How the space is searched: goals, constraints, sampler, pruner, allocation, and what a suggestion consists of."""
+    each = f"{space.replicates} seeds" if space.replicates > 1 else "one training"
+    told = {
+        "searched for": ", ".join(space.maximise),
+        "subject to": ", ".join(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to),
+        "a suggestion": each + (" at every width" if space.per_trial == "all" else ""),
+        "sampler": type(space.sampler).__name__ if space.sampler else "TPESampler, the default",
+        "pruner": _pruner(space),
+        "allocation": type(space.allocation).__name__,
+        "tried first": "; ".join(str(dict(params)) for params in space.start_with),
+        "rungs below": ", ".join(f"{rung.name} ({100 * rung.keep:g} % go on)" for rung in space.fidelity),
+    }
+    return {label: text for label, text in told.items() if text}
+
+
+def _pruner(space: Space) -> str:
+    if len(space.maximise) > 1:
+        return "none: several metrics"
+    return type(space.pruner).__name__ if space.pruner else "MarginPruner, the default"
 
 
 def _commit() -> str:

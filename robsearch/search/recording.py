@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robsearch.checkpoints import best_epoch, read_history
 from robsearch.protocols import Metrics
-from robsearch.study import Study, Suggestion
+from robsearch.study import Study, Suggestion, Training
 from robsearch.tracking import STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
@@ -28,9 +28,10 @@ class Recorder:
     def begin(self, suggestion: Suggestion) -> None:
         """A trial starts, or goes on after an interruption."""
         tags = {
-            "robsearch.kind": "control" if suggestion.control else "trial",
+            "robsearch.kind": "control" if suggestion.stage.control else "trial",
             "robsearch.width": f"{suggestion.width:g}",
-            "robsearch.control": suggestion.control or "none",
+            "robsearch.control": suggestion.stage.control or "none",
+            "robsearch.fidelity": suggestion.stage.rung or "full",
         }
         self.tracker.begin(suggestion.trial, run_name(suggestion), params(suggestion), tags)
 
@@ -64,29 +65,30 @@ class Recorder:
         """Brings MLflow up to what Optuna and the trials' folders know, where a dead driver had not got to."""
         recorded = self.tracker.statuses()
         for study in studies:
-            for trial in study.trials():
-                name, state = study.name(trial.number), trial.state.name
-                agreed = recorded.get(name) == f"{state} {STATUS.get(state)}"
-                if state != "RUNNING" and "recipe" in trial.user_attrs and not agreed:
-                    self._say_again(study, trial.number, state, trial.user_attrs.get("reason"))
+            for _, training in study.trainings():
+                agreed = recorded.get(training.trial) == f"{training.state} {STATUS.get(training.state)}"
+                if training.state != "RUNNING" and not agreed:
+                    self._say_again(study, training)
 
-    def _say_again(self, study: Study, number: int, state: str, reason: str | None) -> None:
-        suggestion = study.again(number)
+    def _say_again(self, study: Study, training: Training) -> None:
+        suggestion = study.again(training)
         history = read_history(self.trials / suggestion.trial)
         self.begin(suggestion)
         self.epochs(suggestion.trial, history)
         if test := read_test(self.trials / suggestion.trial):
             self.measured(suggestion.trial, test)
-        self.ended(suggestion.trial, state, history, reason)
+        self.ended(suggestion.trial, training.state, history, training.facts.get("reason"))
 
 
 def run_name(suggestion: Suggestion) -> str:
     """What the runs table shows: ``w4 lam 6.31 #017``, or ``w4 standard`` for a control."""
-    if suggestion.control:
-        return f"w{suggestion.width:g} {suggestion.control}"
+    stage, width = suggestion.stage, f"w{suggestion.width:g}"
+    if stage.control:
+        return f"{width} {stage.control}"
     lam = suggestion.recipe.flat().get("lam")
-    shown = f" lam {lam:.3g}" if isinstance(lam, float) else ""
-    return f"w{suggestion.width:g}{shown} #{suggestion.number:03d}"
+    number = f"#{suggestion.number:03d}" + ("" if suggestion.replicate is None else f" r{suggestion.replicate}")
+    parts = [width, stage.rung, f"lam {lam:.3g}" if isinstance(lam, float) else None, number]
+    return " ".join(part for part in parts if part)
 
 
 def params(suggestion: Suggestion) -> dict[str, str | float]:

@@ -12,10 +12,14 @@ import pyarrow as pa
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
-from robsearch.search.frames import frames, points, table_of
+from robsearch.schedules import FLOOR
+from robsearch.search.frames import frames, points, searched, table_of
 from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
+from robsearch.trainer import VALUE
 
 DEFAULT_RESULTS = "robsearch-results"
+VALUES = {VALUE: "value"}
+"""Metrics that have a shorter name in the table of trials."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Place:
     Attributes:
         results: the folder of all results; by default ``ROBSEARCH_RESULTS``, else ``robsearch-results`` here.
             A cluster of several machines needs one that all of them share.
-        storage: an Optuna storage URL; by default a journal file in each search's folder.
+        storage: an Optuna storage URL; by default ``ROBSEARCH_STORAGE``, else a journal file in each search's folder.
     """
 
     results: Path
@@ -34,7 +38,8 @@ class Place:
     @classmethod
     def of(cls, results: str | Path | None = None, storage: str | None = None) -> Place:
         """The place these options mean, with the defaults filled in."""
-        return cls(Path(results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS).absolute(), storage)
+        folder = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
+        return cls(Path(folder).absolute(), storage or os.environ.get("ROBSEARCH_STORAGE"))
 
     def folder(self, search: str) -> Path:
         """A search's own folder."""
@@ -67,9 +72,10 @@ class Search:
     Attributes:
         record: what was asked for: space, widths, seed, trials.
         folder: its results: ``trials/``, ``report.html``, the journal.
-        trials: one row per trial: ``trial, width, number, control, state, lam, value, best_epoch, epochs,
-            seconds, reason, seed`` and the ``test/...`` averages of measured ones. ``value`` is the robust
-            accuracy on ``val`` at the best epoch, as a share.
+        trials: one row per training: ``trial, width, number, replicate, control, rung, state, suggestion, feasible,
+            lam, value, best_epoch, epochs, seconds, reason, seed``, the ``val/...`` rates of the best epoch, and the
+            ``test/...`` averages of measured ones. ``value`` is the robust accuracy on ``val`` at the best epoch, as a
+            share; ``suggestion`` is the state of the suggestion that the training belongs to.
         epochs: one row per trial and epoch, with every per-epoch metric.
     """
 
@@ -92,6 +98,11 @@ class Search:
     def widths(self) -> tuple[float, ...]:
         """The widths searched."""
         return self.record.widths
+
+    @property
+    def maximise(self) -> tuple[str, ...]:
+        """The metrics that decide."""
+        return self.record.maximise
 
     @property
     def setting(self) -> dict[str, str]:
@@ -137,8 +148,58 @@ class Search:
     @property
     def ended(self) -> int:
         """How many of the trials asked for have ended: finished or pruned, controls and failures not counted."""
-        searched = self.trials[self.trials["control"].isna()]
-        return int(searched["state"].isin(["COMPLETE", "PRUNED"]).sum())
+        found = searched(self.trials)
+        over = found[found["suggestion"].isin(["COMPLETE", "PRUNED"])]
+        return len(over.drop_duplicates(self._one_suggestion)) * self.record.trainings
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The searched trials that are complete, at full fidelity; those that meet all constraints, if any does."""
+        found = searched(self.trials)
+        done = found[found["state"] == "COMPLETE"]
+        feasible = done[done["feasible"].fillna(True).astype(bool)]
+        return done if feasible.empty else feasible
+
+    def best(self, width: float) -> pd.Series | None:
+        """The trial of a width to deploy: of the ``finished`` ones that of highest value. None if there is none."""
+        here = self.finished[self.finished["width"] == width]
+        return None if here.empty else here.iloc[int(here["value"].argmax())]
+
+    def loss_ratio(self, trial: str) -> tuple[tuple[float, float], ...]:
+        """``L_nat / L_rob`` over a trial's training, as (progress, ratio) pairs: a ``target`` for ``WAR``.
+
+        One pair per epoch, at its middle, of the epoch's mean terms, both floored at 1e-8.
+
+        Raises:
+            InputError: the search has no such trial, or it has not finished an epoch.
+        """
+        own = self.epochs[self.epochs["trial"] == trial]
+        if own.empty:
+            known = ", ".join(self.trials["trial"])
+            raise InputError(refusal("a trial with epochs", trial, f"{self.name} has {known}"))
+        natural, robust = (own[f"train/{term}_loss"].clip(lower=FLOOR) for term in ("natural", "robust"))
+        progress = (own["epoch"] - 0.5) / own["epoch"].max()
+        return tuple(zip(progress.tolist(), (natural / robust).tolist(), strict=True))
+
+    @property
+    def suggestions(self) -> pd.DataFrame:
+        """One row per width and suggestion that was tried there: ``n`` finished seeds, mean value and their ``sd``."""
+        done = searched(self.trials)
+        done = done[done["state"] == "COMPLETE"]
+        grouped = done.groupby(["width", "number"], as_index=False)
+        return grouped.agg(lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"))
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """Of the ``finished`` trials, at each width, those that no other beats in all metrics that are maximised."""
+        metrics = [VALUES.get(name, name) for name in self.maximise]
+        best = [_undominated(here, metrics) for _, here in self.finished.groupby("width")]
+        return pd.concat(best) if best else self.finished
+
+    @property
+    def _one_suggestion(self) -> list[str]:
+        """What tells suggestions apart: with all widths in one, the width does not."""
+        return ["number"] if self.record.per_trial == "all" else ["width", "number"]
 
 
 def load_search(name: str, results: str | Path | None = None, storage: str | None = None) -> Search:
@@ -152,3 +213,10 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     record = SearchRecord.load(opened, name)
     trials, epochs = frames(opened, record, place.folder(name) / "trials")
     return Search(record, place.folder(name), trials, epochs)
+
+
+def _undominated(trials: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Rows for which no other is as good in every metric and better in one; best in the first metric first."""
+    rates = trials[metrics].to_numpy()
+    beaten = [bool(((rates >= own).all(axis=1) & (rates > own).any(axis=1)).any()) for own in rates]
+    return trials[[not each for each in beaten]].sort_values(metrics, ascending=False)

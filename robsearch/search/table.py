@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from robsearch.search.driver import Driver, Tally
+from robsearch.search.driver import Driver
+from robsearch.search.frames import searched
 from robsearch.search.result import Search
+from robsearch.search.turns import Tally
 
 LINE_SECONDS = 30.0
+PLACE = re.compile(r" \((traceback|what it saved): .*\)$")
+"""The end of a reason that says where to read on."""
 
 
 @contextlib.contextmanager
@@ -39,12 +47,12 @@ def _lines(driver: Driver, console: Console, ended: threading.Event) -> None:
     while not ended.wait(LINE_SECONDS):
         for label, cells in rows(driver):
             console.print(label, *cells, sep="  ", soft_wrap=True, highlight=False)
-        console.print(progress(driver), soft_wrap=True, highlight=False)
+        console.print(progress(driver), soft_wrap=True, highlight=False, markup=False)
 
 
 def table(driver: Driver) -> Table:
     """One row per width."""
-    shown = Table(caption=progress(driver), caption_justify="left")
+    shown = Table(caption=Text(progress(driver)), caption_justify="left")
     shown.add_column("width", justify="right")
     for name in ("running", "done", "pruned", "failed", "best lam", "val robust"):
         shown.add_column(name, justify="right")
@@ -55,10 +63,10 @@ def table(driver: Driver) -> Table:
 
 def rows(driver: Driver) -> Iterator[tuple[str, list[str]]]:
     """Each study's label, and its cells as ``name value``."""
-    for study, tally in driver.tallies.items():
-        if study.control is None:
-            yield f"{study.width:g}", _cells(tally)
-    controls = [tally for study, tally in driver.tallies.items() if study.control is not None]
+    for study, tally in driver.turns.tallies.items():
+        if study.stage.control is None:
+            yield study.label.removeprefix("w"), _cells(tally)
+    controls = [tally for study, tally in driver.turns.tallies.items() if study.stage.control is not None]
     if controls:
         states = sum((tally.states for tally in controls), start=type(controls[0].states)())
         yield "controls", _cells(Tally(states))
@@ -79,9 +87,8 @@ def _cells(tally: Tally) -> list[str]:
 
 def progress(driver: Driver) -> str:
     """Trials ended and asked for, time elapsed, time to go, and trouble with the record if there is any."""
-    searched = [tally for study, tally in driver.tallies.items() if study.control is None]
-    ended = sum(tally.taken - tally.states["RUNNING"] for tally in searched)
-    text = f"{ended} of {driver.total} trials, elapsed {_clock(time.time() - driver.started)}"
+    ended, asked = (driver.turns.space.trainings * n for n in (driver.turns.ended, driver.turns.suggestions))
+    text = f"{ended} of {asked} trials, elapsed {_clock(time.time() - driver.started)}"
     if (left := _seconds_left(driver)) is not None:
         text += f", about {_clock(left)} to go"
     trouble = driver.recorder.tracker.trouble
@@ -89,37 +96,44 @@ def progress(driver: Driver) -> str:
 
 
 def _seconds_left(driver: Driver) -> float | None:
-    known = [tally for tally in driver.tallies.values() if tally.seconds]
+    tallies = driver.turns.tallies
+    known = [tally for tally in tallies.values() if tally.seconds]
     ended = sum(tally.taken - tally.states["RUNNING"] + tally.states["FAIL"] for tally in known)
     if not ended:
         return None
     mean = sum(tally.seconds for tally in known) / ended
-    searched = [tally for study, tally in driver.tallies.items() if study.control is None]
-    controls = [tally for study, tally in driver.tallies.items() if study.control is not None]
-    to_do = driver.total - sum(tally.taken - tally.states["RUNNING"] for tally in searched)
+    controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
+    to_do = driver.turns.suggestions - driver.turns.ended
     to_do += sum(1 for tally in controls if not tally.states["COMPLETE"])
     return max(0.0, mean * to_do / driver.parallel)
 
 
-def status_lines(search: Search) -> Iterator[Table | str]:
-    """A search as the storage knows it, with or without a driver at work."""
+def status_lines(search: Search) -> Iterator[Table | Text | str]:
+    """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
     shown = Table(title=f"{search.name} ({search.space})", title_justify="left")
     for name in ("width", "running", "done", "pruned", "failed", "best lam", "val robust"):
         shown.add_column(name, justify="right")
-    searched = search.trials[search.trials["control"].isna()]
+    full = searched(search.trials)
     for width in search.widths:
-        of_width = searched[searched["width"] == width]
-        done = of_width[of_width["state"] == "COMPLETE"]
+        of_width = full[full["width"] == width]
         tally = Tally(Counter(of_width["state"]))
-        if len(done):
-            best = done.sort_values("value").iloc[-1]
+        if (best := search.best(width)) is not None:
             tally.best_value, tally.best_lam = best["value"], best["lam"]
         shown.add_row(f"{width:g}", *(cell.split()[-1] for cell in _cells(tally)))
     yield shown
     yield f"{search.ended} of {search.record.trials} trials ended"
     for _, trial in search.trials[search.trials["state"] == "FAIL"].iterrows():
-        yield f"{trial['trial']} failed: {trial['reason']}"
-    yield search.ridge.sentence()
+        yield from _failure(trial["trial"], str(trial["reason"]), search.folder / "trials" / trial["trial"])
+    yield Text(search.ridge.sentence())
+
+
+def _failure(trial: str, reason: str, folder: Path) -> Iterator[Text | str]:
+    """Why a trial failed, and on a line of its own where to read on: its traceback, else what it saved, if anything."""
+    first_line, *more = PLACE.sub("", reason).splitlines() or [""]
+    yield Text(f"{trial} failed: {first_line}{' ...' if more else ''}")
+    written = sorted(folder.glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
+    if written or folder.exists():
+        yield escape(f"  traceback: {written[-1]}" if written else f"  saved: {folder}")
 
 
 def _clock(seconds: float) -> str:

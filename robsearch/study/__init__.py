@@ -2,6 +2,7 @@
 
 from optuna.storages import BaseStorage as Storage
 
+from robsearch.study.elsewhere import Found, bring_in, found_in, seen_elsewhere
 from robsearch.study.lease import Lease, ask_to_stop, living_owner
 from robsearch.study.storage import (
     JOURNAL,
@@ -11,21 +12,29 @@ from robsearch.study.storage import (
     repair_journal,
     without_password,
 )
-from robsearch.study.suggestions import Study, Suggestion, recorded_trials, trial_label
+from robsearch.study.suggestions import Study, all_seen
+from robsearch.study.trainings import Suggestion, Told, Training, recorded_trials, trainings_of
 
 __all__ = [
     "JOURNAL",
+    "Found",
     "Lease",
     "SearchRecord",
     "Storage",
     "Study",
     "Suggestion",
+    "Told",
+    "Training",
+    "all_seen",
     "ask_to_stop",
+    "bring_in",
+    "found_in",
     "living_owner",
     "open_storage",
     "record_names",
     "recorded_trials",
     "repair_journal",
-    "trial_label",
+    "seen_elsewhere",
+    "trainings_of",
     "without_password",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -72,7 +73,8 @@ class Lease:
     def release(self) -> None:
         """Gives the search free for the next driver."""
         self._released.set()
-        self._storage.set_study_user_attr(self._study, "owner", None)
+        with contextlib.suppress(Exception):  # where the storage cannot be written, it ends with this process
+            self._storage.set_study_user_attr(self._study, "owner", None)
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):

@@ -11,6 +11,8 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
+from robsearch.recipe import Recipe
+
 
 class MarginPruner(BasePruner):
     """Stops a trial that is worse than the best finished one by more than a margin, at the same epoch.
@@ -50,7 +52,7 @@ class _Finished:
 
     def see(self, trials: list[FrozenTrial]) -> None:
         for trial in trials:
-            if trial._trial_id not in self.seen:
+            if trial._trial_id not in self.seen and trial.intermediate_values:
                 self.seen.add(trial._trial_id)
                 for step, value in trial.intermediate_values.items():
                     self.highest[step] = max(self.highest[step], value)
@@ -58,3 +60,21 @@ class _Finished:
 
 def _best(values: Mapping[int, float], step: int) -> float:
     return max((value for at, value in values.items() if at <= step), default=-math.inf)
+
+
+def default_pruner(recipe: Recipe, by_training: bool = False) -> BasePruner:
+    """Stops what is 4 points worse than the best, in the last third of training, once the learning rate has dropped.
+
+    Args:
+        recipe: whose epochs and learning rate count.
+        by_training: whether the pruner's steps are trainings of a suggestion, not epochs; then it may act after each.
+    """
+    warmup = 0 if by_training else max(math.ceil(2 * recipe.epochs / 3), first_drop(recipe) + 1)
+    return MarginPruner(margin=0.04, startup=2, warmup=warmup)
+
+
+def first_drop(recipe: Recipe) -> int:
+    """How many epochs end before the learning rate first drops abruptly, to half or less between two epochs; else 0."""
+    factors = [recipe.learning_rate(epoch / recipe.epochs) for epoch in range(recipe.epochs)]
+    drops = (epoch for epoch in range(1, recipe.epochs) if factors[epoch] <= factors[epoch - 1] / 2)
+    return next(drops, 0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
@@ -14,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from robsearch.errors import InputError, refusal
+from robsearch.trainer import VALUE
 
 JOURNAL = "optuna.journal"
 
@@ -34,12 +36,33 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+            return JournalStorage(_WholeLines(str(folder / JOURNAL)))
         return optuna.storages.get_storage(url)
     except Exception as error:
         where = without_password(url) if url else str(folder)
         got = f"{type(error).__name__} for {where}"
         raise InputError(refusal("an Optuna storage that opens", got, _advice(error))) from error
+
+
+class _WholeLines(JournalFileBackend):
+    """A journal that a full disk leaves as it was: Optuna's own would go on behind the part of a line that fitted."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends all of them, or nothing."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._lock.acquire()
+        try:
+            whole = os.path.getsize(self._file_path)
+            try:
+                with open(self._file_path, "ab") as journal:
+                    journal.write(lines.encode())
+                    journal.flush()
+                    os.fsync(journal.fileno())
+            except OSError:
+                os.truncate(self._file_path, whole)
+                raise
+        finally:
+            self._lock.release()
 
 
 def _advice(error: Exception) -> str:
@@ -92,6 +115,9 @@ class SearchRecord:
         trials: the total that was asked for; ``resume --trials`` raises it.
         tracking: the MLflow URI, without user name and password (MLflow takes these from the environment).
         setting: labels and texts for the report: model, data, attack, versions, commit.
+        maximise: the metrics that decide.
+        per_trial: ``one`` or ``all`` widths.
+        trainings: that a suggestion consists of.
     """
 
     name: str
@@ -101,6 +127,9 @@ class SearchRecord:
     trials: int
     tracking: str
     setting: dict[str, str]
+    maximise: tuple[str, ...] = (VALUE,)
+    per_trial: str = "one"
+    trainings: int = 1
 
     def create(self, storage: BaseStorage) -> None:
         """Claims the search's name in the storage, atomically.
@@ -129,12 +158,13 @@ class SearchRecord:
             known = ", ".join(record_names(storage)) or "none"
             do = f"searches here: {known}; --results or --storage says where to look"
             raise InputError(refusal("the name of a search", repr(name), do)) from error
-        return cls(**{**facts, "widths": tuple(facts["widths"])})
+        tuples: Any = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
+        return cls(**tuples)
 
     def save(self, storage: BaseStorage) -> None:
         """Writes the record over the one in the storage."""
         study = storage.get_study_id_from_name(self.name)
-        storage.set_study_user_attr(study, "search", {**vars(self), "widths": list(self.widths)})
+        storage.set_study_user_attr(study, "search", vars(self))
 
 
 def record_names(storage: BaseStorage) -> list[str]:

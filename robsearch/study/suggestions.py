@@ -1,16 +1,13 @@
-"""The study of one width: what to try there, what became of it, and when to stop a poor trial."""
+"""One study: what to try there, what became of it, and when to stop a poor trial."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -18,46 +15,24 @@ from optuna.trial import FrozenTrial, TrialState
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
-from robsearch.spaces import Define
-from robsearch.study.pruning import MarginPruner
-from robsearch.study.storage import SearchRecord
-from robsearch.trainer import VALUE
-
-
-def trial_label(width: float, control: str | None = None) -> str:
-    """The part of a trial's name that names its study: ``w4``, or ``w4-standard`` for a control."""
-    return f"w{width:g}-{control}" if control else f"w{width:g}"
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """One recipe to train, under the name it has everywhere: ``w4-017``."""
-
-    trial: str
-    width: float
-    number: int
-    control: str | None
-    recipe: Recipe
-
-
-class _Running(NamedTuple):
-    """A trial that has not been told yet, and the epochs whose values the storage has."""
-
-    trial: optuna.Trial
-    epochs: set[int]
+from robsearch.spaces import AtLeast, Space, Stage, fresh_sampler, grid_size, training_name
+from robsearch.study.live import Live
+from robsearch.study.pruning import default_pruner
+from robsearch.study.trainings import Suggestion, Told, Training, derived_seed, own, trainings_of
+from robsearch.study.width_sampler import Seen
 
 
 class Study:
-    """One width of one search (``NAME@w4``), or one of its controls (``NAME@w4-standard``).
+    """One stage of one search (``NAME@w4``, ``NAME@all``, ``NAME@w4-standard``).
 
     Args:
         storage: shared by all studies of the search.
         search: its name.
-        width: of every net in this study.
-        control: the control's name, or None for the searched trials.
-        define: from (suggestion, width) to a recipe.
-        trials: how many are planned at this width; the sampler's start-up is sized by it.
-        epochs: of one training; none is pruned in the first two thirds.
+        space: what is searched, and how.
+        stage: which of the search's studies.
+        trials: how many suggestions are planned; the default sampler's start-up is sized by it.
+        full: one of the space's recipes; the default pruner reads epochs and learning rate from it. None for a study
+            in which nothing more is trained.
         seed: of the search.
     """
 
@@ -65,132 +40,248 @@ class Study:
         self,
         storage: BaseStorage,
         search: str,
-        width: float,
-        control: str | None,
-        define: Define,
+        space: Space,
+        stage: Stage,
         *,
         trials: int,
-        epochs: int,
+        full: Recipe | None,
         seed: int,
     ) -> None:
-        self.width, self.control = width, control
-        self.label = trial_label(width, control)
-        self._define, self._seed = define, seed
-        self._live: dict[int, _Running] = {}
+        self.stage, self.label, self.space = stage, stage.label, space
+        self._seed, self._live = seed, dict[int, Live]()
+        self._exhausted = False
+        metrics = space.maximise if stage.control is None else space.maximise[:1]
         self._study = optuna.create_study(
             storage=storage,
             study_name=f"{search}@{self.label}",
-            direction="maximize",
+            directions=["maximize"] * len(metrics),
             load_if_exists=True,
         )
-        self._study.set_user_attr("place", {"search": search, "width": width, "control": control})
+        place = {"search": search, "width": stage.width, "control": stage.control, "rung": stage.rung}
+        self._study.set_user_attr("place", {**place, "metrics": metrics})
+        self._metrics: tuple[str, ...] = metrics
         self._study.sampler = self._sampler(trials)
-        self._study.pruner = NopPruner() if control else default_pruner(epochs)
+        self._study.pruner = self._pruner(full)
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """At which each suggestion is trained, thin to wide."""
+        return tuple(sorted(self.space.widths)) if self.stage.width is None else (self.stage.width,)
+
+    @property
+    def replicates(self) -> int:
+        """Trainings of a suggestion at one width: those of a rung or a control are one each."""
+        return self.space.replicates if self.stage.deciding else 1
 
     def _sampler(self, trials: int) -> BaseSampler:
-        known = len(self._study.get_trials(deepcopy=False))
-        seed = derived_seed(self._seed, self.label, known)
-        return RandomSampler(seed=seed) if self.control else default_sampler(trials, seed)
+        seed = derived_seed(self._seed, self.label, len(self._study.get_trials(deepcopy=False)))
+        if self.stage.control is not None:
+            return RandomSampler(seed=seed)
+        return fresh_sampler(self.space.sampler, seed) if self.space.sampler else default_sampler(trials, seed)
+
+    def _pruner(self, full: Recipe | None) -> optuna.pruners.BasePruner:
+        if full is None or not self.stage.deciding or len(self._metrics) > 1:
+            return NopPruner()
+        return self.space.pruner or default_pruner(full, by_training=self._several)
+
+    @property
+    def _several(self) -> bool:
+        return len(self.widths) * self.replicates > 1
+
+    # -- what is known, and what to try first ------------------------------------------------------------------
+
+    def meet(self, siblings: Callable[[], Sequence[Seen]]) -> None:
+        """Tells a sampler that learns across widths where to read the trials of all of them."""
+        with_siblings = getattr(self._study.sampler, "with_siblings", None)
+        if self.stage.width is not None and with_siblings is not None:
+            self._study.sampler = with_siblings(self.stage.width, siblings)
+
+    def seen(self) -> list[Seen]:
+        """Its suggestions as another study's sampler reads them: finished ones with a value, running ones without."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        return [Seen(self.widths[0], trial.params, trial.values[0] if trial.values else None) for trial in trials]
+
+    def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
+        """Makes these parameters the next suggestion, once."""
+        self._study.enqueue_trial(dict(params), user_attrs=facts, skip_if_exists=True)
+
+    @property
+    def waiting(self) -> int:
+        """Enqueued suggestions that nobody has asked for yet."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def ranked(self) -> list[tuple[int, dict[str, Any]]]:
+        """Numbers and parameters of its finished suggestions, those that meet all constraints first, best first."""
+        done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        feasible = {t.number: all(each.facts["feasible"] for each in trainings_of(t)) for t in done}
+        best_first = sorted(done, key=lambda trial: (not feasible[trial.number], -trial.values[0]))
+        return [(trial.number, trial.params) for trial in best_first]
+
+    def risen(self) -> set[int]:
+        """Numbers, in the rung below, of the suggestions that were enqueued here because they were the best there."""
+        trials = self._study.get_trials(deepcopy=False)
+        return {trial.user_attrs["risen_from"] for trial in trials if "risen_from" in trial.user_attrs}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether its sampler has nothing left to try: all points of a grid were handed out."""
+        size = grid_size(self._study.sampler)
+        if size is None:
+            return self._exhausted
+        return sum("grid_id" in trial.system_attrs for trial in self._study.get_trials(deepcopy=False)) >= size
+
+    # -- suggestions -------------------------------------------------------------------------------------------
 
     def ask(self) -> Suggestion | None:
         """The next recipe to train; None if the space failed to define it (the trial is told FAIL)."""
-        return self._suggestion(self._study.ask())
+        return self._begun(self._study.ask())
 
     def adopt(self) -> list[Suggestion]:
-        """The trials that a dead driver left running, to be continued under their own numbers.
+        """The trainings that a dead driver left, to be continued under their own names.
 
         Raises:
-            InputError: the space now defines another recipe than the one a trial was started with.
+            InputError: the space now defines another recipe than the one a training was started with.
         """
-        left = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        adopted = [
-            self._suggestion(optuna.Trial(self._study, trial._trial_id), trial.intermediate_values) for trial in left
-        ]
+        left = own(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        adopted = [self._begun(optuna.Trial(self._study, trial._trial_id), trial) for trial in left]
         return [suggestion for suggestion in adopted if suggestion]
 
-    def again(self, number: int) -> Suggestion:
-        """The suggestion of a trial that has ended, with the recipe it was trained with.
+    def again(self, training: Training) -> Suggestion:
+        """The suggestion of a training that has ended, with the recipe it was trained with.
 
         Raises:
             InputError: the space now defines another one.
         """
-        frozen = self._study._storage.get_trial(self._id(number))
-        trial = optuna.trial.FixedTrial(frozen.params)
-        recipe = self._seeded(self._define(trial, self.width), number)  # type: ignore[arg-type]
-        self._refuse_another(frozen.user_attrs["recipe"], recipe, number)
-        return Suggestion(self.name(number), self.width, number, self.control, recipe)
+        frozen = self._study._storage.get_trial(self._id(training.number))
+        trial: Any = optuna.trial.FixedTrial(frozen.params)
+        return self._suggestion(trial, training.number, training.width, training.replicate, training.facts["recipe"])
 
-    def _suggestion(self, trial: optuna.Trial, epochs: Iterable[int] = ()) -> Suggestion | None:
+    def _begun(self, trial: optuna.Trial, left: FrozenTrial | None = None) -> Suggestion | None:
+        self._live[trial.number] = Live.of(trial, left)
+        return None if self._settled(trial.number) else self._next_training(trial.number)
+
+    def _settled(self, number: int) -> bool:
+        """Tells what a dead driver had noted of its last training, but not told."""
+        live = self._live[number]
+        state = live.trainings[-1]["state"] if live.trainings else "RUNNING"
+        if state in ("PRUNED", "FAIL"):
+            self._tell(number, TrialState[state])
+        elif state == "COMPLETE" and len(live.trainings) == len(self._members()):
+            self._tell_complete(number)
+        return number not in self._live
+
+    def _next_training(self, number: int) -> Suggestion | None:
+        """The training that was begun and has not ended, else the first that was not begun."""
+        live = self._live[number]
+        begun = live.begun
+        width, replicate = (begun["width"], begun["replicate"]) if begun else self._members()[len(live.trainings)]
         try:
-            recipe = self._seeded(self._define(trial, self.width), trial.number)
+            found = self._suggestion(live.trial, number, width, replicate, begun["recipe"] if begun else None)
         except Exception as error:
-            self.fail(trial.number, f"the space failed: {type(error).__name__}: {error}")
+            if begun:
+                raise
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            live.trial.set_user_attr("reason", f"the space failed: {kind}{error}")
+            self._tell(number, TrialState.FAIL)
             return None
-        if "recipe" in trial.user_attrs:
-            self._refuse_another(trial.user_attrs["recipe"], recipe, trial.number)
-        trial.set_user_attr("recipe", recipe.digest)
-        trial.set_user_attr("seed", recipe.seed)
-        self._live[trial.number] = _Running(trial, set(epochs))
-        return Suggestion(self.name(trial.number), self.width, trial.number, self.control, recipe)
+        if not begun:
+            recipe = found.recipe
+            live.begin(trial=found.trial, width=width, replicate=replicate, recipe=recipe.digest, seed=recipe.seed)
+        return found
 
-    def _seeded(self, recipe: Recipe, number: int) -> Recipe:
-        return dataclasses.replace(recipe, seed=derived_seed(self._seed, self.label, number))
+    def _members(self) -> list[tuple[float, int | None]]:
+        seeds = range(self.replicates) if self.replicates > 1 else [None]
+        return [(width, replicate) for width in self.widths for replicate in seeds]
 
-    def _refuse_another(self, started_with: str, recipe: Recipe, number: int) -> None:
-        if started_with != recipe.digest:
+    def _suggestion(
+        self, trial: optuna.Trial, number: int, width: float, replicate: int | None, started_with: str | None
+    ) -> Suggestion:
+        name = training_name(self.stage, width, number, replicate)
+        own_label = Stage(width, self.stage.control, self.stage.rung).label
+        seed = derived_seed(self._seed, own_label, number, *([replicate] if replicate else []))
+        recipe = replace(self.space.recipe(self.stage, trial, width), seed=seed)
+        if started_with not in (None, recipe.digest):
             do = "undo the change to the space (or the version of robsearch), or launch a new search"
-            raise InputError(refusal(f"the recipe that {self.name(number)} was started with", "another one", do))
+            raise InputError(refusal(f"the recipe that {name} was started with", "another one", do))
+        return Suggestion(name, width, number, replicate, self.stage, recipe)
 
-    def report(self, number: int, epochs: list[Metrics]) -> bool:
-        """Remembers each epoch's value, once, and says whether the pruner would stop the trial."""
-        trial, known = self._live[number]
+    # -- what became of them -----------------------------------------------------------------------------------
+
+    def report(self, suggestion: Suggestion, epochs: list[Metrics]) -> bool:
+        """Remembers each epoch's value, once, and says whether the pruner would stop the trial.
+
+        Only where a suggestion is one training and one metric is maximised: else epochs are not its steps.
+        """
+        live = self._live[suggestion.number]
+        if self._several or len(self._metrics) > 1:
+            return False
         for entry in epochs:
-            if (epoch := int(entry["epoch"])) not in known:
-                trial.report(entry[VALUE], step=epoch)
-                known.add(epoch)
-        return bool(epochs) and trial.should_prune()
+            if (epoch := int(entry["epoch"])) not in live.epochs:
+                live.trial.report(entry[self._metrics[0]], step=epoch)
+                live.epochs.add(epoch)
+        return bool(epochs) and live.trial.should_prune()
 
-    def complete(self, number: int, best: Metrics, last: Metrics) -> None:
-        """Tells a finished training, with the value of its best epoch."""
-        self._facts(number, best_epoch=int(best["epoch"]), epochs=int(last["epoch"]), lam=last["train/lam"])
-        self._tell(number, TrialState.COMPLETE, best[VALUE])
+    def complete(self, suggestion: Suggestion, best: Metrics, last: Metrics) -> Told:
+        """Notes a finished training; tells its suggestion when this was the last one, or when it is given up."""
+        number, live = suggestion.number, self._live[suggestion.number]
+        live.end("COMPLETE", best, last, self._metrics, self._goals)
+        value = live.mean(self._metrics[0])
+        if len(live.trainings) == len(self._members()):
+            self._tell_complete(number)
+            return Told("COMPLETE", value)
+        if self._gives_up(live, value):
+            self._tell(number, TrialState.PRUNED)
+            return Told("PRUNED", value)
+        following = self._next_training(number)
+        return Told("RUNNING" if following else "FAIL", value, following)
 
-    def prune(self, number: int, best: Metrics, last: Metrics) -> None:
+    def _gives_up(self, live: Live, mean: float) -> bool:
+        """Between trainings the pruner sees their sum as a share of all that are planned, which only rises."""
+        if len(self._metrics) > 1:
+            return False
+        done = len(live.trainings)
+        live.trial.report(mean * done / len(self._members()), step=done)
+        return live.trial.should_prune()
+
+    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics) -> None:
         """Tells a trial that was stopped because others at its width were better."""
-        self._facts(number, best_epoch=int(best["epoch"]), epochs=int(last["epoch"]), lam=last["train/lam"])
-        self._tell(number, TrialState.PRUNED)
+        self._live[suggestion.number].end("PRUNED", best, last, self._metrics, self._goals)
+        self._tell(suggestion.number, TrialState.PRUNED)
 
-    def fail(self, number: int, reason: str) -> None:
+    def fail(self, suggestion: Suggestion, reason: str) -> None:
         """Tells a failed trial, with the reason."""
-        self._facts(number, reason=reason)
-        self._tell(number, TrialState.FAIL)
+        self._live[suggestion.number].fail(reason)
+        self._tell(suggestion.number, TrialState.FAIL)
 
-    def _facts(self, number: int, **facts: Any) -> None:
-        trial_id = self._id(number)
-        for key, value in facts.items():
-            self._study._storage.set_trial_user_attr(trial_id, key, value)
+    @property
+    def _goals(self) -> tuple[AtLeast, ...]:
+        return self.space.subject_to if self.stage.control is None else ()
 
-    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        self._study.tell(number, value, state=state)
+    def _tell_complete(self, number: int) -> None:
+        live = self._live[number]
+        live.constrain(self._goals)
+        self._tell(number, TrialState.COMPLETE, [live.mean(metric) for metric in self._metrics])
+
+    def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
+        try:
+            self._study.tell(number, values, state=state)
+        except RuntimeError as error:  # how a sampler that has tried everything says so
+            if "stop" not in str(error):
+                raise
+            self._exhausted = True
         self._live.pop(number, None)
 
-    def name(self, number: int) -> str:
-        """The trial's name everywhere: ``w4-017``."""
-        return f"{self.label}-{number:03d}"
-
     def trials(self) -> list[FrozenTrial]:
-        """Every trial of this study, in the order of their numbers."""
-        return self._study.get_trials(deepcopy=False)
+        """Every suggestion of this study, in the order of their numbers, without those brought in."""
+        return own(self._study.get_trials(deepcopy=False))
+
+    def trainings(self) -> Iterator[tuple[FrozenTrial, Training]]:
+        """Every training that was begun, with its suggestion."""
+        return ((trial, training) for trial in self.trials() for training in trainings_of(trial))
 
     def _id(self, number: int) -> int:
         """The storage's own number; to look for it among all trials would cost more with each one."""
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-
-
-def derived_seed(*parts: object) -> int:
-    """A seed below 2**31 that any change of a part changes: (search seed, width, number)."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 2**31
 
 
 def default_sampler(trials: int, seed: int) -> BaseSampler:
@@ -198,25 +289,6 @@ def default_sampler(trials: int, seed: int) -> BaseSampler:
     return TPESampler(n_startup_trials=min(10, max(3, trials // 2)), seed=seed)
 
 
-def default_pruner(epochs: int) -> BasePruner:
-    """Stops what is 4 points worse than the best, in the last third of training."""
-    return MarginPruner(margin=0.04, startup=2, warmup=math.ceil(2 * epochs / 3))
-
-
-def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:
-    """The facts the storage knows of each trial of a search: name, width, number, control, state, reason, seed."""
-    for study in storage.get_all_studies():
-        place = study.user_attrs.get("place")
-        if not place or place["search"] != record.name:
-            continue
-        label = trial_label(place["width"], place["control"])
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-            yield {
-                "trial": f"{label}-{trial.number:03d}",
-                "width": place["width"],
-                "number": trial.number,
-                "control": place["control"],
-                "state": trial.state.name,
-                "reason": trial.user_attrs.get("reason"),
-                "seed": trial.user_attrs.get("seed"),
-            }
+def all_seen(studies: Sequence[Study], elsewhere: Sequence[Seen]) -> Callable[[], Sequence[Seen]]:
+    """What the samplers of several widths may know: the trials of all of them, and those from elsewhere."""
+    return lambda: [*elsewhere, *(seen for study in studies for seen in study.seen())]

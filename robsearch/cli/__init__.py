@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robsearch.cli.data import data_app
+from robsearch.cli.options import (
+    Address,
+    DiskBudget,
+    Gpus,
+    GpusOrAuto,
+    HangAfter,
+    NameArgument,
+    Parallel,
+    Results,
+    SpaceArgument,
+    Storage,
+    Tracking,
+)
+from robsearch.disk import DiskFullError
 from robsearch.errors import InputError, LeaseLostError
 
 if TYPE_CHECKING:
-    from robsearch.protocols import Dataset
     from robsearch.search import Means, Search
 
 app = typer.Typer(
@@ -22,37 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Data sets and the store that the trials of a node share.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-SpaceArgument = Annotated[
-    str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
-]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
-Results = Annotated[
-    Path | None,
-    typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder (default: ./robsearch-results)"),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL (default: a journal beside the results)"),
-]
-Tracking = Annotated[
-    str | None,
-    typer.Option(help="MLflow URI (default: MLFLOW_TRACKING_URI, else sqlite beside the results)"),
-]
-Address = Annotated[
-    str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)")
-]
-Parallel = Annotated[int | None, typer.Option(help="trainings at once (default: as many as there is room for)")]
-Gpus = Annotated[
-    float | None,
-    typer.Option(help="GPUs per trial, or a share of one (default: the space's, else 1 if there are any)"),
-]
-DiskBudget = Annotated[
-    float | None, typer.Option(help="GiB of weights to keep: those of the worst finished trials go (default: all stay)")
-]
-HangAfter = Annotated[float, typer.Option(help="seconds without a report until a trial counts as hung")]
 
 
 @app.command()
@@ -61,7 +44,7 @@ def check(space: SpaceArgument) -> None:
     from rich.console import Console
 
     from robsearch.spaces import check as check_space
-    from robsearch.spaces import load_space
+    from robsearch.spaces import distributions, load_space
 
     draws = check_space(load_space(space))
     console = Console()
@@ -71,7 +54,7 @@ def check(space: SpaceArgument) -> None:
             for name, value in draw.params.items()
         )
         console.print(f"width {draw.width:g}: {drawn or 'nothing is searched'}", highlight=False)
-    for name, distribution in draws[0].distributions.items():
+    for name, distribution in distributions(draws).items():
         console.print(f"searches {name} in {distribution}", highlight=False)
     console.print(f"{space} is ready to launch: {len({draw.width for draw in draws})} widths", highlight=False)
 
@@ -87,7 +70,7 @@ def launch(
     tracking: Tracking = None,
     address: Address = None,
     parallel: Parallel = None,
-    gpus_per_trial: Gpus = None,
+    gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
     disk_budget: DiskBudget = None,
 ) -> None:
@@ -108,7 +91,7 @@ def resume(
     tracking: Tracking = None,
     address: Address = None,
     parallel: Parallel = None,
-    gpus_per_trial: Gpus = None,
+    gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
     disk_budget: DiskBudget = None,
 ) -> None:
@@ -181,7 +164,7 @@ def status(
         console.print("\n".join(names) if names else f"no searches in {place.results}", highlight=False)
         return
     for line in status_lines(load_search(name, results, storage)):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=isinstance(line, str))  # a path in one piece can be copied
 
 
 @app.command()
@@ -209,42 +192,6 @@ def ui(
     sys.exit(serve(name, port, Means(results, storage, tracking)))
 
 
-@data_app.command()
-def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, mnist, fashionmnist, cifar10, cifar100 or svhn")],
-    root: Annotated[str | None, typer.Option(help="folder or URI of the images (default: ROBSEARCH_DATA)")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="folder to build in (default: ROBSEARCH_CACHE, else ~/.cache/robsearch)")
-    ] = None,
-) -> None:
-    """Build the Arrow file of a set with its default splits, so that the first trial on this node need not."""
-    import time
-
-    from robsearch.data import arrow_file, load
-
-    dataset = _known_set(name, root)
-    file = arrow_file(dataset, cache)
-    before, start = file.stat().st_mtime_ns if file.exists() else None, time.perf_counter()
-    splits = load(dataset, cache)
-    done = "checked" if file.stat().st_mtime_ns == before else "built"
-    sizes = ", ".join(f"{split} {len(part.labels):,}" for split, part in splits.items())
-    typer.echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
-
-
-def _known_set(name: str, root: str | None) -> Dataset:
-    from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-    from robsearch.errors import refusal
-
-    rooted = {kind.__name__.lower(): kind for kind in (MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN)}
-    if name.lower() in rooted:
-        return rooted[name.lower()](root=root)
-    if name.lower() != "digits":
-        raise InputError(refusal("the name of a data set", repr(name), f"one of digits, {', '.join(rooted)}"))
-    if root is not None:
-        raise InputError(refusal("no --root for digits", root, "they come with scikit-learn"))
-    return Digits()
-
-
 def _conclude(search: Search, means: Means) -> None:
     from robsearch.search.opening import closing_lines
 
@@ -256,7 +203,7 @@ def _conclude(search: Search, means: Means) -> None:
 
 
 def main() -> None:
-    """The entry point: bad input is one clear message and exit code 2, a search taken over exit code 1."""
+    """The entry point: bad input is one clear message and exit code 2; a search taken over, or a full disk, code 1."""
     try:
         app()
     except InputError as error:
@@ -264,6 +211,6 @@ def main() -> None:
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
         typer.echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)
-    except LeaseLostError as error:
+    except (LeaseLostError, DiskFullError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -1,13 +1,10 @@
-"""A search space: a Python function from a suggestion and a width to a recipe."""
+"""``robsearch check``: draws suggestions at every width, without training, and says all that is wrong."""
 
 from __future__ import annotations
 
-import importlib
 import pickle
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 import torch
@@ -16,93 +13,11 @@ from optuna.distributions import BaseDistribution
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
 from robsearch.resources import Resources
-
-Define = Callable[[optuna.Trial, float], Recipe]
-Control = Callable[[float], Recipe]
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from robsearch.spaces.definition import Space
+from robsearch.spaces.manner import how_problems
 
 DRAWS = 3
 """Suggestions that ``check`` draws at each width."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """What may be tried: made by ``@space``, launched by ``robsearch launch MODULE:NAME``.
-
-    Attributes:
-        define: the function from (suggestion, width) to a recipe. Width is given, never suggested.
-        widths: at which the search is made; each gets a study of its own.
-        controls: functions from a width to a recipe that is trained once at each width beside the search,
-            such as the same net without adversarial loss, as a yardstick.
-        resources: a function from a width to what one training takes there, such as
-            ``lambda width: Resources(gpus=0.25 if width <= 2 else 1)``; None for one CPU and, where there are any,
-            one GPU.
-    """
-
-    define: Define
-    widths: tuple[float, ...]
-    controls: tuple[Control, ...] = ()
-    resources: Callable[[float], Resources] | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
-            problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
-        names = [control.__name__ for control in self.controls]
-        if len(set(names)) < len(names):
-            problems.append(refusal("controls with distinct names", names, "rename one of the functions"))
-        if problems:
-            raise InputError(*problems)
-
-    @property
-    def reference(self) -> str:
-        """How the command line names it: ``module:name``."""
-        return f"{self.define.__module__}:{self.define.__name__}"
-
-
-def space(
-    *,
-    widths: tuple[float, ...],
-    controls: tuple[Control, ...] = (),
-    resources: Callable[[float], Resources] | None = None,
-) -> Callable[[Define], Space]:
-    """Makes a search space of a function ``(trial, width) -> Recipe``; arguments as in ``Space``.
-
-    Raises:
-        InputError: widths that are not distinct and positive.
-    """
-    return lambda define: Space(define, tuple(widths), tuple(controls), resources)
-
-
-def load_space(reference: str) -> Space:
-    """The space that ``module:name`` refers to, on the import path or in the current folder.
-
-    Raises:
-        InputError: no such module, or it has no such space; lists those it has.
-    """
-    module_name, _, name = reference.partition(":")
-    if not module_name or not name:
-        raise InputError(refusal("a space as module:name", repr(reference), "such as search_spaces.quickstart:digits"))
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
-        raise InputError(
-            refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")
-        ) from error
-    except Exception as error:
-        got = f"{type(error).__name__}: {error}"
-        raise InputError(refusal(f"an importable module {module_name!r}", got, "mend the module")) from error
-    found = getattr(module, name, None)
-    if isinstance(found, Space):
-        return found
-    spaces = sorted(key for key, value in vars(module).items() if isinstance(value, Space))
-    got = f"{name!r} is a {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
-    has = f"use one of {', '.join(spaces)}" if spaces else "decorate a function (trial, width) -> Recipe with @space"
-    raise InputError(refusal(f"a Space in {module_name}", got, has))
 
 
 @dataclass(frozen=True)
@@ -132,12 +47,19 @@ def check(space: Space, draws: int = DRAWS) -> list[Draw]:
                 problems += [f"at width {width:g}: {problem}" for problem in error.problems]
     for width in space.widths:
         of_width = [draw.recipe for draw in drawn if draw.width == width][:1]
-        for recipe in (*of_width, *_controls(space, width, problems)):
+        cheap = [recipe for full in of_width for recipe in _rungs(space, full, problems)]
+        for recipe in (*of_width, *cheap, *_controls(space, width, problems)):
             problems += [f"at width {width:g}: {problem}" for problem in recipe_problems(recipe)]
     problems += [*_range_problems(drawn), *_width_problems(drawn), *_resource_problems(space)]
+    problems += [] if problems else how_problems(space, distributions(drawn))
     if problems:
         raise InputError(*dict.fromkeys(problems))
     return drawn
+
+
+def distributions(draws: Sequence[Draw]) -> dict[str, BaseDistribution]:
+    """Of every parameter that the space asked for."""
+    return {name: distribution for draw in draws for name, distribution in draw.distributions.items()}
 
 
 def recipe_problems(recipe: Recipe) -> Iterator[str]:
@@ -170,6 +92,14 @@ def _controls(space: Space, width: float, problems: list[str]) -> Iterator[Recip
             yield _called(lambda control=control: control(width), f"control {control.__name__}")  # type: ignore[misc]
         except InputError as error:
             problems += [f"at width {width:g}: {problem}" for problem in error.problems]
+
+
+def _rungs(space: Space, full: Recipe, problems: list[str]) -> Iterator[Recipe]:
+    for rung in space.fidelity:
+        try:
+            yield _called(lambda rung=rung: rung.change(full), f"rung {rung.name}")  # type: ignore[misc]
+        except InputError as error:
+            problems += error.problems
 
 
 def _resource_problems(space: Space) -> Iterator[str]:

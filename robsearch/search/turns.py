@@ -1,0 +1,121 @@
+"""Whose turn it is: which study the next suggestion goes to, and which suggestions rise to the next rung."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+
+from robsearch.spaces import Space, apportion
+from robsearch.study import Study
+
+
+@dataclass
+class Tally:
+    """What has become of one study's suggestions, kept in memory: deciding and drawing cost no storage access."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    best_value: float | None = None
+    best_lam: float | None = None
+    seconds: float = 0.0
+    costs: list[float] = field(default_factory=list)
+
+    def complete(self, value: float, lam: float) -> None:
+        """Counts a finished suggestion."""
+        self.states["COMPLETE"] += 1
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_lam = value, lam
+
+    @property
+    def taken(self) -> int:
+        """Suggestions that count towards the total: failed ones are tried again."""
+        return self.states["COMPLETE"] + self.states["PRUNED"] + self.states["RUNNING"]
+
+    @property
+    def cost(self) -> float | None:
+        """Seconds of one training, on average; None where none has ended."""
+        return sum(self.costs) / len(self.costs) if self.costs else None
+
+
+class Turns:
+    """Shares a search's suggestions out over its studies.
+
+    Args:
+        space: whose allocation and rungs count.
+        studies: all of the search.
+        total: trainings with the full recipe that were asked for, rounded up to whole suggestions.
+    """
+
+    def __init__(self, space: Space, studies: list[Study], total: int) -> None:
+        self.space, self.suggestions = space, -(-total // space.trainings)
+        self.tallies = {study: Tally() for study in studies}
+        self.one_by_one = False
+        """Whether a width begins when another has ended, because a process is only reused for equal resources."""
+        searched = [study for study in studies if study.stage.control is None]
+        self._ladders = {w: list(of) for w, of in groupby(searched, key=lambda study: study.stage.width)}
+
+    @property
+    def deciding(self) -> list[Tally]:
+        """The tallies of the searched studies at full fidelity."""
+        return [self.tallies[ladder[-1]] for ladder in self._ladders.values()]
+
+    @property
+    def ended(self) -> int:
+        """Full suggestions that are complete or pruned."""
+        return sum(tally.taken - tally.states["RUNNING"] for tally in self.deciding)
+
+    def next(self) -> Study | None:
+        """The study that is asked next; None if nothing is to be done, or not before something else ends.
+
+        Controls come last, or while a rung waits for its last trials.
+        """
+        wanted = self._wanted()
+        ladders = {width: study for width in wanted if (study := self._rung(width, wanted[width]))}
+        if ladders:
+            in_order = self.one_by_one or self.space.allocation.thin_first
+            shares = {width: self._lowest(width).taken / wanted[width] for width in ladders}
+            return ladders[min(ladders, key=lambda width: 0.0 if in_order else shares[width])]
+        controls = (study for study in self.tallies if study.stage.control is not None)
+        return next((study for study in controls if not self.tallies[study].states.total()), None)
+
+    def _wanted(self) -> dict[float | None, int]:
+        """Full suggestions for each width, thin to wide; never fewer than were taken before costs were known."""
+        if None in self._ladders:
+            return {None: self.suggestions}
+        tallies = {width: self.tallies[self._ladders[width][-1]] for width in sorted(self.space.widths)}
+        weights = self.space.allocation.weights({width: tally.cost for width, tally in tallies.items()})
+        shares = apportion(self.suggestions, weights)
+        over = {width: tally.taken for width, tally in tallies.items() if tally.taken > shares[width]}
+        if rest := {width: weights[width] for width in weights if width not in over}:
+            shares = {**over, **apportion(self.suggestions - sum(over.values()), rest)}
+        return {width: shares[width] for width in tallies}
+
+    def _lowest(self, width: float | None) -> Tally:
+        return self.tallies[self._ladders[width][0]]
+
+    def _rung(self, width: float | None, wanted: int) -> Study | None:
+        """Of one width's studies, from the full recipe down, the first that can be asked now."""
+        ladder, counts = self._ladders[width], self._counts(wanted)
+        for (lower, count), (higher, wanted_above) in reversed(list(pairwise(zip(ladder, counts, strict=True)))):
+            if higher.waiting or self._promote(lower, count, higher, wanted_above):
+                return higher
+        room = self.tallies[ladder[0]].taken < counts[0] and not ladder[0].exhausted
+        return ladder[0] if room else None
+
+    def _counts(self, wanted: int) -> list[int]:
+        """How many suggestions each rung takes so that enough are left at the top."""
+        counts = [wanted]
+        for rung in reversed(self.space.fidelity):
+            counts.insert(0, -int(-counts[0] // rung.keep))
+        return counts
+
+    def _promote(self, lower: Study, count: int, higher: Study, wanted: int) -> bool:
+        """Enqueues the best of a rung that has ended, as many as the next one lacks; whether there was one."""
+        below = self.tallies[lower]
+        if (below.taken < count and not lower.exhausted) or below.states["RUNNING"]:
+            return False
+        lacking, risen = wanted - self.tallies[higher].taken, higher.risen()
+        rising = [(number, params) for number, params in lower.ranked() if number not in risen][: max(lacking, 0)]
+        for number, params in rising:
+            higher.enqueue(params, risen_from=number)
+        return bool(rising)

@@ -1,0 +1,32 @@
+"""A search space: a Python function from a suggestion and a width to a recipe, and how it is to be searched."""
+
+from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
+from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
+from robsearch.spaces.definition import Control, Define, Space, Stage, load_space, space, training_name
+from robsearch.spaces.goals import AtLeast
+from robsearch.spaces.manner import contains, fresh_sampler, grid_size
+from robsearch.spaces.rungs import Rung
+
+__all__ = [
+    "Allocation",
+    "AtLeast",
+    "ByCost",
+    "Control",
+    "Define",
+    "Draw",
+    "Equal",
+    "Rung",
+    "Space",
+    "Stage",
+    "Weighted",
+    "apportion",
+    "check",
+    "contains",
+    "distributions",
+    "fresh_sampler",
+    "grid_size",
+    "load_space",
+    "recipe_problems",
+    "space",
+    "training_name",
+]

@@ -1,0 +1,197 @@
+"""The space itself, and the studies that a search of it consists of."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+from robsearch.errors import InputError, refusal
+from robsearch.recipe import Recipe
+from robsearch.resources import Resources
+from robsearch.spaces.allocation import Allocation, Equal
+from robsearch.spaces.goals import AtLeast
+from robsearch.spaces.rungs import Rung
+from robsearch.trainer import VALUE
+
+Define = Callable[[optuna.Trial, float], Recipe]
+Control = Callable[[float], Recipe]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Which of a search's studies: those of a width, of all widths, of a control, of a rung of fidelity.
+
+    Attributes:
+        width: of every net in the study, or None where each suggestion is trained at all widths.
+        control: the control's name, or None for the searched trials.
+        rung: the rung's name, or None for the full recipe.
+    """
+
+    width: float | None
+    control: str | None = None
+    rung: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What names the study: ``w4``, ``w4-standard``, ``w4-scout``, ``all``."""
+        return "-".join(part for part in (self._where, self.control, self.rung) if part)
+
+    @property
+    def _where(self) -> str:
+        return "all" if self.width is None else f"w{self.width:g}"
+
+    @property
+    def deciding(self) -> bool:
+        """Whether its values are the search's own: neither of a control nor of a rung."""
+        return self.control is None and self.rung is None
+
+
+def training_name(stage: Stage, width: float, number: int, replicate: int | None) -> str:
+    """A training's name everywhere: ``w4-017``, ``w4-scout-017``, ``w4-017-r1`` for one of several seeds."""
+    label = Stage(width, stage.control, stage.rung).label
+    return f"{label}-{number:03d}" + ("" if replicate is None else f"-r{replicate}")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be tried and how it is searched: made by ``@space``, launched by ``robsearch launch MODULE:NAME``.
+
+    Attributes:
+        define: the function from (suggestion, width) to a recipe. Width is given, never suggested.
+        widths: at which the search is made; each gets a study of its own.
+        controls: functions from a width to a recipe that is trained once at each width beside the search,
+            such as the same net without adversarial loss, as a yardstick.
+        resources: a function from a width to what one training takes there, such as
+            ``lambda width: Resources(gpus=0.25 if width <= 2 else 1)``; None for one CPU and, where there are any,
+            one GPU.
+        per_trial: ``one`` width, or ``all``: each suggestion is trained at every width, thin to wide, and its value is
+            the mean. That is how what belongs to no single width is searched, such as the parameters of a law; a name
+            asked at two widths is one parameter.
+        replicates: trainings of each suggestion and width, with seeds of their own; its value is their mean.
+        maximise: metrics of the best epoch on ``val`` (the epoch is the one of highest robust accuracy). Several make
+            the search multi-objective: it has a front of best trials, and no trial is pruned.
+        subject_to: constraints; the best trial is the best of those that meet them all.
+        sampler: any Optuna sampler; each study gets a copy with a seed of its own. By default TPE.
+        pruner: any Optuna pruner; steps are epochs, or trainings where a suggestion has several. By default a
+            ``MarginPruner`` that waits for the learning rate's first drop; ``NopPruner()`` never prunes.
+        allocation: how trials are shared out over the widths.
+        start_with: parameters to try first at each width.
+        learn_from: names of searches in the same place, or paths of CSV files (columns ``width``, the metrics that are
+            maximised or ``value``, and parameters): finished trials that the samplers know from the start. They
+            are not trained again and not reported.
+        fidelity: rungs below the full recipe, cheapest first.
+    """
+
+    define: Define
+    widths: tuple[float, ...]
+    controls: tuple[Control, ...] = ()
+    resources: Callable[[float], Resources] | None = None
+    per_trial: Literal["one", "all"] = "one"
+    replicates: int = 1
+    maximise: tuple[str, ...] = (VALUE,)
+    subject_to: tuple[AtLeast, ...] = ()
+    sampler: BaseSampler | None = None
+    pruner: BasePruner | None = None
+    allocation: Allocation = field(default_factory=Equal)
+    start_with: tuple[Mapping[str, Any], ...] = ()
+    learn_from: tuple[str, ...] = ()
+    fidelity: tuple[Rung, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
+            problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
+        names = [*(control.__name__ for control in self.controls), *(rung.name for rung in self.fidelity)]
+        if len(set(names)) < len(names):
+            problems.append(refusal("controls and rungs with distinct names", names, "rename one of them"))
+        if self.per_trial not in ("one", "all"):
+            problems.append(refusal("per_trial 'one' or 'all'", repr(self.per_trial), "pass one of these"))
+        if self.replicates < 1:
+            problems.append(refusal("replicates of at least 1", self.replicates, "3 shows the spread of seeds"))
+        if not self.maximise or len(set(self.maximise)) < len(self.maximise):
+            problems.append(refusal("distinct metrics to maximise", self.maximise, f"such as ({VALUE!r},)"))
+        if len(self.maximise) > 1 and self.pruner is not None:
+            do = "leave the pruner out, or maximise one metric, subject_to=(AtLeast(...),) for the others"
+            problems.append(refusal("no pruner with several metrics", type(self.pruner).__name__, do))
+        if problems:
+            raise InputError(*problems)
+
+    @property
+    def reference(self) -> str:
+        """How the command line names it: ``module:name``."""
+        return f"{self.define.__module__}:{self.define.__name__}"
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings one suggestion consists of."""
+        return self.replicates * (len(self.widths) if self.per_trial == "all" else 1)
+
+    def stages(self) -> list[Stage]:
+        """All studies of a search of it: of each width the rungs, cheapest first, and the full recipe; the controls."""
+        where = [None] if self.per_trial == "all" else list(self.widths)
+        rungs = [*(rung.name for rung in self.fidelity), None]
+        searched = [Stage(width, None, rung) for width in where for rung in rungs]
+        return searched + [Stage(width, control.__name__) for control in self.controls for width in self.widths]
+
+    def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
+        """What a suggestion means in one of the studies."""
+        if stage.control is not None:
+            return next(control for control in self.controls if control.__name__ == stage.control)(width)
+        recipe = self.define(trial, width)
+        changes = (rung.change for rung in self.fidelity if rung.name == stage.rung)
+        return next(changes, lambda full: full)(recipe)
+
+
+def space(*, widths: tuple[float, ...], **how: Any) -> Callable[[Define], Space]:
+    """Makes a search space of a function ``(trial, width) -> Recipe``; all other arguments as in ``Space``.
+
+    Raises:
+        InputError: arguments that do not fit, all at once.
+    """
+    if strange := sorted(set(how) - set(Space.__dataclass_fields__)):
+        known = ", ".join(name for name in Space.__dataclass_fields__ if name != "define")
+        raise InputError(refusal("arguments of @space", ", ".join(strange), f"it takes {known}"))
+    for name, value in how.items():
+        if isinstance(value, list):
+            how[name] = tuple(value)
+    return lambda define: Space(define, tuple(widths), **how)
+
+
+def load_space(reference: str) -> Space:
+    """The space that ``module:name`` refers to, on the import path or in the current folder.
+
+    Raises:
+        InputError: no such module, or it has no such space; lists those it has.
+    """
+    module_name, _, name = reference.partition(":")
+    if not module_name or not name:
+        raise InputError(refusal("a space as module:name", repr(reference), "such as search_spaces.quickstart:digits"))
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
+        raise InputError(
+            refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")
+        ) from error
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(refusal(f"an importable module {module_name!r}", got, "mend the module")) from error
+    found = getattr(module, name, None)
+    if isinstance(found, Space):
+        return found
+    spaces = sorted(key for key, value in vars(module).items() if isinstance(value, Space))
+    got = f"{name!r} is a {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
+    has = f"use one of {', '.join(spaces)}" if spaces else "decorate a function (trial, width) -> Recipe with @space"
+    raise InputError(refusal(f"a Space in {module_name}", got, has))

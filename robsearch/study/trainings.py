@@ -1,0 +1,109 @@
+"""What the storage remembers of each training: a suggestion is one, or several at other widths or with other seeds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from robsearch.recipe import Recipe
+from robsearch.spaces import Stage, training_name
+from robsearch.study.storage import SearchRecord
+
+TRAININGS = "trainings"
+"""The Optuna trial's attribute: a list of facts, one for each training that was begun."""
+IMPORTED = "imported from"
+"""The attribute of a trial that another search, or a table, brought in."""
+
+
+class Training(NamedTuple):
+    """One training that was begun.
+
+    ``state`` is its own: a suggestion that was given up after two good trainings has two COMPLETE ones. ``facts`` has
+    ``recipe`` (digest) and ``seed``, and once it has ended ``lam``, ``best_epoch``, ``epochs``, ``seconds``, the
+    metrics of its best epoch, ``feasible``, or the ``reason`` of its failure.
+    """
+
+    trial: str
+    width: float
+    number: int
+    replicate: int | None
+    state: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One recipe to train, under the name it has everywhere: ``w4-017``."""
+
+    trial: str
+    width: float
+    number: int
+    replicate: int | None
+    stage: Stage
+    recipe: Recipe
+
+
+class Told(NamedTuple):
+    """What the end of a training means for its suggestion.
+
+    ``state`` is RUNNING while trainings of it are left, ``following`` the next of them; ``value`` is the mean of the
+    first metric over those that have ended.
+    """
+
+    state: str
+    value: float
+    following: Suggestion | None = None
+
+
+def own(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Without those that were brought in, or wait to be asked for."""
+    return [trial for trial in trials if trial.state != TrialState.WAITING and IMPORTED not in trial.user_attrs]
+
+
+def trainings_of(trial: FrozenTrial) -> list[Training]:
+    """The trainings of one suggestion, in their order; none if the space failed to define the first."""
+    return [
+        Training(each["trial"], each["width"], trial.number, each["replicate"], each["state"], each)
+        for each in trial.user_attrs.get(TRAININGS, [])
+    ]
+
+
+def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:
+    """The facts the storage knows of each training of a search: name, width, number, state, reason, seed and more."""
+    for study in storage.get_all_studies():
+        place = study.user_attrs.get("place")
+        if not place or place["search"] != record.name:
+            continue
+        stage = Stage(place["width"], place["control"], place["rung"])
+        for trial in own(storage.get_all_trials(study._study_id, deepcopy=False)):
+            for training in trainings_of(trial) or [_never_begun(stage, trial, record)]:
+                yield {
+                    "trial": training.trial,
+                    "width": training.width,
+                    "number": training.number,
+                    "replicate": training.replicate,
+                    "control": stage.control,
+                    "rung": stage.rung,
+                    "state": training.state,
+                    "suggestion": trial.state.name,
+                    "feasible": training.facts.get("feasible"),
+                    "reason": training.facts.get("reason") or trial.user_attrs.get("reason"),
+                    "seed": training.facts.get("seed"),
+                }
+
+
+def _never_begun(stage: Stage, trial: FrozenTrial, record: SearchRecord) -> Training:
+    width = min(record.widths) if stage.width is None else stage.width
+    name = training_name(stage, width, trial.number, None)
+    return Training(name, width, trial.number, None, trial.state.name, {})
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed below 2**31 that any change of a part changes: (search seed, label, number, replicate)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 2**31

@@ -1,0 +1,162 @@
+"""Which study is asked next: shares of the widths, rungs of fidelity, grids, controls."""
+
+from collections import Counter
+
+import optuna
+import pytest
+from small_spaces import recipe, standard
+
+from robsearch import ByCost, Equal, InputError, Rung, Weighted
+from robsearch.search.planning import turns_of
+from robsearch.spaces import Space
+from robsearch.spaces.allocation import apportion
+from robsearch.study import SearchRecord
+
+VALUE = "val/robust_accuracy"
+
+
+def define(trial, width):
+    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+def cheap(full):
+    return full
+
+
+def planned(trials, storage=None, **how):
+    how.setdefault("sampler", optuna.samplers.RandomSampler(seed=0))
+    space = Space(define, how.pop("widths", (4, 8, 16)), **how)
+    record = SearchRecord("s", "m:n", space.widths, 0, trials, "sqlite:///m.db", {})
+    return turns_of(space, record, storage or optuna.storages.InMemoryStorage(), full=recipe(4))
+
+
+def one(turns, value=lambda suggestion: 0.5, seconds=lambda width: 1.0):
+    """Asks for one suggestion and finishes all its trainings; returns its label, or None if it is nobody's turn."""
+    study = turns.next()
+    if study is None:
+        return None
+    tally, suggestion = turns.tallies[study], study.ask()
+    while suggestion:
+        entry = {"epoch": 1, VALUE: value(suggestion), "train/lam": suggestion.recipe.lam.value}
+        tally.costs.append(seconds(suggestion.width))
+        told = study.complete(suggestion, entry, entry)
+        suggestion = told.following
+    tally.complete(told.value, 2.0)
+    return study.label
+
+
+def all_of(turns, **how):
+    labels = []
+    while label := one(turns, **how):
+        labels.append(label)
+    return labels
+
+
+def test_equal_shares_take_turns():
+    assert all_of(planned(6)) == ["w4", "w8", "w16", "w4", "w8", "w16"]
+
+
+def test_thin_first_finishes_a_width_before_the_next():
+    assert all_of(planned(6, allocation=Equal(thin_first=True))) == ["w4", "w4", "w8", "w8", "w16", "w16"]
+
+
+def test_weights_share_out_the_total():
+    counts = Counter(all_of(planned(21, allocation=Weighted(lambda width: 1 / width))))
+    assert counts == {"w4": 12, "w8": 6, "w16": 3}
+
+
+def test_by_cost_every_width_trains_as_long_and_the_wide_ones_come_last():
+    labels = all_of(planned(28, allocation=ByCost()), seconds=lambda width: width**2 / 16)
+    counts = Counter(labels)
+    assert sum(counts.values()) == 28
+    assert counts["w16"] == 3  # the least that shows a peak; by cost alone it would be 1 or 2
+    assert counts["w4"] > counts["w8"] > counts["w16"]
+    assert labels.index("w8") > 5
+    assert labels.index("w16") > labels.index("w8") + 3
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "counts"),
+    [
+        (10, {1: 1, 2: 1, 3: 1}, {1: 4, 2: 3, 3: 3}),
+        (2, {1: 1, 2: 1, 3: 1}, {1: 1, 2: 1, 3: 0}),
+        (12, {1: 10, 2: 1, 3: 1}, {1: 6, 2: 3, 3: 3}),
+        (100, {1: 3, 2: 1}, {1: 75, 2: 25}),
+    ],
+)
+def test_a_total_is_shared_out_in_whole_numbers(total, weights, counts):
+    assert apportion(total, weights) == counts
+
+
+def test_a_weight_that_is_not_positive_is_refused():
+    with pytest.raises(InputError, match=r"a positive weight at width 4, got 0\.0"):
+        Weighted(lambda width: 0).weights({4: None})
+
+
+def test_the_best_of_a_rung_rise_with_their_parameters_when_all_of_it_have_ended():
+    turns = planned(2, widths=(4,), fidelity=(Rung("scout", cheap, keep=0.25),))
+    labels = all_of(turns, value=lambda suggestion: 1 / (1 + suggestion.recipe.lam.value))
+    assert labels == ["w4-scout"] * 8 + ["w4"] * 2
+    scouts, full = turns.tallies
+    lams = sorted(trial.params["lam"] for trial in scouts.trials())
+    assert sorted(trial.params["lam"] for trial in full.trials()) == lams[:2]
+    assert turns.ended == 2
+
+
+def test_a_rung_waits_for_its_last_trials_and_a_failed_one_above_is_replaced_by_the_next_best():
+    turns = planned(1, widths=(4,), fidelity=(Rung("scout", cheap, keep=0.5),))
+    scouts, full = turns.tallies
+    assert one(turns, value=lambda suggestion: 0.9) == "w4-scout"
+    study = turns.next()
+    running = study.ask()
+    turns.tallies[study].states["RUNNING"] += 1
+    assert turns.next() is None
+    entry = {"epoch": 1, VALUE: 0.5, "train/lam": 1.0}
+    study.complete(running, entry, entry)
+    turns.tallies[study].states["RUNNING"] -= 1
+    turns.tallies[study].complete(0.5, 1.0)
+    assert turns.next() is full
+    full.fail(failed := full.ask(), "out of luck")
+    assert failed.recipe.lam.value == scouts.trials()[0].params["lam"]
+    assert one(turns) == "w4"
+    assert full.trials()[1].params == scouts.trials()[1].params
+    assert turns.next() is None
+
+
+def test_three_rungs_keep_a_share_each():
+    ladder = (Rung("scout", cheap, keep=0.5), Rung("half", cheap, keep=0.5))
+    assert Counter(all_of(planned(2, widths=(4,), fidelity=ladder))) == {"w4-scout": 8, "w4-half": 4, "w4": 2}
+
+
+def test_a_resumed_rung_goes_on_where_it_was():
+    storage = optuna.storages.InMemoryStorage()
+    how = {"widths": (4,), "fidelity": (Rung("scout", cheap, keep=0.5),)}
+    first = planned(2, storage, **how)
+    assert [one(first) for _ in range(5)] == ["w4-scout"] * 4 + ["w4"]
+    second = planned(2, storage, **how)
+    for study, tally in second.tallies.items():
+        tally.states["COMPLETE"] = len(study.trials())
+    assert all_of(second) == ["w4"]
+
+
+def test_controls_come_last_and_once():
+    assert all_of(planned(2, widths=(4, 8), controls=(standard,)), value=lambda suggestion: 0.3) == [
+        "w4", "w8", "w4-standard", "w8-standard",
+    ]  # fmt: skip
+
+
+def test_all_widths_count_as_many_trainings():
+    turns = planned(6, per_trial="all")
+    assert all_of(turns) == ["all", "all"]
+    assert turns.space.trainings * turns.ended == 6
+
+
+def test_a_grid_ends_the_search_when_it_is_used_up():
+    grid = optuna.samplers.GridSampler({"lam": [1.0, 2.0]})
+    assert Counter(all_of(planned(30, sampler=grid))) == {"w4": 2, "w8": 2, "w16": 2}
+
+
+def test_first_points_are_tried_at_each_width():
+    turns = planned(4, widths=(4, 8), start_with=({"lam": 6.0},))
+    all_of(turns)
+    assert [[trial.params["lam"] == 6.0 for trial in study.trials()] for study in turns.tallies] == [[True, False]] * 2
