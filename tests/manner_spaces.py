@@ -35,3 +35,9 @@ def front(trial: optuna.Trial, width: float) -> Recipe:
 def taught(trial: optuna.Trial, width: float) -> Recipe:
     """Knows another search and a table from the start."""
     return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+@space(widths=(4, 8), replicates=2, fidelity=(Rung("scout", cheap, keep=0.5),))
+def slow_seeds(trial: optuna.Trial, width: float) -> Recipe:
+    """Long enough to be killed between two seeds of a suggestion."""
+    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)

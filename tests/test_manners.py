@@ -1,12 +1,17 @@
 """Searches that go other than the default way, from launch to report; and the examples in ``search_spaces``."""
 
+import os
+import signal
+
 import manner_spaces
 import pytest
 from mlflow import MlflowClient
 from small_spaces import pair
+from test_resume import started, wait_until
 
 import robsearch
 from robsearch import InputError, Means
+from robsearch.checkpoints import read_history
 from robsearch.search.frames import searched
 from robsearch.tracking import default_uri
 
@@ -127,3 +132,28 @@ class TestExamples:
     def test_width_aware(self, tmp_path):
         search = self.launch("width_aware:digits", tmp_path, trials=8)
         assert list(searched(search.trials).groupby("width").size()) == [2, 2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_driver_that_is_killed_between_two_seeds_is_taken_over_with_nothing_trained_twice(tmp_path):
+    launch = started(tmp_path, "launch", "manner_spaces:slow_seeds", "--name", "s", "--trials", "8", "--parallel", "1")
+    trials = tmp_path / "s" / "trials"
+    wait_until(lambda: len(read_history(trials / "w4-000-r1")) > 20, launch)
+    os.kill(launch.pid, signal.SIGKILL)
+    launch.wait()
+    before = robsearch.load_search("s", results=tmp_path)
+    whole = before.trials[before.trials["state"] == "COMPLETE"].set_index("trial")
+    assert "w4-000-r0" in whole.index
+    said, _ = (resume := started(tmp_path, "resume", "s", "--parallel", "2")).communicate(timeout=400)
+    assert resume.returncode == 0, said
+    after = robsearch.load_search("s", results=tmp_path)
+    rows = after.trials.set_index("trial")
+    assert list(rows.loc[whole.index, "seconds"]) == list(whole["seconds"])
+    assert rows["rung"].fillna("full").value_counts().to_dict() == {"full": 8, "scout": 8}
+    assert set(rows["state"]) == {"COMPLETE"}
+    assert (after.suggestions["n"] == 2).all()
+    runs = runs_of(tmp_path, "s")
+    assert {name: run.info.status for name, run in runs.items() if name != "search"} == dict.fromkeys(
+        rows.index, "FINISHED"
+    )

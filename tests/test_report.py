@@ -38,6 +38,8 @@ class Search:
     widths: tuple[float, ...] = WIDTHS
     links: Mapping[str, str] = field(default_factory=lambda: {"MLflow UI": "robsearch ui planted"})
     setting: Mapping[str, str] = field(default_factory=lambda: {"attack": "PGD(eps=8/255)", "test examples": "297"})
+    maximise: tuple[str, ...] = ("val/robust_accuracy",)
+    front: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def trial(width: float, number: int, lam: float) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def test_it_is_one_file_that_needs_nothing_else(written: str) -> None:
 
 
 def test_a_page_with_every_piece_leaves_nothing_out(written: str) -> None:
-    assert written.count("<svg") == 6
+    assert written.count("<svg") == 7
     assert "Left out" not in written
 
 
@@ -216,13 +218,13 @@ def test_without_measurements_the_rest_stands(planted: Search, tmp_path: Path) -
     plain_trials = planted.trials[[name for name in planted.trials.columns if not name.startswith("test")]]
     text = page(replace(planted, trials=plain_trials), tmp_path)
     assert "Left out: no net has been measured on the test split yet." in text
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 5
     assert "could not be made" not in text
 
 
 def test_training_without_a_recorded_lambda_still_shows_the_ratio(planted: Search, tmp_path: Path) -> None:
     text = page(replace(planted, epochs=planted.epochs.drop(columns="train/lam")), tmp_path)
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
     assert "could not be made" not in text
 
 

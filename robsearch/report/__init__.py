@@ -11,10 +11,12 @@ from string import Template
 from typing import NamedTuple
 
 from .answer import answer
+from .belief import belief_over_width
 from .canvas import Drawing, variables
 from .cost import cost_by_width
 from .crest import lam_against_width
 from .evidence import Evidence, LeftOutError, Searched
+from .front import front_of_metrics, several_metrics
 from .markup import Html, definitions, html, join, left_out, link, tag
 from .measured import measures_against_lam, natural_against_robust
 from .numerals import counted, plain
@@ -25,12 +27,16 @@ from .trial_table import all_trials
 __all__ = ["Searched", "write"]
 
 
+Content = Html | Drawing | list[Html | Drawing]
+
+
 class Section(NamedTuple):
-    """A part of the page: its title, the entry in the list of contents, and what makes it."""
+    """A part of the page: its title, the entry in the list of contents, what makes it, and which searches have it."""
 
     title: str
     short: str
-    make: Callable[[Evidence], Html | Drawing]
+    make: Callable[[Evidence], Content]
+    wanted: Callable[[Evidence], bool] = lambda _: True
 
 
 def write(search: Searched, path: Path) -> Path:
@@ -54,21 +60,27 @@ def page(search: Searched) -> str:
         links=join((link(label, target) for label, target in search.links.items()), " · "),
         light=variables(widths, dark=False),
         dark=variables(widths, dark=True),
-        contents=join((tag("a", each.short, href=f"#{anchor(each)}") for each in SECTIONS), " "),
+        contents=join((tag("a", each.short, href=f"#{anchor(each)}") for each in sections(evidence)), " "),
         body=join(parts(evidence), "\n"),
     )
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """Those that a search of this kind has."""
+    return [section for section in SECTIONS if section.wanted(evidence)]
 
 
 def parts(evidence: Evidence) -> Iterator[Html]:
     """The sections in order, figures numbered as they come."""
     numbers = count(1)
-    for section in SECTIONS:
+    for section in sections(evidence):
         made = attempt(section, evidence)
-        content = figure(made, next(numbers)) if isinstance(made, Drawing) else made
-        yield tag("section", tag("h2", section.title), content, id=anchor(section))
+        pieces = made if isinstance(made, list) else [made]
+        content = [figure(piece, next(numbers)) if isinstance(piece, Drawing) else piece for piece in pieces]
+        yield tag("section", tag("h2", section.title), *content, id=anchor(section))
 
 
-def attempt(section: Section, evidence: Evidence) -> Html | Drawing:
+def attempt(section: Section, evidence: Evidence) -> Content:
     """The section, or the line that says why it is missing."""
     try:
         return section.make(evidence)
@@ -96,7 +108,11 @@ def setting(evidence: Evidence) -> Html:
     facts = {
         "space": search.space,
         "widths": ", ".join(plain(width) for width in evidence.widths),
-        "trials": f"{counted(len(trials), 'trial')}, {counted(len(evidence.controls), 'control')}",
+        "trials": ", ".join(
+            counted(len(rows), noun)
+            for rows, noun in ((trials, "trial"), (evidence.scouts, "scout"), (evidence.controls, "control"))
+            if len(rows) or noun != "scout"
+        ),
         "training seeds": str(seeds) if seeds else "not recorded",
         **search.setting,
         "page written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -108,6 +124,8 @@ SECTIONS = (
     Section("The answer", "Answer", answer),
     Section("Robust accuracy against λ", "Accuracy by λ", accuracy_against_lam),
     Section("λ* against width", "λ* by width", lam_against_width),
+    Section("What the trials say together", "Belief", belief_over_width),
+    Section("The front", "Front", front_of_metrics, several_metrics),
     Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
     Section("The best trials over training", "Training", accuracy_over_epochs),
     Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),

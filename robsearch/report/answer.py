@@ -8,6 +8,7 @@ import re
 from pandas import DataFrame, Series
 
 from .evidence import Evidence, number, words
+from .goals import aims
 from .markup import ABSENT, Html, html, join, left_out, row, table, tag
 from .numerals import counted, percent, plain, points
 
@@ -26,7 +27,7 @@ ESTIMATED = (
 def answer(evidence: Evidence) -> Html:
     """The law's sentence, where the search stands, and the two tables per width."""
     law = tag("p", typeset(evidence.search.ridge.sentence()), class_="law")
-    return join([law, standing(evidence), lam_table(evidence), best_table(evidence)])
+    return join([law, standing(evidence), aims(evidence), lam_table(evidence), best_table(evidence)])
 
 
 def typeset(sentence: str) -> Html:
@@ -43,9 +44,23 @@ def standing(evidence: Evidence) -> Html:
     told = f"{counted(len(trials), 'trial')} at {counted(len(evidence.widths), 'width')}: {ended(trials)}."
     if evidence.finished.empty:
         told += " No trial has finished: there is nothing to compare yet."
+    if rungs := climbed(evidence):
+        told += f" {rungs}"
     if (trials["state"] == "RUNNING").any():
         told += " The search was not over when this page was written: trials marked running have no final value."
     return tag("p", told)
+
+
+def climbed(evidence: Evidence) -> str:
+    """How many cheap trials chose how many full ones; empty for a search without rungs."""
+    rungs = evidence.scouts["rung"].value_counts(sort=False)
+    if rungs.empty:
+        return ""
+    told = ", ".join(f"{counted(int(count), 'trial')} of rung {rung}" for rung, count in rungs.items())
+    return (
+        f"They were chosen by {told}: cheaper trainings, which enter neither law nor figures, only the tables of cost "
+        "and of all trials."
+    )
 
 
 def ended(trials: DataFrame) -> str:
@@ -93,8 +108,9 @@ def best_table(evidence: Evidence) -> Html:
     """The best trial of every width: its scores, and its gain over the controls."""
     if evidence.finished.empty:
         return left_out("the table of the best trials, because no trial has finished")
+    seeds = ["Mean over its seeds"] if len(evidence.replicated) else []
     head = [
-        "Width", "Best trial", "λ", "Robust, validation", "Robust, test", "Natural, test", "Stability, test",
+        "Width", "Best trial", "λ", "Robust, validation", *seeds, "Robust, test", "Natural, test", "Stability, test",
         "Control: robust, test", "Gain (points)",
     ]  # fmt: skip
     widths = enumerate(evidence.widths)
@@ -104,6 +120,8 @@ def best_table(evidence: Evidence) -> Html:
         "seeds. Test scores are those of the best validation epoch; the error of the gain takes the two nets "
         "as independent."
     )
+    if len(evidence.replicated):
+        caption += " The mean over seeds is that of the same λ: ± one standard deviation between its (so many) seeds."
     return join([table(caption, head, [rows]), tag("p", SELECTION, class_="note")])
 
 
@@ -111,17 +129,25 @@ def best_cells(evidence: Evidence, width: float) -> list[object]:
     """One width's row of the table of best trials."""
     best = evidence.best(width)
     if best is None:
-        return ["no trial finished", *[ABSENT] * 7]
+        return ["no trial finished", *[ABSENT] * (8 if len(evidence.replicated) else 7)]
     controls = evidence.controls[evidence.controls["width"] == width]
     against = [versus(best, control) for _, control in controls.iterrows()]
     return [
-        best["trial"],
+        tag("span", best["trial"], class_="whole"),
         plain(number(best, "lam")),
         percent(number(best, "value")),
+        *([over_seeds(evidence, best)] if len(evidence.replicated) else []),
         *(score(best, f"test/{rate}") for rate in ("robust_accuracy", "natural_accuracy", "stability")),
         lines([f"{words(control['control'])} {score(control, TEST)}" for _, control in controls.iterrows()]),
         lines(against),
     ]
+
+
+def over_seeds(evidence: Evidence, best: Series) -> str:
+    """Mean and standard deviation over the seeds of the best trial's suggestion: ``63.1 ± 1.2 (3)``."""
+    every = evidence.suggestions
+    own = every[(every["width"] == best["width"]) & (every["number"] == best["number"])].iloc[0]
+    return f"{percent(own['value'], own['sd'])} ({own['n']:.0f})"
 
 
 def score(trial: Series, column: str) -> str:

@@ -24,8 +24,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from .markup import Html
 from .numerals import plain
 
-INK, SOFT, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
-VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+INK, SOFT, GRID, PAPER, ACCENT = "#010101", "#020202", "#030303", "#040404", "#060606"
+VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", PAPER: "paper", ACCENT: "accent"}
 TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (1e5, (1,)),
     (8, (1, 2, 5)),
@@ -35,6 +35,8 @@ TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
 MARKERS = "os^Dv<>h"
 LAMBDA = "λ, strength of robust regularisation"
 ROBUST = "robust accuracy (%)"
+LIMIT: dict[str, Any] = {"color": SOFT, "linewidth": 1.1, "linestyle": (0, (4, 2))}
+"""The style of the line that a constraint draws."""
 RING: dict[str, Any] = {"color": INK, "markerfacecolor": "none", "markersize": 12, "markeredgewidth": 1.0}
 
 LOOK: Any = {
@@ -134,6 +136,22 @@ def filled(color: str) -> dict[str, Any]:
     return {"color": color, "markersize": 7.5, "markeredgecolor": PAPER, "markeredgewidth": 0.8}
 
 
+def faint() -> dict[str, Any]:
+    """The style of a trial in the background."""
+    return {"markersize": 4.5, "markerfacecolor": PAPER, "markeredgewidth": 0.9, "alpha": 0.7}
+
+
+def missed(color: str) -> dict[str, Any]:
+    """The style of a trial that misses a constraint."""
+    return {
+        **filled(color),
+        "markerfacecolor": PAPER,
+        "markeredgecolor": color,
+        "markersize": 6.5,
+        "markeredgewidth": 1.2,
+    }
+
+
 def log_axis(axes: Axes, which: str) -> None:
     """A log axis labelled 1, 2, 5, 10 instead of in powers of ten."""
     axes.set(**{f"{which}scale": "log"})
@@ -165,7 +183,7 @@ def svg(figure: Figure, name: str, label: str) -> Html:
     drawn = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{label}"', drawn, count=1)
     drawn = re.sub(r"#0500([0-9a-f]{2})", lambda found: f"var(--w{int(found[1], 16)})", drawn)
     for placeholder, variable in VARIABLES.items():
-        drawn = drawn.replace(placeholder, variable)
+        drawn = drawn.replace(placeholder, f"var(--{variable})")
     return Html(drawn)
 
 

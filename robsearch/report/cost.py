@@ -20,7 +20,7 @@ HEAD = (
 
 
 def cost_by_width(evidence: Evidence) -> Html:
-    """One row per width: all its trainings, pruned, failed and controls too, as far as they got."""
+    """One row per width: all its trainings, pruned, failed, controls and scouts too, as far as they got."""
     if evidence.epochs.empty:
         raise LeftOutError("no epoch has ended yet")
     rows = [row(swatch(place, plain(width)), cells(evidence, width)) for place, width in enumerate(evidence.widths)]
@@ -31,15 +31,16 @@ def caption(evidence: Evidence) -> str:
     """What counts, and whose memory it is."""
     on_gpu = GPU_MEMORY in evidence.epochs
     memory = "what tensors took on the GPU at once" if on_gpu else "that of the whole worker process, which trains many"
+    among = "pruned and failed ones and controls" + (", and those of lower fidelity" if len(evidence.scouts) else "")
     return (
-        "All trainings of a width as far as they got, pruned and failed ones and controls among them; an epoch that "
+        f"All trainings of a width as far as they got, {among} among them; an epoch that "
         f"was done again after an interruption counts once. Peak memory is {memory}."
     )
 
 
 def cells(evidence: Evidence, width: float) -> Iterator[object]:
     """A width's cells after its name."""
-    trials = [frame[frame["width"] == width] for frame in (evidence.trials, evidence.controls)]
+    trials = [frame[frame["width"] == width] for frame in (evidence.trials, evidence.controls, evidence.scouts)]
     epochs = evidence.epochs[evidence.epochs["trial"].isin([name for frame in trials for name in frame["trial"]])]
     seconds = epochs.groupby("trial")["time/epoch_seconds"].sum() if "time/epoch_seconds" in epochs else None
     yield whole(epochs["trial"].nunique())

@@ -14,8 +14,8 @@ from robsearch.laws import Ridge
 
 from .numerals import counted
 
-TRIAL_NUMBERS = ("width", "lam", "value", "best_epoch", "epochs", "seconds")
-TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "state", "reason", "seed")
+TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
+TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "reason", "seed")
 EPOCH_NUMBERS = ("epoch", "train/lam", "val/robust_accuracy", "train/natural_loss", "train/robust_loss")
 
 
@@ -53,8 +53,18 @@ class Searched(Protocol):
         ...
 
     @property
+    def maximise(self) -> Sequence[str]:
+        """The metrics that decide, such as ``val/robust_accuracy``."""
+        ...
+
+    @property
     def trials(self) -> DataFrame:
         """One row per trial and control."""
+        ...
+
+    @property
+    def front(self) -> DataFrame:
+        """Of the trials those that no other at their width beats in all metrics that are maximised."""
         ...
 
     @property
@@ -70,21 +80,25 @@ class Searched(Protocol):
 
 @dataclass(frozen=True)
 class Evidence:
-    """A search as the report reads it: numbers are floats, absent is NaN, controls stand apart."""
+    """A search as the report reads it: numbers are floats, absent is NaN.
+
+    Controls stand apart, and so do trials of lower fidelity (``scouts``).
+    """
 
     search: Searched
     trials: DataFrame
     controls: DataFrame
+    scouts: DataFrame
     epochs: DataFrame
 
     @classmethod
     def of(cls, search: Searched) -> Evidence:
         """The evidence in a search."""
-        rows = tidy(search.trials, TRIAL_COLUMNS, TRIAL_NUMBERS, "test")
-        epochs = tidy(search.epochs, ("trial", *EPOCH_NUMBERS), EPOCH_NUMBERS, "val/")
+        rows = tidy(search.trials, TRIAL_COLUMNS, TRIAL_NUMBERS, ("test", "val/"))
+        epochs = tidy(search.epochs, ("trial", *EPOCH_NUMBERS), EPOCH_NUMBERS, ("val/",))
         epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last").sort_values(["trial", "epoch"])
-        is_control = rows["control"].map(words) != ""
-        return cls(search, rows[~is_control], rows[is_control], epochs)
+        is_control, is_scout = (rows[kind].map(words) != "" for kind in ("control", "rung"))
+        return cls(search, rows[~is_control & ~is_scout], rows[is_control], rows[is_scout], epochs)
 
     @property
     def widths(self) -> Sequence[float]:
@@ -97,8 +111,10 @@ class Evidence:
         return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
 
     def best(self, width: float) -> Series | None:
-        """The finished trial of highest validation robust accuracy at a width."""
+        """The finished trial of highest validation robust accuracy at a width, of those that meet all constraints."""
         at_width = self.finished[self.finished["width"] == width]
+        if not (feasible := at_width[meets(at_width)]).empty:
+            at_width = feasible
         return None if at_width.empty else at_width.iloc[int(at_width["value"].argmax())]
 
     def bests(self) -> list[Series]:
@@ -108,6 +124,24 @@ class Evidence:
     def curve(self, trial: str) -> DataFrame:
         """The epochs of one trial in order."""
         return self.epochs[self.epochs["trial"] == trial]
+
+    @property
+    def suggestions(self) -> DataFrame:
+        """One row per width and suggestion with ``n`` finished seeds: mean ``lam`` and ``value``, the values' ``sd``.
+
+        ``feasible`` is whether all of its seeds meet the constraints.
+        """
+        done = self.finished.assign(feasible=meets(self.finished))
+        grouped = done.groupby(["width", "number"], as_index=False, dropna=False)
+        return grouped.agg(
+            lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"),
+            feasible=("feasible", "all"),
+        )  # fmt: skip
+
+    @property
+    def replicated(self) -> DataFrame:
+        """The suggestions with several finished seeds."""
+        return self.suggestions[self.suggestions["n"] > 1]
 
     def sample(self, rows: DataFrame, noun: str = "trial") -> str:
         """The n and the seeds behind some rows: ``n = 18 trials, 18 training seeds``."""
@@ -121,10 +155,15 @@ class Evidence:
         return f"{count} {split} examples" if count else f"number of {split} examples not recorded"
 
 
-def tidy(frame: DataFrame, columns: Sequence[str], numbers: Sequence[str], prefix: str) -> DataFrame:
-    """The frame with all ``columns``, and floats in ``numbers`` and wherever ``prefix`` begins a name."""
+def meets(rows: DataFrame) -> Series:
+    """Which of the rows meet all constraints, as far as it is known."""
+    return rows["feasible"].map(words) != "False"
+
+
+def tidy(frame: DataFrame, columns: Sequence[str], numbers: Sequence[str], prefixes: tuple[str, ...]) -> DataFrame:
+    """The frame with all ``columns``, and floats in ``numbers`` and wherever one of ``prefixes`` begins a name."""
     full = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))
-    numeric = [name for name in full.columns if name in numbers or str(name).startswith(prefix)]
+    numeric = [name for name in full.columns if name in numbers or str(name).startswith(prefixes)]
     full[numeric] = full[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
     return full.reset_index(drop=True)
 

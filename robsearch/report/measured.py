@@ -5,25 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
+from robsearch.trainer import VALUE
+
 from .canvas import (
     LAMBDA,
+    LIMIT,
     RING,
     ROBUST,
+    SOFT,
     Drawing,
     filled,
     legend,
     log_axis,
     look,
     mark,
+    missed,
     panels,
     svg,
     tone,
     width_entries,
 )
-from .evidence import Evidence, LeftOutError, words
+from .evidence import Evidence, LeftOutError, meets, words
+from .goals import constraints
 
 NATURAL_COLUMN, ROBUST_COLUMN = "test/natural_accuracy", "test/robust_accuracy"
 RATIO = "‖f(x) − f(x′)‖₁ / ‖x − x′‖∞".replace(" ", "\u00a0")
@@ -52,7 +59,8 @@ def natural_against_robust(evidence: Evidence) -> Drawing:
             axes.set(xlabel="test natural accuracy (%)", ylabel=f"test {ROBUST}")
             axes.margins(0.08)
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        legend(figure, [*width_entries(evidence.widths, line=False), *net_entries(controls)])
+            limits(axes, evidence)
+        legend(figure, [*width_entries(evidence.widths, line=False), *net_entries(evidence, trials, controls)])
         drawn = svg(figure, "tradeoff", "Natural against robust accuracy on the test split")
     return Drawing(drawn, tradeoff_caption(evidence, trials, controls))
 
@@ -61,7 +69,9 @@ def plot_trials(axes: Axes, evidence: Evidence, trials: DataFrame) -> None:
     """One mark per trial, the best one of each width ringed."""
     for width in evidence.widths:
         color, marker = tone(evidence.widths, width)
-        rates(axes, trials[trials["width"] == width], marker, **filled(color))
+        own = trials[trials["width"] == width]
+        rates(axes, own[meets(own)], marker, **filled(color))
+        rates(axes, own[~meets(own)], marker, **missed(color))
         best = evidence.best(width)
         if best is not None:
             rates(axes, trials[trials["trial"] == best["trial"]], "o", **RING)
@@ -75,18 +85,31 @@ def plot_controls(axes: Axes, evidence: Evidence, controls: DataFrame) -> None:
             rates(axes, own, marker, **{**filled(tone(evidence.widths, width).color), "markersize": 9})
 
 
-def net_entries(controls: DataFrame) -> list[tuple[Any, str]]:
-    """The legend's samples of the best trial and of the controls."""
-    marks = [(mark(shape, markersize=9), f"control: {name}") for name, shape in control_marks(controls)]
+def limits(axes: Axes, evidence: Evidence) -> None:
+    """A line at each constraint on one of the two rates."""
+    for wanted in constraints(evidence):
+        if wanted.metric == "val/natural_accuracy":
+            axes.axvline(100 * wanted.least, **LIMIT)
+        elif wanted.metric == VALUE:
+            axes.axhline(100 * wanted.least, **LIMIT)
+
+
+def net_entries(evidence: Evidence, trials: DataFrame, controls: DataFrame) -> list[tuple[Any, str]]:
+    """The legend's samples of the best trial, of those that miss a constraint, and of the controls."""
+    marks = [] if meets(trials).all() else [(mark("o", **missed(SOFT)), "misses a constraint on validation")]
+    marks += [(Line2D([], [], **LIMIT), "constraint (on validation)")] if constraints(evidence) else []
+    marks += [(mark(shape, markersize=9), f"control: {name}") for name, shape in control_marks(controls)]
     return [(mark("o", **RING), "best trial"), *marks]
 
 
 def tradeoff_caption(evidence: Evidence, trials: DataFrame, controls: DataFrame) -> str:
     """Which nets, at which epoch."""
+    beside = f"{evidence.sample(controls, 'control')}; " if len(controls) else ""
+    limit = " Constraints were judged on validation, so a test rate may differ." if constraints(evidence) else ""
     return (
         "Natural against robust accuracy on the test split, each net at its best validation epoch. Rings "
-        f"mark the trial with the best validation score at each width. {evidence.sample(trials)}; "
-        f"{evidence.sample(controls, 'control')}; {evidence.examples('test')}."
+        f"mark the trial with the best validation score at each width.{limit} {evidence.sample(trials)}; "
+        f"{beside}{evidence.examples('test')}."
     )
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from pandas import Series
+from pandas import DataFrame, Series
 
 from .answer import TEST, swatch
 from .evidence import Evidence, LeftOutError, number, words
-from .markup import ABSENT, Html, row, table, tag
+from .markup import ABSENT, Html, html, row, table, tag
 from .numerals import counted, duration, percent, plain, whole
 
 HEAD = (
     "Trial", "State", "λ", "Robust, validation", "Best epoch", "Robust, test", "Natural, test",
     "Stability, test", "Robust, last epoch", "Time", "Seed",
 )  # fmt: skip
+RATES = ("value", TEST, "test/natural_accuracy", "test/stability", "test_last/robust_accuracy")
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
 
 
 def all_trials(evidence: Evidence) -> Html:
-    """One table, a group of rows per width, the best trial in bold, controls last."""
-    if evidence.trials.empty and evidence.controls.empty:
+    """One table, a group of rows per width, the best trial in bold, then controls, then trials of lower fidelity."""
+    if evidence.trials.empty and evidence.controls.empty and evidence.scouts.empty:
         raise LeftOutError("the search has no trials")
     groups = [group(evidence, place, width) for place, width in enumerate(evidence.widths)]
     return table(caption(evidence), HEAD, groups)
@@ -30,6 +31,10 @@ def caption(evidence: Evidence) -> str:
     error = ""
     if errors is not None and errors.notna().any():
         error = f" Their standard error over examples is about {percent(float(errors.median()))} points."
+    if len(evidence.replicated):
+        error += " Below the seeds of a suggestion: their mean ± one standard deviation between them."
+    if len(evidence.scouts):
+        error += " Trials of lower fidelity come last, with their rung; their rates compare only among themselves."
     return (
         "All trials by width; rates in percent. A pruned trial shows its best value so far. Test rates are "
         f"at the best validation epoch, except in the last column of rates.{error}"
@@ -41,13 +46,29 @@ def group(evidence: Evidence, place: int, width: float) -> list[Html]:
     best = evidence.best(width)
     trials = evidence.trials[evidence.trials["width"] == width].sort_values("trial")
     controls = evidence.controls[evidence.controls["width"] == width].sort_values("trial")
+    scouts = evidence.scouts[evidence.scouts["width"] == width].sort_values(["rung", "trial"])
     title = swatch(place, f"width {plain(width)}: {counted(len(trials), 'trial')}")
     header = tag("tr", tag("th", title, colspan=str(len(HEAD)), scope="rowgroup"), class_="group")
     listed: list[Html] = [header]
-    for frame in (trials, controls):
-        for _, trial in frame.iterrows():
+    for _, suggestion in trials.groupby("number", dropna=False, sort=False):
+        for _, trial in suggestion.iterrows():
             listed += trial_rows(trial, best is not None and trial["trial"] == best["trial"])
+        listed += mean_row(suggestion)
+    for frame in (controls, scouts):
+        for _, trial in frame.iterrows():
+            listed += trial_rows(trial, False)
     return listed
+
+
+def mean_row(suggestion: DataFrame) -> list[Html]:
+    """What the finished seeds of a suggestion come to, where there are several."""
+    done = suggestion[(suggestion["state"] == "COMPLETE") & suggestion["value"].notna()]
+    if len(done) < 2:
+        return []
+    spread = [percent(float(done[rate].mean()), float(done[rate].std())) if rate in done else ABSENT for rate in RATES]
+    told = [plain(float(done["lam"].mean())), spread[0], "", *spread[1:], "", ""]
+    name = tag("td", f"mean of {counted(len(done), 'seed')}", colspan="2")
+    return [tag("tr", name, *(tag("td", cell) for cell in told), class_="aside")]
 
 
 def trial_rows(trial: Series, is_best: bool) -> list[Html]:
@@ -61,10 +82,8 @@ def trial_rows(trial: Series, is_best: bool) -> list[Html]:
 
 def cells(trial: Series, is_best: bool) -> list[object]:
     """A trial's cells after its name."""
-    control = words(trial["control"])
-    state = STATES.get(words(trial["state"]), words(trial["state"]))
     return [
-        "best" if is_best else f"control: {control}" if control else state,
+        "best" if is_best else became(trial),
         plain(number(trial, "lam")),
         percent(number(trial, "value")),
         whole(number(trial, "best_epoch")),
@@ -73,3 +92,11 @@ def cells(trial: Series, is_best: bool) -> list[object]:
         duration(number(trial, "seconds")),
         words(trial["seed"]) or ABSENT,
     ]
+
+
+def became(trial: Series) -> Html:
+    """A trial's state, with its rung; for a control which one it is."""
+    if control := words(trial["control"]):
+        return html(f"control: {control}")
+    state, rung = STATES.get(words(trial["state"]), words(trial["state"])), words(trial["rung"])
+    return tag("span", f"{rung}: {state}", class_="whole") if rung else html(state)

@@ -6,6 +6,8 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from robsearch.protocols import Dataset
 from robsearch.recipe import Recipe
 from robsearch.search.result import Place, search_names
 from robsearch.spaces import Draw, Space, check
+from robsearch.study import Found
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -104,8 +107,14 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
     }
 
 
-def manner(space: Space) -> dict[str, str]:
-    """How the space is searched: goals, constraints, sampler, pruner, allocation, and what a suggestion consists of."""
+def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
+    """How the space is searched: goals, constraints, sampler, pruner, allocation, and what samplers learn from.
+
+    Args:
+        space: that is searched.
+        found: the finished trials from elsewhere that its samplers are given.
+    """
+    sources = Counter(one.source for one in found)
     each = f"{space.replicates} seeds" if space.replicates > 1 else "one training"
     told = {
         "searched for": ", ".join(space.maximise),
@@ -114,6 +123,7 @@ def manner(space: Space) -> dict[str, str]:
         "sampler": type(space.sampler).__name__ if space.sampler else "TPESampler, the default",
         "pruner": _pruner(space),
         "allocation": type(space.allocation).__name__,
+        "learned from": ", ".join(f"{source} (those that fit of {count})" for source, count in sources.items()),
         "tried first": "; ".join(str(dict(params)) for params in space.start_with),
         "rungs below": ", ".join(f"{rung.name} ({100 * rung.keep:g} % go on)" for rung in space.fidelity),
     }

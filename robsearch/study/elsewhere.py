@@ -33,9 +33,9 @@ def found_in(storage: BaseStorage, search: str, metrics: Sequence[str]) -> Itera
     """
     for study in storage.get_all_studies():
         place = study.user_attrs.get("place")
-        if not place or place["search"] != search or place["control"] or place["rung"] or place["width"] is None:
+        if not place or place["search"] != search or place["control"] or place.get("rung") or place["width"] is None:
             continue
-        if list(place["metrics"]) != list(metrics):
+        if list(place.get("metrics", metrics)) != list(metrics):
             do = f"maximise the same in both, or take {search!r} out of learn_from"
             raise InputError(refusal(f"a search for {', '.join(metrics)}", ", ".join(place["metrics"]), do))
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.COMPLETE,)):

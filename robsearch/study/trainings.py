@@ -79,7 +79,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
         place = study.user_attrs.get("place")
         if not place or place["search"] != record.name:
             continue
-        stage = Stage(place["width"], place["control"], place["rung"])
+        stage = Stage(place["width"], place["control"], place.get("rung"))
         for trial in own(storage.get_all_trials(study._study_id, deepcopy=False)):
             for training in trainings_of(trial) or [_never_begun(stage, trial, record)]:
                 yield {
