@@ -52,8 +52,8 @@ def train(
         recipe: what to train.
         state: of an earlier ``Epoch``, to go on from it.
         device: the process's GPU by default, else the CPU.
-        ranks: the processes that train it together; each calls this, inside ``ranks.united()``, and is given the
-            same epochs (but times and memory are its own). The batch size is that of all ranks together.
+        ranks: the processes that train it together, with the recipe's batch size between them; each calls this inside
+            ``ranks.united()`` and is given the same epochs, but with times and memory of its own.
 
     Raises:
         NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.

@@ -49,6 +49,7 @@ class Report:
         attempt: the number of this try at the trial.
         test: the averages over ``test`` and others, from a measuring job, or the ladder's figures.
         progress: of a job that evaluates.
+        said: what the worker warned of since the last report: a damaged checkpoint, memory or a disk that ran out.
     """
 
     epochs: list[Metrics] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Report:
     attempt: int = 0
     test: Metrics = field(default_factory=dict)
     progress: Progress | None = None
+    said: tuple[str, ...] = ()
 
 
 def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:

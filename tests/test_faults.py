@@ -8,21 +8,15 @@ import re
 import shutil
 import subprocess
 import threading
-from collections import Counter
-from pathlib import Path
 
-import optuna
 import pandas as pd
 import psutil
 import pytest
-import ray
+from agreement import BROKE_DOWN, in_ray, settled, stated
 from faulty_spaces import ROOM, greedy, many, silent, sound
 from mlflow import MlflowClient
-from optuna.storages.journal import JournalFileBackend
-from ray._private.state import actors
 from rich.console import Console
 from small_spaces import recipe
-from test_cluster import soon
 from test_disk import ballast
 from test_nodes import two_nodes
 from test_resume import started, wait_until
@@ -35,77 +29,7 @@ from robsearch.search.planning import turns_of
 from robsearch.study import JOURNAL, open_storage
 from robsearch.tracking import TRIAL
 
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-BROKE_DOWN = "broke down more often than it is retried"
 LOSSES = ["train/natural_loss", "train/robust_loss"]
-
-
-# --- what the three say, each asked by its own means ---
-
-
-def settled(search):
-    """Each trial's state, after Optuna, MLflow and Ray were asked: they agree on every trial, and nothing runs.
-
-    Ray tells of jobs, not of trials: one to train and one to measure. Its own record of a driver's jobs is what Tune
-    writes when the driver ends, so of trials that ended under a driver that was killed it has none.
-    """
-    trials = in_optuna(search)
-    states = {trial: state for trial, (state, _) in trials.items()}
-    assert set(states.values()) <= set(STATUS)
-    assert stated(search) == states
-    assert in_mlflow(search) == {trial: STATUS[state] for trial, state in states.items()}
-    errors = {(name, "run") for name, (_, reason) in trials.items() if BROKE_DOWN in reason}
-    jobs = in_ray(search)
-    assert {name for name, work in jobs if work == "run"} <= set(states)
-    assert {states[name] for name, work in jobs if work == "measure"} <= {"COMPLETE"}
-    assert {work for _, work in jobs} <= {"run", "measure"}
-    assert jobs == {job: "ERROR" if job in errors else "TERMINATED" for job in jobs}
-    if ray.is_initialized():
-        assert soon(lambda: not living_actors())
-        assert {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}
-        assert soon(lambda: ray.available_resources().get("CPU") == ray.cluster_resources().get("CPU"))
-    return states
-
-
-def in_optuna(search):
-    """State and reason of each trial; every study but the record and the leases is one of trials."""
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(search.folder / JOURNAL)))
-    studies = [study for study in storage.get_all_studies() if re.fullmatch(r".*@w[\d.]+", study.study_name)]
-    return {
-        f"{study.study_name.rpartition('@')[2]}-{trial.number:03d}": (
-            trial.state.name,
-            trial.user_attrs["trainings"][-1].get("reason", ""),
-        )
-        for study in studies
-        for trial in storage.get_all_trials(study._study_id)
-    }
-
-
-def in_mlflow(search):
-    """The status of each trial's run; of every trial there is one, and the search's own has ended too."""
-    client = MlflowClient(search.record.tracking)
-    runs = client.search_runs([client.get_experiment_by_name(search.name).experiment_id])
-    assert max(Counter(run.data.tags[TRIAL] for run in runs).values()) == 1
-    found = {run.data.tags[TRIAL]: run.info.status for run in runs}
-    assert found.pop("search") in ("FINISHED", "KILLED")
-    return found
-
-
-def in_ray(search):
-    """The status of each job, (trial, ``run`` or ``measure``), as the Tune of the last driver that had it wrote it."""
-    found = {}
-    *before, last = sorted(search.folder.glob("ray/experiment_state-*.json"))
-    for file in (*before, last):
-        for written, _ in json.loads(file.read_text())["trial_data"]:
-            job = json.loads(written)
-            name, work = re.search(r"Job_name_(\S+?)_work_function_(\w+?)_at_", job["experiment_tag"]).groups()
-            if file == last or job["status"] in ("TERMINATED", "ERROR"):  # a killed driver wrote down only how it began
-                found[name, work] = job["status"]
-    return found
-
-
-def living_actors():
-    return [actor for actor in actors().values() if actor["State"] != "DEAD"]
 
 
 def metrics(search, trial, name):
@@ -182,7 +106,8 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(launched):
 
 
 def test_out_of_memory_the_batch_is_the_same_in_smaller_pieces_and_the_record_says_so(launched):
-    search, _ = launched
+    search, said = launched
+    assert said.count("w4-004  out of memory in epoch 1: training goes on with 12 of 50 images at a time") == 1
     row = search.trials.set_index("trial").loc["w4-004"]
     whole = dataclasses.replace(greedy(4.0, row["lam"], room=math.inf), seed=int(row["seed"]))
     expected = [[epoch.metrics[name] for name in LOSSES] for epoch in train(whole)]
@@ -200,15 +125,14 @@ def test_a_full_disk_fails_the_trial_and_keeps_the_checkpoints_before(launched):
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_and_said_so(launched):
-    search, _ = launched
+    search, said = launched
     folder = search.folder / "trials" / "w4-006"
     history, killed = read_history(folder), (folder / "met").stat().st_mtime
     assert [entry["time"] < killed for entry in history] == [True, False, False, False]  # epoch 2 once more
     assert (folder / "a1" / "epoch-0002" / "state.pt").stat().st_size == 100
     assert list(metrics(search, "w4-006", "val/robust_accuracy")) == [1, 2, 3, 4]
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    said = [file.read_text() for file in logs.glob("worker-*.err")]
-    assert sum(text.count(f"{folder}/a1/epoch-0002 is damaged: going back to the one before it") for text in said) == 1
+    words = f"w4-006  the checkpoint {folder}/a1/epoch-0002 is damaged: going back to the one before it"
+    assert said.count(words) == 1
 
 
 def test_status_shows_each_failure_with_its_traceback_or_what_was_saved_in_80_columns(launched):
@@ -256,10 +180,6 @@ def test_a_torn_journal_is_mended_and_a_late_worker_of_a_dead_driver_writes_noth
     assert "attempt 1 was superseded" in report.reason
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == written
     assert settled(robsearch.load_search("s", results=means.results)) == states
-
-
-def stated(search):
-    return search.trials.set_index("trial")["state"].to_dict()
 
 
 # --- slow ones ---

@@ -10,6 +10,7 @@ from collections import Counter
 import optuna
 import psutil
 import pytest
+from agreement import settled
 from mlflow import MlflowClient
 
 import robsearch
@@ -80,7 +81,7 @@ def test_a_killed_launch_is_finished_by_resume_with_nothing_lost_or_repeated(tmp
     kept = after.trials.set_index("trial").loc[finished["trial"]]
     assert list(kept["value"]) == list(finished["value"])
     assert list(kept["seconds"]) == list(finished["seconds"])
-    assert len(after.trials) == 6
+    assert len(after.trials) == len(settled(after)) == 6
     assert set(after.trials["state"]) <= {"COMPLETE", "PRUNED"}
     for trial, history in saved.items():
         assert read_history(tmp_path / "s" / "trials" / trial)[: len(history)] == history
@@ -114,7 +115,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_resume_and_loses_nothing(tmp_path):
     assert resume.returncode == 0, said
     after = robsearch.load_search("s", results=tmp_path)
     assert not after.unfinished
-    assert len(after.trials) == 4
+    assert len(after.trials) == len(settled(after)) == 4
     assert {run.info.status for run in runs_of(tmp_path, "s").values()} <= {"FINISHED", "KILLED"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from robsearch.cluster.device import limit_memory, wait_for_memory
 from robsearch.cluster.jobs import Job, Jobs
 from robsearch.cluster.patience import Patience
 from robsearch.cluster.secrets import forget_secrets
+from robsearch.cluster.speaking import speaking
 from robsearch.trial import Report
 
 NOTHING = Report()
@@ -77,7 +79,7 @@ def _reports(job: Job) -> Generator[Report]:
     else:
         wait_for_memory(job.resources)
         limit_memory(job.resources)
-        yield from job.work(job.recipe, job.folder)
+        yield from speaking(job.work(job.recipe, job.folder))
 
 
 class _Unsaved:
@@ -150,7 +152,8 @@ class _Forget(_Unsaved, Callback):
 
 def _in_one_line(trial: Any) -> str:
     try:
-        text = str(trial.get_pickled_error())
+        # Not by ``get_pickled_error``: at this moment Tune has not copied the file to where that looks for it.
+        text = str(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
     except Exception as error:  # an exception of the user's may not unpickle here; the trial still fails as one
         return f"an error that the driver cannot read ({type(error).__name__}: {error})"
     lines = [line for line in text.splitlines() if line.strip()] or ["unknown error"]

@@ -29,6 +29,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from robsearch.cluster.device import wait_for_memory
 from robsearch.cluster.jobs import Job
 from robsearch.cluster.secrets import forget_secrets
+from robsearch.cluster.speaking import speaking
 from robsearch.ranks import RankLostError, Ranks
 from robsearch.trial import Report
 
@@ -96,7 +97,7 @@ def _rank(config: dict[str, Any]) -> None:
     forget_secrets()
     job, line, ranks = config["job"], config["line"], Ranks.here()
     wait_for_memory(job.resources, _free_share)
-    reports = job.work(job.recipe, job.folder, ranks)
+    reports = speaking(job.work(job.recipe, job.folder, ranks))
     for report in reports:
         if ranks.leads and not ray.get(line.tell.remote(report)):
             reports.close()

@@ -79,6 +79,7 @@ class Driver:
         for trial in study.trials():
             done = [training for training in trainings_of(trial) if training.state == "COMPLETE"]
             tally.costs += [training.facts["seconds"] for training in done]
+            tally.seconds += sum(training.facts.get("seconds", 0.0) for training in trainings_of(trial))
             for training in done:
                 self._keep(study, training.trial, training.width, training.facts[VALUE])
                 if study.stage.rung is None and not read_test(self.folder / training.trial):
@@ -138,6 +139,8 @@ class Driver:
 
     def heard(self, job: Job, report: Report) -> bool:
         """Passes a report on to Optuna and MLflow; returns whether the job goes on."""
+        for text in report.said:
+            self.say(f"{job.name}  {text}")
         if job.work is measure:
             self._measured(job, report)
             return True

@@ -14,17 +14,20 @@ from robsearch.study.storage import (
 )
 from robsearch.study.suggestions import Study, all_seen
 from robsearch.study.trainings import Suggestion, Told, Training, recorded_trials, trainings_of
+from robsearch.study.width_sampler import Seen, WidthSampler
 
 __all__ = [
     "JOURNAL",
     "Found",
     "Lease",
     "SearchRecord",
+    "Seen",
     "Storage",
     "Study",
     "Suggestion",
     "Told",
     "Training",
+    "WidthSampler",
     "all_seen",
     "ask_to_stop",
     "bring_in",

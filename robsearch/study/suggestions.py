@@ -19,7 +19,7 @@ from robsearch.spaces import AtLeast, Space, Stage, fresh_sampler, grid_size, tr
 from robsearch.study.live import Live
 from robsearch.study.pruning import default_pruner
 from robsearch.study.trainings import Suggestion, Told, Training, derived_seed, own, trainings_of
-from robsearch.study.width_sampler import Seen
+from robsearch.study.width_sampler import Seen, seen_in
 
 
 class Study:
@@ -97,9 +97,8 @@ class Study:
             self._study.sampler = with_siblings(self.stage.width, siblings)
 
     def seen(self) -> list[Seen]:
-        """Its suggestions as another study's sampler reads them: finished ones with a value, running ones without."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        return [Seen(self.widths[0], trial.params, trial.values[0] if trial.values else None) for trial in trials]
+        """Its suggestions as another study's sampler reads them, those brought in included."""
+        return seen_in(self._study.get_trials(deepcopy=False), self.widths[0])
 
     def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
         """Makes these parameters the next suggestion, once."""
@@ -153,7 +152,7 @@ class Study:
             InputError: the space now defines another one.
         """
         frozen = self._study._storage.get_trial(self._id(training.number))
-        trial: Any = optuna.trial.FixedTrial(frozen.params)
+        trial: Any = optuna.trial.FixedTrial(frozen.params, number=training.number)
         return self._suggestion(trial, training.number, training.width, training.replicate, training.facts["recipe"])
 
     def _begun(self, trial: optuna.Trial, left: FrozenTrial | None = None) -> Suggestion | None:
