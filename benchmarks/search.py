@@ -289,7 +289,8 @@ def main() -> None:
     for name, runs in everywhere.items():
         show(name, {key: np.array([run[key] for run in runs if key in run]) for key in runs[0]})
     lawful = [run for name in laws for run in everywhere[name]]
-    medians = {m: float(np.median([needed(run[m, "best trial"]) for run in lawful])) for m in methods}
+    told = {m: [run[m, "best trial"] for run in lawful if (m, "best trial") in run] for m in methods}
+    medians = {m: float(np.median(list(map(needed, told[m])))) for m in methods}
     print(f"\n{time.perf_counter() - started:.0f} s; wide trials needed on planted laws, by the best trial: {medians}")
     print(f"search: ratio={medians['ours'] / medians['TPE']:.3f} goal=0.333 n={n * len(laws)}")
 

@@ -31,11 +31,11 @@ class Seen(NamedTuple):
 class WidthSampler(BaseSampler):
     """Suggests one parameter by what the trials of all widths say together (``robsearch.laws.belief``).
 
-    The first trial of a width goes where the other widths expect its best value. Each later one, and each of a study
-    that has no siblings, is by a coin either to be good, a Thompson draw, or to learn from, by knowledge gradient: the
-    crest is told best by trials beside it. Running trials count as if they had told what is expected of them, pruned
-    ones with the best value they reported, failed ones not at all. Of several metrics the first is modelled, and
-    constraints are left to ``inner``.
+    The first trial of a width goes where the other widths expect its best value. After n trials of a width, the next
+    one is with probability 1 / (1 + n) to learn from, by knowledge gradient, for trials beside the crest tell best
+    where it lies; else it is to be good, a Thompson draw. Running trials count as if they had told what is expected
+    of them, pruned ones with the best value they reported, failed ones not at all. Of several metrics the first is
+    modelled, and constraints are left to ``inner``.
 
     Args:
         parameter: the name of the one that moves with width, a float or an int, on its own (log) scale.
@@ -134,10 +134,11 @@ class WidthSampler(BaseSampler):
             if one.value is not None and math.isfinite(one.value)
         ]
         belief = believe(told, (1.0, math.e))
-        if told and all(one.width != width for one in seen):
+        own = sum(one.width == width for one in seen)
+        if told and not own:
             return math.log(belief.best(width))
         running = [(one.width, lam) for one, lam in zip(seen, lams, strict=True) if one.value is None]
-        if self._rng.rng.random_sample() < 0.5:
+        if self._rng.rng.random_sample() < 1 / (1 + own):
             return math.log(belief.knowledge_gradient(width, running))
         return math.log(belief.thompson(width, self._rng.rng, running))
 
