@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,12 +10,31 @@ import urllib.request
 import pytest
 from mlflow import MlflowClient
 
-from robsearch import InputError
-from robsearch.tracking import TRIAL, Tracker, check_tracking, default_uri, experiment_page, ui_command
+from robsearch import Digits, InputError
+from robsearch.data import digest
+from robsearch.search.recording import logged_data
+from robsearch.tracking import (
+    TRIAL,
+    Tracker,
+    check_tracking,
+    default_uri,
+    experiment_page,
+    ui_command,
+    undelivered,
+)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """MLflow takes seconds to make one, so they are copies of this."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(default_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
-def uri(tmp_path):
+def uri(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     return default_uri(tmp_path)
 
 
@@ -21,6 +42,13 @@ def runs(uri, search="s"):
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(search)
     return {run.data.tags[TRIAL]: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def soon(there):
+    deadline = time.monotonic() + 60
+    while not there() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert there()
 
 
 def entries(*numbers):
@@ -66,6 +94,82 @@ def test_a_record_that_mlflow_refuses_does_not_hold_up_the_others(uri, tmp_path)
     tracker.end("w4-001", "COMPLETE", 1004.0)
     tracker.close(patience=10)
     assert runs(uri)["w4-001"].info.status == "FINISHED"
+
+
+def test_of_a_thousand_metrics_only_the_one_that_mlflow_refuses_is_left_out(uri, tmp_path, caplog):
+    tracker = Tracker(uri, "s", tmp_path)
+    good = {f"val/m{n:03d}": float(n) for n in range(1200)}
+    tracker.begin("w4-000", "w4", {"lam": 2.5, "bad@param": 1.0}, {"robsearch.width": "4"})
+    tracker.log("w4-000", {**good, "forbidden@character": 1.0}, 0, 1000.0)
+    tracker.end("w4-000", "COMPLETE", 1004.0)
+    assert tracker.close() == 0
+    (run,) = runs(uri).values()
+    assert (run.info.status, run.data.params, run.data.metrics) == ("FINISHED", {"lam": "2.5"}, good)
+    refused = [message for message in caplog.messages if "refused by MLflow" in message]
+    assert [message.split(" of ")[0] for message in refused] == ["bad@param", "forbidden@character"]
+
+
+def test_a_run_that_a_person_deleted_is_left_alone(uri, tmp_path, caplog):
+    tracker = Tracker(uri, "s", tmp_path)
+    for trial in ("w4-000", "w4-001"):
+        tracker.begin(trial, trial, {}, {})
+    soon(lambda: len(tracker.statuses()) == 2)
+    MlflowClient(uri).delete_run(runs(uri)["w4-000"].info.run_id)
+    tracker.epochs("w4-000", entries(1, 2, 3))
+    tracker.epochs("w4-001", entries(1, 2, 3))
+    soon(lambda: "what is new of w4-000 refused" in caplog.text)
+    for trial in ("w4-000", "w4-001"):
+        tracker.epochs(trial, entries(4))
+        tracker.end(trial, "COMPLETE", 1004.0)
+    assert tracker.close() == 0
+    assert runs(uri)["w4-001"].data.metrics["val/robust_accuracy"] == 0.4
+    assert len([message for message in caplog.messages if "w4-000" in message]) == 1
+
+
+def test_the_data_set_is_logged_once_with_its_digest(uri, tmp_path):
+    data = logged_data(Digits(train=100))
+    assert data["digest"] == digest(Digits(train=100)) != digest(Digits(train=101))
+    for _ in range(2):
+        tracker = Tracker(uri, "s", tmp_path)
+        tracker.begin("w4-000", "w4", {}, {}, data)
+        tracker.close()
+    (run,) = runs(uri).values()
+    (told,) = run.inputs.dataset_inputs
+    assert (told.dataset.name, told.dataset.digest) == ("Digits", data["digest"])
+    assert json.loads(told.dataset.profile) == {"num_rows": 1797, "train": 100, "val": 848, "test": 849}
+    assert told.tags[0].value == "train, val, test"
+
+
+def test_a_machines_load_is_recorded_on_request_only(uri, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    for asked in ("false", "true"):
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", asked)
+        tracker = Tracker(uri, asked, tmp_path)
+        tracker.begin("search", "search", {}, {})
+        tracker.watch_machine()
+        time.sleep(0.5)
+        tracker.close()
+    assert runs(uri, "false")["search"].data.metrics == {}
+    metrics = runs(uri, "true")["search"].data.metrics
+    assert 0 < metrics["system/system_memory_usage_percentage"] < 100
+    assert {name.split("/")[0] for name in metrics} == {"system"}
+    assert "system/cpu_utilization_percentage" in metrics
+
+
+def test_no_password_is_written_anywhere(uri, tmp_path, monkeypatch):
+    monkeypatch.setattr("robsearch.tracking.tracker.FLUSH_SECONDS", 1000.0)
+    tracker = Tracker(uri, "s", tmp_path)
+    tracker.spool_into(tmp_path / "s")
+    tracker.begin("w4-000", "w4", {"data.root": "s3://me:secret@host/x"}, {"robsearch.x": "http://me:secret@host"})
+    tracker.tag("w4-000", {"robsearch.measures": "no answer from https://me:secret@host/y"})
+    tracker.end("w4-000", "FAIL", 1004.0, {"robsearch.reason": "no answer from https://me:secret@host/y"})
+    soon(lambda: undelivered(tmp_path / "s") == 3)
+    assert "secret" not in (tmp_path / "s" / "tracking-0001.spool").read_text()
+    tracker.close()
+    (run,) = runs(uri).values()
+    assert run.data.params == {"data.root": "s3://host/x"}
+    assert run.data.tags["robsearch.reason"] == "no answer from https://host/y"
+    assert "secret" not in str(run.data)
 
 
 def test_the_best_tag_moves(uri, tmp_path):
@@ -124,6 +228,40 @@ def test_an_outage_delays_records_and_loses_none(uri, tmp_path, monkeypatch):
     (run,) = runs(uri).values()
     assert run.info.status == "FINISHED"
     assert run.data.metrics["val/robust_accuracy"] == 0.2
+
+
+@pytest.mark.slow
+def test_what_a_driver_could_not_deliver_before_it_ended_arrives_with_the_next_one(uri, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address, folder = f"http://127.0.0.1:{port}", tmp_path / "s"
+    server = _served(uri, port)
+    tracker = Tracker(address, "s", tmp_path)
+    tracker.spool_into(folder)
+    tracker.begin("w4-000", "w4", {"lam": 2.5}, {})
+    tracker.epochs("w4-000", entries(1))
+    soon(lambda: [run.data.metrics.get("train/lam") for run in runs(uri).values()] == [2.0])
+    soon(lambda: undelivered(folder) == 0)
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+    tracker.epochs("w4-000", entries(2))
+    tracker.begin("w4-001", "w4", {}, {})
+    tracker.end("w4-000", "COMPLETE", 1004.0)
+    assert tracker.close(patience=1) == undelivered(folder) == 3
+    server = _served(uri, port)
+    try:
+        tracker = Tracker(address, "s", tmp_path)
+        tracker.spool_into(folder)
+        assert tracker.close(patience=60) == 0
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    found = runs(uri)
+    assert {trial: run.info.status for trial, run in found.items()} == {"w4-000": "FINISHED", "w4-001": "RUNNING"}
+    curve = MlflowClient(uri).get_metric_history(found["w4-000"].info.run_id, "val/robust_accuracy")
+    assert [(point.step, point.timestamp) for point in curve] == [(1, 1001000), (2, 1002000)]
+    assert not list(folder.iterdir())
 
 
 def _served(uri, port):

@@ -20,7 +20,8 @@ from robsearch.search import learning
 from robsearch.search.driver import Driver
 from robsearch.search.packing import packed
 from robsearch.search.planning import turns_of
-from robsearch.search.preflight import check_numbers, check_space, check_writable, new_name, setting
+from robsearch.search.preflight import check_numbers, check_space, check_writable, manner, new_name, setting
+from robsearch.search.promoting import log_models
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
 from robsearch.search.table import watched
@@ -72,7 +73,8 @@ def launch(
     check_writable(means.place.results)
     name, found = new_name(name, space, means.place), learning.found(space, means.place)
     check_tracking(means.uri())
-    record = _record(space, name, trials, seed, setting(draws[0].recipe, seed), without_password(means.uri()))
+    facts = {**manner(space, found), **setting(draws[0].recipe, seed)}
+    record = _record(space, name, trials, seed, facts, without_password(means.uri()))
     with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
         tracker = Tracker(means.uri(), name, means.place.results)
         storage = open_storage(means.storage, means.place.folder(name))
@@ -136,20 +138,23 @@ def _drive(
     lease = Lease.acquire(storage, record.name)
     try:
         record.save(storage)
+        tracker.spool_into(folder)
         turns = turns_of(space, record, storage, recipe)
-        recorder = Recorder(tracker, folder / "trials")
+        recorder = Recorder(tracker, folder / "trials", record)
         driver = Driver(turns, recorder, lease, folder / "trials", _printer(console))
-        tracker.begin("search", f"search {record.name}", {"space": record.space}, _search_tags(record))
+        recorder.begin_search(record)
         recorder.catch_up(list(turns.tallies))
         _say_start(driver, record, folder, console)
         with _told_when_full(driver, folder):
             _run(driver, space, means, folder, console)
             return _conclude(driver, means, console)
     finally:
-        lease.release()
-        if unsent := tracker.close():
-            text = f"{unsent} records did not reach MLflow; `robsearch resume {record.name}` sends them"
-            console.print(f"[bold yellow]note:[/] {text}", soft_wrap=True)
+        try:  # the lease last: whoever holds it owns the spool
+            if unsent := tracker.close():
+                text = f"{unsent} records did not reach MLflow; `robsearch sync {record.name}` sends them"
+                console.print(f"[bold yellow]note:[/] {text}", soft_wrap=True)
+        finally:
+            lease.release()
 
 
 def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Console) -> None:
@@ -185,7 +190,11 @@ def _conclude(driver: Driver, means: Means, console: Console) -> Search:
     search = load_search(tracker.search, means.results, means.storage)
     write_report(search, search.report)
     bests = [search.best(width) for width in search.widths]
-    tracker.mark_best({best["trial"] for best in bests if best is not None})
+    winners = [str(best["trial"]) for best in bests if best is not None]
+    tracker.mark_best(set(winners))
+    if not driver.stopping:
+        for trial, problem in log_models(winners, driver.turns.tallies, tracker, search.folder / "trials").items():
+            console.print(f"{trial}  MLflow model: {problem}", soft_wrap=True, highlight=False, markup=False)
     tracker.artifact("search", search.report)
     tracker.tag("search", {"robsearch.law": search.ridge.sentence()})
     tracker.end("search", "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
@@ -194,11 +203,6 @@ def _conclude(driver: Driver, means: Means, console: Console) -> Search:
     if driver.stopping:
         _say_interrupted(search, console)
     return search
-
-
-def _search_tags(record: SearchRecord) -> dict[str, str]:
-    described = "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
-    return {"robsearch.kind": "search", "mlflow.note.content": described}
 
 
 def _printer(console: Console) -> Callable[[str], None]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
 import time
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from robsearch.checkpoints import best_epoch, read_history
-from robsearch.protocols import Metrics
-from robsearch.study import Study, Suggestion, Training
+from robsearch.data import digest, load
+from robsearch.protocols import Dataset, Metrics
+from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
@@ -20,20 +25,37 @@ class Recorder:
     Args:
         tracker: the search's record in MLflow.
         trials: the folder of the trials' folders.
+        record: of the search, for the tags that all its runs share.
     """
 
-    def __init__(self, tracker: Tracker, trials: Path) -> None:
+    def __init__(self, tracker: Tracker, trials: Path, record: SearchRecord | None = None) -> None:
         self.tracker, self.trials = tracker, trials
+        self._facts = facts(record) if record else {}
+        self._data: dict[Dataset, dict[str, str]] = {}
+
+    def begin_search(self, record: SearchRecord) -> None:
+        """The run of the search itself, which holds its summary, its report and, if asked for, the machine's load."""
+        described = "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
+        tags = {**self._facts, "robsearch.kind": "search", "robsearch.seed": str(record.seed)}
+        tags["mlflow.note.content"] = described
+        self.tracker.begin("search", f"search {record.name}", {"space": record.space}, tags)
+        self.tracker.watch_machine()
 
     def begin(self, suggestion: Suggestion) -> None:
         """A trial starts, or goes on after an interruption."""
         tags = {
+            **self._facts,
             "robsearch.kind": "control" if suggestion.stage.control else "trial",
             "robsearch.width": f"{suggestion.width:g}",
             "robsearch.control": suggestion.stage.control or "none",
             "robsearch.fidelity": suggestion.stage.rung or "full",
+            "robsearch.seed": str(suggestion.recipe.seed),
         }
-        self.tracker.begin(suggestion.trial, run_name(suggestion), params(suggestion), tags)
+        dataset = suggestion.recipe.data
+        if dataset not in self._data:
+            self._data[dataset] = logged_data(dataset)
+        data = self._data[dataset]
+        self.tracker.begin(suggestion.trial, run_name(suggestion), params(suggestion), tags, data)
 
     def epochs(self, trial: str, entries: list[Metrics]) -> None:
         """Per-epoch metrics, at their original times."""
@@ -78,6 +100,45 @@ class Recorder:
         if test := read_test(self.trials / suggestion.trial):
             self.measured(suggestion.trial, test)
         self.ended(suggestion.trial, training.state, history, training.facts.get("reason"))
+
+
+def facts(record: SearchRecord) -> dict[str, str]:
+    """The tags that all runs of a search share: where the code came from, and what it runs on."""
+    known = {"robsearch.commit": "commit", "robsearch.versions": "versions", "robsearch.hardware": "driver"}
+    found = {tag: record.setting[label] for tag, label in known.items() if label in record.setting}
+    if gpus := driver_gpus():
+        found["robsearch.hardware"] = f"{found.get('robsearch.hardware', 'driver')}, {gpus}"
+    return {"robsearch.search": record.name, "mlflow.source.name": record.space, **found}
+
+
+@cache
+def driver_gpus() -> str:
+    """The names of the driver's GPUs, such as ``2 x NVIDIA H200``; empty where there are none."""
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ", ".join(f"{count} x {name}" for name, count in Counter(asked.stdout.split("\n")).items() if name)
+
+
+def logged_data(dataset: Dataset) -> dict[str, str]:
+    """A data set as the fields of an ``mlflow.entities.Dataset``: its name, digest, source, sizes and shape."""
+    sizes = {split: len(part.labels) for split, part in load(dataset).items()}
+    spec = dataset.spec
+    return {
+        "name": type(dataset).__name__,
+        "digest": digest(dataset),
+        "source_type": "robsearch",
+        "source": json.dumps({"dataset": repr(dataset)}),
+        "schema": json.dumps({"images": ["uint8", *spec.shape], "labels": ["int64", spec.num_classes]}),
+        "profile": json.dumps({"num_rows": sum(sizes.values()), **sizes}),
+    }
 
 
 def run_name(suggestion: Suggestion) -> str:

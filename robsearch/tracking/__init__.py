@@ -5,19 +5,25 @@ import os
 
 # Read by mlflow when it is imported. Its own retries would hold a dead server's requests for minutes; ours go on.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
+from robsearch.tracking.models import register, save_model
+from robsearch.tracking.sending import STATUS
+from robsearch.tracking.spool import undelivered
 from robsearch.tracking.store import (
     TRIAL,
     check_tracking,
     default_uri,
     experiment_of,
     experiment_page,
+    shown,
     trial_of_run,
     ui_command,
 )
-from robsearch.tracking.tracker import STATUS, Tracker
+from robsearch.tracking.tracker import Tracker
+from robsearch.tracking.view import publish_view
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -30,6 +36,11 @@ __all__ = [
     "default_uri",
     "experiment_of",
     "experiment_page",
+    "publish_view",
+    "register",
+    "save_model",
+    "shown",
     "trial_of_run",
     "ui_command",
+    "undelivered",
 ]

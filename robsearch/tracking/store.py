@@ -9,12 +9,17 @@ import urllib.request
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
+
+
+RUNS_PER_PAGE = 200
+"""With all that is known of each, 1,000 take a busy server longer than a request may."""
 
 
 def default_uri(results: Path) -> str:
@@ -30,7 +35,7 @@ def check_tracking(uri: str) -> None:
     """
     if uri.startswith(("http://", "https://")):
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+            urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=5).close()
         except urllib.error.HTTPError:
             return  # it answered; whether it lets us in shows when the experiment is made
         except OSError as error:
@@ -56,16 +61,34 @@ def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) 
     return str(client.create_experiment(search, artifact_location=artifacts))
 
 
-def ui_command(uri: str, port: int) -> list[str]:
-    """The command that serves the MLflow UI on a store, on loopback, with one small worker."""
-    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1",
-            "--port", str(port), "--workers", "1"]  # fmt: skip
+def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    """Every run of an experiment that is not deleted."""
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], max_results=RUNS_PER_PAGE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
-def experiment_page(address: str, experiment: str | None) -> str:
-    """The deep link to the chart view of a search's runs, or the first page without an experiment."""
+def ui_command(uri: str, port: int, host: str = "127.0.0.1") -> list[str]:
+    """The command that serves the MLflow UI on a store, with one small worker.
+
+    A URI with a password in it is left out, because everybody on the machine may read a process's arguments: pass it
+    as ``MLFLOW_BACKEND_STORE_URI`` in the environment.
+    """
+    store = [] if shown(uri) != uri else ["--backend-store-uri", uri]
+    quiet = ["--uvicorn-opts", "--log-level warning"]  # a line for every request would bury the address
+    on = ["--host", host, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *store, *on, *quiet]
+
+
+def experiment_page(address: str, experiment: str | None, view: str | None = None) -> str:
+    """The deep link to the charts of a search's runs, in a saved view; the first page without an experiment."""
     page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
-    return address.rstrip("/") + page
+    return address.rstrip("/") + page + (f"&viewStateShareKey={view}" if page and view else "")
 
 
 def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:

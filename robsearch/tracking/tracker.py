@@ -1,8 +1,8 @@
 """The single writer of a search's record in MLflow.
 
-Batched, in a thread of its own: training never waits for the tracking server. Every record keeps its
-original time, so sending it twice leaves one; what an outage kept back is sent later, or by ``resume``, from the
-histories in the trials' folders.
+What is said is written to the spool by one thread and delivered by another, so training waits neither for the tracking
+server nor for the disk. Every record keeps its original time, so sending it twice leaves one; what an outage keeps
+back is sent when the server is there again, or by ``robsearch sync``.
 """
 
 from __future__ import annotations
@@ -10,41 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
-from robsearch.tracking.store import TRIAL, open_experiment, shown
+from robsearch.tracking.machine import Machine
+from robsearch.tracking.sending import STATE, Sender, first_line
+from robsearch.tracking.spool import Record, Spool
+from robsearch.tracking.store import TRIAL, all_runs, open_experiment, shown
 
-STATE, BEST = "robsearch.state", "robsearch.best"
-STATUS = {
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "FAIL": "FAILED",
-    "INTERRUPTED": "KILLED",
-    "RUNNING": "RUNNING",
-}
-"""The MLflow status of each state of a trial."""
-
-TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
-"""Error codes after which the same request may succeed later; any other is final for that record."""
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: False)  # tracebacks: ``trouble`` is one line
 
 FLUSH_SECONDS = 1.0
 RETRY_SECONDS = 5.0
-PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
-
-
-@dataclass(frozen=True)
-class _Record:
-    what: str
-    send: Callable[[], None]
 
 
 class Tracker:
@@ -65,172 +46,178 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             self.experiment = open_experiment(self._client, uri, search, results)
-            self._runs = self._existing_runs()
+            self._sender = Sender(self._client, self.experiment)
         except Exception as error:
             do = "check the address, its credentials and its --allowed-hosts, or choose another --tracking URI"
-            raise InputError(refusal(f"an MLflow store at {shown(uri)}", _first_line(error), do)) from error
-        self._waiting: list[_Record] = []
-        self._metrics: dict[str, list[Metric]] = {}
+            raise InputError(refusal(f"an MLflow store at {shown(uri)}", first_line(error), do)) from error
+        self._spool = Spool()
+        self._said: list[Record] = []
         self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
-        self._thread.start()
+        self._closed = self._all_spooled = self._left_off = False
+        self._machine: Machine | None = None
+        self._spooling = threading.Thread(target=self._write, name="spooling", daemon=True)
+        self._delivering = threading.Thread(target=self._deliver, name="tracking", daemon=True)
+        self._spooling.start()
+        self._delivering.start()
 
-    def begin(self, trial: str, run_name: str, params: dict[str, str | float], tags: dict[str, str]) -> None:
-        """A trial starts, or goes on: its run is found by its trial tag, or made."""
-        tags, now = {TRIAL: trial, STATE: "RUNNING", **tags}, int(time.time() * 1000)
-        self._add(f"the start of {trial}", lambda: self._begin(trial, run_name, params, tags, now))
+    def spool_into(self, folder: Path) -> None:
+        """From now on records wait in a search's folder, behind those that an earlier process left there.
+
+        Only for the one process that holds the search's lease, and before it says anything.
+        """
+        with self._changed:
+            self._spool = Spool(folder)
+            self._changed.notify_all()
+
+    # -- what is said ------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        trial: str,
+        run_name: str,
+        params: dict[str, str | float],
+        tags: dict[str, str],
+        data: dict[str, str] | None = None,
+    ) -> None:
+        """A trial starts, or goes on: its run is found by its trial tag, or made.
+
+        Args:
+            trial: such as ``w4-017``; ``search`` for the run of the search itself.
+            run_name: what the table of runs shows.
+            params: flat; they are immutable in MLflow.
+            tags: of the run.
+            data: the data set, as the fields of an ``mlflow.entities.Dataset``.
+        """
+        plain = {name: shown(value) if isinstance(value, str) else value for name, value in params.items()}
+        tags = {TRIAL: trial, STATE: "RUNNING", **_shown(tags)}
+        when = int(time.time() * 1000)
+        self._say(kind="begin", trial=trial, name=run_name, params=plain, tags=tags, data=data, when=when)
 
     def epochs(self, trial: str, entries: Iterable[Metrics]) -> None:
         """Metrics of epochs, each entry with ``epoch`` (its step) and ``time`` (when it was measured)."""
-        for entry in entries:
-            values = {name: value for name, value in entry.items() if name not in {"epoch", "time"}}
-            self.log(trial, values, int(entry["epoch"]), entry["time"])
+        points = [
+            (name, float(value), int(entry["time"] * 1000), int(entry["epoch"]))
+            for entry in entries
+            for name, value in entry.items()
+            if name not in {"epoch", "time"}
+        ]
+        if points:
+            self._say(kind="metrics", trial=trial, points=points)
 
     def log(self, trial: str, values: Metrics, step: int, when: float) -> None:
         """Metrics at one step, at their original time (Unix seconds)."""
-        metrics = [Metric(name, value, int(when * 1000), step) for name, value in values.items()]
-        with self._changed:
-            self._metrics.setdefault(trial, []).extend(metrics)
-            self._changed.notify()
+        self.epochs(trial, [{"epoch": step, "time": when, **values}])
 
     def artifact(self, trial: str, file: Path, under: str | None = None) -> None:
         """A file of the trial, such as its per-example results, in a folder ``under`` the run's artifacts."""
-        self._add(f"{file.name} of {trial}", lambda: self._client.log_artifact(self._runs[trial], str(file), under))
+        self._say(kind="artifact", trial=trial, file=str(file), under=under)
+
+    def model(self, trial: str, folder: Path) -> None:
+        """A model that ``save_model`` wrote, as a logged model of the trial's run."""
+        self._say(kind="model", trial=trial, folder=str(folder))
 
     def end(self, trial: str, state: str, when: float, tags: dict[str, str] | None = None) -> None:
         """A trial reached a state: COMPLETE, PRUNED, FAIL or INTERRUPTED."""
-        tags = {STATE: state, **(tags or {})}
-        self._add(f"the end of {trial}", lambda: self._end(trial, state, int(when * 1000), tags))
+        tags = {STATE: state, **_shown(tags or {})}
+        self._say(kind="end", trial=trial, state=state, when=int(when * 1000), tags=tags)
 
     def tag(self, trial: str, tags: dict[str, str]) -> None:
         """Facts that may change go to tags, because MLflow's parameters are immutable."""
-        self._add(f"tags of {trial}", lambda: self._batch(trial, tags=tags))
+        self._say(kind="tags", trial=trial, tags=_shown(tags))
 
     def mark_best(self, best: set[str]) -> None:
         """Tags the best trials, and takes the tag from those that were best before."""
-        self._add("the tags of the best trials", lambda: self._mark_best(best))
+        self._say(kind="best", trials=sorted(best))
+
+    def watch_machine(self) -> None:
+        """Records this machine's load in the run of the search, if ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING`` asks."""
+        self._machine = Machine.asked_for(lambda values, step, when: self.log("search", values, step, when))
+
+    # -- what is known, and the end ----------------------------------------------------------------------------
 
     def statuses(self) -> dict[str, str]:
         """The state tag and MLflow status of each trial's run, as ``COMPLETE FINISHED``."""
         return {
             run.data.tags[TRIAL]: f"{run.data.tags.get(STATE)} {run.info.status}"
-            for run in _runs(self._client, self.experiment)
+            for run in all_runs(self._client, self.experiment)
+            if TRIAL in run.data.tags
         }
 
+    @property
+    def left(self) -> int:
+        """How many records are not in MLflow yet."""
+        with self._changed:
+            return len(self._said) + self._spool.left
+
+    def drain(self) -> bool:
+        """Waits until what an earlier process left is in MLflow, or a delivery fails; returns whether it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._spool.empty or self.trouble is not None)
+            return self._spool.empty
+
     def close(self, patience: float = 30.0) -> int:
-        """Sends what is waiting; returns how many records could not be sent within ``patience`` seconds."""
+        """Sends what is waiting; returns how many records could not be sent within ``patience`` seconds.
+
+        These stay in the spool, if there is one.
+        """
+        deadline = time.monotonic() + patience
+        if self._machine is not None:
+            self._machine.stop()
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join(patience)
-        return len(self._waiting) + len(self._metrics)
-
-    def _add(self, what: str, send: Callable[[], None]) -> None:
+            self._changed.notify_all()
+        self._spooling.join(patience)
         with self._changed:
-            self._waiting.append(_Record(what, send))
-            self._changed.notify()
+            self._all_spooled = True
+            self._changed.notify_all()
+        self._delivering.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._left_off = True
+            self._changed.notify_all()
+        left = self.left
+        self._spool.close()
+        return left
+
+    def _say(self, **record: object) -> None:
+        with self._changed:
+            self._said.append(record)
+            self._changed.notify_all()
+
+    # -- the two threads ---------------------------------------------------------------------------------------
 
     def _write(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting or self._metrics)
-                if self._closed and not self._waiting and not self._metrics:
+                self._changed.wait_for(lambda: self._said or self._closed)
+                said, self._said = self._said, []
+                spool = self._spool
+            if not said:
+                return
+            spool.append(said)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _deliver(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._all_spooled or self._left_off or not self._spool.empty)
+                if self._left_off or self._spool.empty:
                     return
                 self._changed.wait_for(lambda: self._closed, timeout=FLUSH_SECONDS)
-            if self._deliver():
-                self.trouble = None
-            else:
-                with self._changed:
-                    self._changed.wait(RETRY_SECONDS)
-
-    def _deliver(self) -> bool:
-        while self._waiting:
-            if not self._sent(self._waiting[0]):
-                return False
+            self.trouble = self._sent(self._spool)
             with self._changed:
-                self._waiting.pop(0)
-        return all(self._sent(self._record_of_metrics(trial)) for trial in list(self._metrics))
+                self._changed.notify_all()
+                if self.trouble is not None:
+                    self._changed.wait_for(lambda: self._left_off, timeout=RETRY_SECONDS)
 
-    def _record_of_metrics(self, trial: str) -> _Record:
-        return _Record(f"metrics of {trial}", lambda: self._send_metrics(trial))
-
-    def _sent(self, record: _Record) -> bool:
-        try:
-            record.send()
-        except Exception as error:
-            self.trouble = f"{record.what} not recorded in MLflow: {_first_line(error)}"
-            if not _final(error):
-                return False
-            logging.getLogger(__name__).warning(self.trouble)
-        return True
-
-    def _send_metrics(self, trial: str) -> None:
-        while metrics := self._metrics.get(trial, [])[:METRICS_PER_CALL]:
-            try:
-                self._client.log_batch(self._runs[trial], metrics=metrics)
-            except Exception as error:
-                if not _final(error):
-                    raise
-                logging.getLogger(__name__).warning(f"metrics of {trial} refused by MLflow: {_first_line(error)}")
-            with self._changed:
-                del self._metrics[trial][: len(metrics)]
-        with self._changed:
-            if not self._metrics.get(trial):
-                self._metrics.pop(trial, None)
-
-    def _begin(
-        self, trial: str, run_name: str, params: dict[str, str | float], tags: dict[str, str], when: int
-    ) -> None:
-        if trial not in self._runs and self.trouble:
-            self._runs |= self._existing_runs()  # an unanswered request may have made the run
-        if trial in self._runs:
-            self._client.update_run(self._runs[trial], status="RUNNING")
-        else:
-            run = self._client.create_run(self.experiment, start_time=when, tags=tags, run_name=run_name)
-            self._runs[trial] = run.info.run_id
-        self._batch(trial, params, tags)
-
-    def _batch(
-        self, trial: str, params: dict[str, str | float] | None = None, tags: dict[str, str] | None = None
-    ) -> None:
-        entities = [Param(name, str(value)[:6000]) for name, value in (params or {}).items()]
-        run_tags = [RunTag(name, value[:5000]) for name, value in (tags or {}).items()]
-        self._client.log_batch(self._runs[trial], params=entities[:PARAMS_PER_CALL], tags=run_tags)
-        for first in range(PARAMS_PER_CALL, len(entities), PARAMS_PER_CALL):
-            self._client.log_batch(self._runs[trial], params=entities[first : first + PARAMS_PER_CALL])
-
-    def _end(self, trial: str, state: str, when: int, tags: dict[str, str]) -> None:
-        self._send_metrics(trial)
-        self._batch(trial, tags=tags)
-        self._client.set_terminated(self._runs[trial], STATUS[state], end_time=when)
-
-    def _mark_best(self, best: set[str]) -> None:
-        for run in _runs(self._client, self.experiment):
-            is_best = run.data.tags.get(TRIAL) in best
-            if is_best != (run.data.tags.get(BEST) == "true"):
-                self._client.set_tag(run.info.run_id, BEST, "true" if is_best else "false")
-
-    def _existing_runs(self) -> dict[str, str]:
-        runs = _runs(self._client, self.experiment)
-        return {run.data.tags[TRIAL]: run.info.run_id for run in runs if TRIAL in run.data.tags}
+    def _sent(self, spool: Spool) -> str | None:
+        while records := spool.take():
+            trouble = self._sender.send(records, lambda: not self._left_off)
+            if trouble is not None or self._left_off:
+                return trouble
+            spool.delivered()
+        return None
 
 
-def _runs(client: MlflowClient, experiment: str) -> list[Any]:
-    found: list[Any] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _final(error: Exception) -> bool:
-    """Whether the same request would be refused again."""
-    return isinstance(error, MlflowException) and error.error_code not in TRANSIENT
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {shown(str(error).partition(chr(10))[0])}"
+def _shown(tags: dict[str, str]) -> dict[str, str]:
+    return {name: shown(value) for name, value in tags.items()}

@@ -1,0 +1,152 @@
+"""The best networks as MLflow models: logged when a search ends, registered on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robsearch.checkpoints import newest
+from robsearch.data import load
+from robsearch.errors import InputError, refusal
+from robsearch.evaluation import to_float
+from robsearch.recipe import Recipe
+from robsearch.search.finalists import find_target
+from robsearch.search.planning import turns_of
+from robsearch.search.result import Search, load_search
+from robsearch.search.workplace import Means
+from robsearch.spaces import Space, load_space
+from robsearch.study import Study, Training
+from robsearch.tracking import Tracker, check_tracking, register, save_model
+
+EXAMPLES = 4
+MODEL = "model"
+"""The folder of a trial's MLflow model, in the trial's own."""
+
+
+def log_models(trials: Iterable[str], studies: Iterable[Study], tracker: Tracker, folder: Path) -> dict[str, str]:
+    """Writes the networks of finished trials as MLflow models and hands them to the tracker.
+
+    Args:
+        trials: such as the best of each width.
+        studies: of their search.
+        tracker: of their search.
+        folder: of the trials' folders.
+
+    Returns:
+        By trial, why there is no model of it; a tag of its run says the same.
+    """
+    finished, problems = _finished(studies), dict[str, str]()
+    for trial in trials:
+        try:
+            tracker.model(trial, _saved(_recipe(*finished[trial]), folder / trial))
+        except Exception as error:  # a network that torch cannot export is as good as any other
+            problems[trial] = f"not exported: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            tracker.tag(trial, {"robsearch.model": problems[trial]})
+    return problems
+
+
+def promote(
+    target: str,
+    *,
+    name: str | None = None,
+    space: Space | None = None,
+    means: Means | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Registers networks in MLflow's model registry; what is registered already is not again.
+
+    Args:
+        target: a search (the best trial of each width), ``NAME/w4-017``, a trial's folder, or an MLflow run id.
+        name: of the registered model; by default search and width, ``NAME-w4``.
+        space: the space, if it cannot be imported under its reference.
+        means: where the search is kept.
+        say: prints one line.
+
+    Returns:
+        The model's URI in MLflow, ``models:/NAME-w4/1``, by trial.
+
+    Raises:
+        InputError: no such trial or it has not finished, one name for several widths, a network that torch cannot
+            export, or a store that does not answer or has no run of the trial.
+    """
+    found, means = find_target(target, means or Means())
+    search = load_search(found.search, means.results, means.storage)
+    widths = _chosen(search, found.trial)
+    if name is not None and len(widths) > 1:
+        do = f"name one: robsearch promote {search.name}/{next(iter(widths))} --as {name}"
+        raise InputError(refusal("one trial for one model name", f"{', '.join(widths)}", do))
+    uri = means.uri(search.record.tracking)
+    check_tracking(uri)
+    storage = means.place.open(search.name)
+    finished = _finished(turns_of(space or load_space(search.space), search.record, storage, full=None).tallies)
+    promoted = {}
+    for trial, width in widths.items():
+        folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
+        promoted[trial] = register(uri, search.name, trial, folder, name or f"{search.name}-w{width:g}")
+        say(f"{trial}: {promoted[trial]}")
+    return promoted
+
+
+def network(recipe: Recipe, folder: Path) -> nn.Module:
+    """The network that a trial's value is of, on the CPU and in eval mode: at its best epoch, averaged if it averages.
+
+    Raises:
+        FileNotFoundError: the trial has no valid checkpoint.
+    """
+    saved = newest(folder)
+    if saved is None:
+        raise FileNotFoundError(f"no valid checkpoint in {folder}")
+    model = recipe.model.build(recipe.data.spec)
+    model.load_state_dict(saved.best_state["judged"])
+    return model.eval()
+
+
+def _saved(recipe: Recipe, folder: Path) -> Path:
+    if not (folder / MODEL).exists():
+        images = load(recipe.data)["val"].images
+        with torch.random.fork_rng():  # building draws initial weights
+            model = network(recipe, folder)
+        save_model(model, to_float(images[:EXAMPLES].clone()), folder / MODEL)
+    return folder / MODEL
+
+
+def _exported(trial: str, recipe: Recipe, folder: Path) -> Path:
+    try:
+        return _saved(recipe, folder)
+    except InputError:
+        raise
+    except Exception as error:
+        do = "promote a trial whose weights are there and whose forward has no branch on the images' values"
+        got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(refusal(f"a network of {trial} that torch.export takes", got, do)) from error
+
+
+def _chosen(search: Search, trial: str | None) -> dict[str, float]:
+    """The width of each trial that is meant."""
+    done = search.trials[search.trials["state"] == "COMPLETE"].set_index("trial")["width"]
+    if trial is None:
+        bests = [best for width in search.widths if (best := search.best(width)) is not None]
+        chosen = [str(best["trial"]) for best in bests]
+    else:
+        chosen = [trial]
+    if not chosen or chosen[0] not in done:
+        known = ", ".join(done.index) or "none"
+        raise InputError(refusal("a finished trial", trial or "none", f"finished are {known}"))
+    return {each: float(done[each]) for each in chosen}
+
+
+def _finished(studies: Iterable[Study]) -> dict[str, tuple[Study, Training]]:
+    """Every training that is complete, by name, with its study."""
+    return {
+        training.trial: (study, training)
+        for study in studies
+        for _, training in study.trainings()
+        if training.state == "COMPLETE"
+    }
+
+
+def _recipe(study: Study, training: Training) -> Recipe:
+    return study.again(training).recipe

@@ -1,0 +1,151 @@
+"""A trained network as an MLflow model: exported by torch, so that whoever loads it needs torch and MLflow only."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
+from mlflow.entities.logged_model_status import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+from robsearch.errors import InputError, refusal
+from robsearch.tracking.store import TRIAL, all_runs, experiment_of, shown
+
+MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
+"""Metrics of the run that are shown beside its model."""
+
+
+def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Path) -> None:
+    """Writes a network as an MLflow model; nothing is written if it fails.
+
+    In torch's ``pt2`` format, a graph with its weights and no pickled code: ``mlflow.pytorch.load_model`` opens it on
+    a machine without robsearch and without a GPU, for any number of images at once. The signature and the input
+    example come with it.
+
+    Args:
+        model: on the CPU and in eval mode, from images in [0, 1] to logits.
+        examples: a few images, at least two: torch would take the size of one for a constant.
+        folder: must not exist.
+
+    Raises:
+        Exception: torch cannot export the network; its message says where.
+    """
+    import mlflow.pytorch  # seconds, and only the end of a search needs it
+
+    images = examples.numpy()
+    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, *images.shape[1:]), "images")])
+    with torch.no_grad():
+        outputs = Schema([TensorSpec(np.dtype("float32"), (-1, model(examples).shape[1]), "logits")])
+    unfinished = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with _quiet():
+            mlflow.pytorch.save_model(
+                model,
+                unfinished,
+                signature=ModelSignature(inputs, outputs),
+                input_example=images,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+            )
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def upload(client: MlflowClient, experiment: str, run: str, trial: str, folder: Path) -> LoggedModel:
+    """The logged model of a trial's run: the one that is there, or a new one with the files of ``save_model``."""
+    model = logged_model(client, experiment, run) or client.create_logged_model(
+        experiment, trial.replace(".", "_"), run, tags={TRIAL: trial}
+    )
+    if model.status == LoggedModelStatus.READY:
+        return model
+    client.log_model_artifacts(model.model_id, str(folder))
+    found = client.get_run(run)
+    if not (found.outputs and found.outputs.model_outputs):
+        client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+    if metrics := _as_of_model(client, found, model):
+        client.log_batch(run, metrics=metrics)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def register(uri: str, search: str, trial: str, folder: Path, name: str) -> str:
+    """A version of a registered model that is a trial's; the one that is there already, or a new one.
+
+    Args:
+        uri: of the tracking store, which is the registry too.
+        search: the trial's.
+        trial: such as ``w4-017``; its run must be in the store.
+        folder: that ``save_model`` wrote.
+        name: of the registered model.
+
+    Returns:
+        Its URI, ``models:/NAME/VERSION``.
+
+    Raises:
+        InputError: the store has no run of the trial, or refuses the name.
+    """
+    client = MlflowClient(uri)
+    experiment = experiment_of(uri, search)
+    runs = all_runs(client, experiment) if experiment else []
+    run = next((run for run in runs if run.data.tags.get(TRIAL) == trial), None)
+    if run is None or experiment is None:
+        do = f"deliver it with `robsearch sync {search}`, or pass the --tracking of its launch"
+        raise InputError(refusal(f"a run of {search}/{trial} in {shown(uri)}", "none", do))
+    model = upload(client, experiment, run.info.run_id, trial, folder)
+    try:
+        known = client.search_model_versions(f"name = '{name}'")
+        if not known:
+            with contextlib.suppress(MlflowException):  # there without a version
+                client.create_registered_model(name)
+        source, tags = str(model.artifact_location), {"robsearch.search": search, TRIAL: trial}
+        version = next((one for one in known if one.source == source), None) or client.create_model_version(
+            name, source, run.info.run_id, tags, model_id=model.model_id
+        )
+    except MlflowException as error:
+        do = "choose another --as name"
+        raise InputError(refusal(f"a registry that takes {name!r}", shown(str(error)), do)) from error
+    return f"models:/{name}/{version.version}"
+
+
+def _as_of_model(client: MlflowClient, run: Run, model: LoggedModel) -> list[Metric]:
+    """Some last values of a run, at their own times, so that the run's curves stay as they are."""
+    found = []
+    for name in MODEL_METRICS:
+        if name in run.data.metrics:
+            last = client.get_metric_history(run.info.run_id, name)[-1]
+            own = {"model_id": model.model_id, "run_id": run.info.run_id}
+            found.append(Metric(name, last.value, last.timestamp, last.step, **own))
+    return found
+
+
+def logged_model(client: MlflowClient, experiment: str, run: str) -> LoggedModel | None:
+    """The model that a run made, finished or not; None if it made none."""
+    found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.export and MLflow say of things that cannot be changed here."""
+    logger = logging.getLogger("mlflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

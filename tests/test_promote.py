@@ -1,0 +1,132 @@
+"""The best networks as MLflow models: they load where robsearch is not, and are registered once."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from rich.console import Console
+from small_spaces import pair, recipe
+from test_search import runs_of
+from torch import nn
+
+import robsearch
+from robsearch import MLP, Digits, InputError, Means, SmallCNN, WideResNet
+from robsearch.data import load
+from robsearch.evaluation import to_float
+from robsearch.search.promoting import network, promote
+from robsearch.tracking import save_model
+
+LOADED = """
+import sys
+sys.modules["robsearch"] = None  # as where it is not installed: importing it fails
+import torch, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pytorch.load_model(sys.argv[2])
+images = torch.load(sys.argv[3])
+torch.save([model(images), model(images[:1])], sys.argv[4])
+"""
+
+
+def logits_elsewhere(uri, model, images, folder):
+    """Of a process that cannot import robsearch: for all images, and for the first alone."""
+    torch.save(images, folder / "images.pt")
+    arguments = [uri, str(model), str(folder / "images.pt"), str(folder / "logits.pt")]
+    subprocess.run([sys.executable, "-c", LOADED, *arguments], check=True, timeout=240)
+    return torch.load(folder / "logits.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [MLP(4), SmallCNN(0.25), WideResNet(10, 0.25)], ids=lambda model: type(model).__name__
+)
+def test_a_saved_model_loads_without_robsearch_and_gives_the_same_logits(tmp_path, model):
+    net = model.build(Digits().spec).eval()
+    images = to_float(load(Digits())["test"].images[:7].clone())
+    save_model(net, images[:4], tmp_path / "model")
+    every, first = logits_elsewhere(f"sqlite:///{tmp_path}/m.db", tmp_path / "model", images, tmp_path)
+    torch.testing.assert_close(every, net(images))
+    torch.testing.assert_close(first, net(images[:1]))
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10] if x.sum() > 0 else -x.flatten(1)[:, :10]
+
+
+def test_a_network_that_torch_cannot_export_leaves_nothing_behind(tmp_path):
+    with pytest.raises(Exception, match="data-dependent"):
+        save_model(Branching(), torch.rand(4, 1, 8, 8), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- after a search --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def means(tmp_path_factory):
+    return Means(results=tmp_path_factory.mktemp("results"), parallel=2)
+
+
+@pytest.fixture(scope="module")
+def search(means):
+    return robsearch.launch(pair, name="pair", trials=4, means=means, console=Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_the_best_of_each_width_is_a_model_and_no_other(search, means):
+    client = MlflowClient(means.uri())
+    found = client.search_logged_models([client.get_experiment_by_name("pair").experiment_id])
+    best = {search.best(width)["trial"] for width in search.widths}
+    assert {model.tags["robsearch.trial"]: model.status for model in found} == dict.fromkeys(best, "READY")
+    runs = runs_of(means, "pair")
+    for model in found:
+        run = runs[model.tags["robsearch.trial"]]
+        assert model.source_run_id == run.info.run_id
+        assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+        assert run.data.tags["robsearch.best"] == "true"
+        shown = {metric.key: metric.value for metric in model.metrics}
+        assert shown == {name: run.data.metrics[name] for name in shown}
+        assert set(shown) == {"val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy"}
+        assert len(client.get_metric_history(run.info.run_id, "test/robust_accuracy")) == 1
+
+
+@pytest.mark.slow
+def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search, means, tmp_path):
+    lines = []
+    promoted = promote("pair", space=pair, means=means, say=lines.append)
+    best = {width: search.best(width)["trial"] for width in search.widths}
+    assert promoted == {best[width]: f"models:/pair-w{width:g}/1" for width in search.widths}
+    assert lines == [f"{trial}: {model}" for trial, model in promoted.items()]
+    assert promote("pair", space=pair, means=means) == promoted
+
+    images = to_float(load(Digits(train=100))["test"].images.clone())
+    own = network(recipe(4), search.folder / "trials" / best[4])
+    every, _ = logits_elsewhere(means.uri(), promoted[best[4]], images, tmp_path)
+    torch.testing.assert_close(every, own(images))
+    right = (every.argmax(1) == load(Digits(train=100))["test"].labels).double().mean()
+    measured = search.trials.set_index("trial").loc[best[4], "test/natural_accuracy"]
+    assert right == pytest.approx(measured)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, means):
+    done = search.trials[search.trials["state"] == "COMPLETE"]
+    best = {search.best(width)["trial"] for width in search.widths}
+    other = next(trial for trial in done["trial"] if trial not in best)
+    assert promote(f"pair/{other}", name="mine", space=pair, means=means) == {other: "models:/mine/1"}
+    assert (search.folder / "trials" / other / "model" / "MLmodel").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_promoted_is_refused(search, means):
+    with pytest.raises(InputError, match=r"expected one trial for one model name, got w4-.*--as mine"):
+        promote("pair", name="mine", space=pair, means=means)
+    with pytest.raises(InputError, match="expected a finished trial, got w4-999: finished are w4-"):
+        promote("pair/w4-999", space=pair, means=means)
+    elsewhere = dataclasses.replace(means, tracking=f"sqlite:///{means.place.results}/other.db")
+    trial = search.best(4)["trial"]
+    with pytest.raises(InputError, match=f"expected a run of pair/{trial} in sqlite.*robsearch sync pair"):
+        promote(f"pair/{trial}", space=pair, means=elsewhere)
