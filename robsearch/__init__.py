@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from robsearch.schedules import Warmup as Warmup
     from robsearch.search import Means as Means
     from robsearch.search import Search as Search
+    from robsearch.search import compare as compare
     from robsearch.search import evaluate as evaluate
     from robsearch.search import launch as launch
     from robsearch.search import load_search as load_search
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from robsearch.spaces import check as check
     from robsearch.spaces import space as space
     from robsearch.stopping import RobustOverfittingStopper as RobustOverfittingStopper
+    from robsearch.study import WidthSampler as WidthSampler
     from robsearch.trainer import Epoch as Epoch
     from robsearch.trainer import train as train
 
@@ -109,9 +111,10 @@ _HOME = {
     "recipe": ["Recipe"],
     "resources": ["Resources"],
     "schedules": ["Fixed", "WAR", "Warmup"],
-    "search": ["Means", "Search", "evaluate", "launch", "load_search", "resume"],
+    "search": ["Means", "Search", "compare", "evaluate", "launch", "load_search", "resume"],
     "spaces": ["AtLeast", "ByCost", "Equal", "Rung", "Space", "Weighted", "check", "space"],
     "stopping": ["RobustOverfittingStopper"],
+    "study": ["WidthSampler"],
     "trainer": ["Epoch", "train"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

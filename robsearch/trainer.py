@@ -57,8 +57,7 @@ def train(
 
     Raises:
         NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.
-        DeviceFullError: the device's memory does not do for one image at a time; with less it would go on in
-            smaller micro-batches (``steps``).
+        DeviceFullError: the device's memory does not do for one image at a time (``steps``).
         InputError: the data is not there, or a batch has fewer images than there are ranks.
     """
     _refuse_empty_shares(recipe, ranks)

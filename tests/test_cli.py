@@ -1,8 +1,11 @@
 """The command line as a user meets it: help, bad input, the README's promises."""
 
 import importlib
+import json
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 
 from robsearch import cli
 from robsearch.data import Digits, arrow_file
+from robsearch.study import Lease, SearchRecord, open_storage
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -124,7 +128,7 @@ def test_a_missing_data_folder_is_refused(capsys, monkeypatch, tmp_path):
     assert str(tmp_path / "nowhere") in said
 
 
-@pytest.mark.parametrize("command", ["resume", "status", "report", "ui"])
+@pytest.mark.parametrize("command", ["resume", "status", "compare", "report", "ui"])
 def test_an_unknown_search_is_refused_with_the_known_ones(capsys, monkeypatch, tmp_path, command):
     (tmp_path / "known").mkdir()
     (tmp_path / "known" / "optuna.journal").touch()
@@ -137,6 +141,54 @@ def test_status_without_a_name_lists_the_searches(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "optuna.journal").touch()
     assert CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path)]).output == "one\n"
+    told = json.loads(CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path), "--json"]).output)
+    assert told == {"results": str(tmp_path), "searches": ["one"]}
+
+
+def test_status_for_machines_has_null_for_what_is_not_known(tmp_path):
+    SearchRecord("s", "m:n", (4, 8), 0, 6, "sqlite:///m.db", {}).create(open_storage(None, tmp_path / "s"))
+    said = CliRunner().invoke(cli.app, ["status", "s", "--results", str(tmp_path), "--json"])
+    assert said.exit_code == 0
+    told = json.loads(said.output)
+    assert (told["ended"], told["asked"], told["driver"], told["failures"]) == (0, 6, None, [])
+    none = {"RUNNING": 0, "COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
+    assert [(row["label"], row["states"], row["lam"]) for row in told["rows"]] == [("4", none, None), ("8", none, None)]
+    assert told["law"]["optima"][0]["lam"] is None
+    assert "nobody drives it; go on with: robsearch resume s" in CliRunner().invoke(
+        cli.app, ["status", "s", "--results", str(tmp_path)]
+    ).output  # fmt: skip
+
+
+def test_status_says_who_drives_the_search(tmp_path):
+    storage = open_storage(None, tmp_path / "s")
+    SearchRecord("s", "m:n", (4,), 0, 6, "sqlite:///m.db", {}).create(storage)
+    lease = Lease.acquire(storage, "s")
+    said = CliRunner().invoke(cli.app, ["status", "s", "--results", str(tmp_path)]).output
+    lease.release()
+    assert f"driven by process {os.getpid()} on " in said
+
+
+def test_check_for_machines_says_what_is_searched_or_all_that_is_wrong():
+    good = CliRunner().invoke(cli.app, ["check", "small_spaces:pair", "--json"])
+    told = json.loads(good.output)
+    assert (good.exit_code, told["ready"], told["problems"], told["widths"]) == (0, True, [], [4, 8])
+    assert told["searched"] == {
+        "lam": {"kind": "FloatDistribution", "low": 0.5, "high": 32.0, "log": True, "step": None}
+    }
+    assert all(0.5 <= draw["params"]["lam"] <= 32 for draw in told["draws"])
+    bad = CliRunner().invoke(cli.app, ["check", "no_such_module:x", "--json"])
+    told = json.loads(bad.output)
+    assert (bad.exit_code, told["ready"]) == (2, False)
+    assert told["problems"][0].startswith("expected an importable module")
+
+
+def test_the_ui_refuses_a_port_that_is_taken(capsys, monkeypatch, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused(capsys, monkeypatch, "ui", "--results", tmp_path, "--port", port)
+    assert f"expected a free port {port} on 127.0.0.1" in said
 
 
 def test_data_prepare_says_where_it_looks_by_default():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"cli", "search_spaces"},
-    {"robsearch"},  # the public names: `from robsearch import PGD`
+    {"robsearch", "doctor"},  # the public names: `from robsearch import PGD`
     {"search"},
     {"report"},
     {"study", "cluster", "tracking"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robsearch.cli.data import data_app
+from robsearch.cli.looking import check, compare, doctor, report, status, ui
 from robsearch.cli.options import (
     Address,
     DiskBudget,
@@ -36,27 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
-
-
-@app.command()
-def check(space: SpaceArgument) -> None:
-    """Draw suggestions from a space, without training, and say all that is wrong with it."""
-    from rich.console import Console
-
-    from robsearch.spaces import check as check_space
-    from robsearch.spaces import distributions, load_space
-
-    draws = check_space(load_space(space))
-    console = Console()
-    for draw in draws:
-        drawn = ", ".join(
-            f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
-            for name, value in draw.params.items()
-        )
-        console.print(f"width {draw.width:g}: {drawn or 'nothing is searched'}", highlight=False)
-    for name, distribution in distributions(draws).items():
-        console.print(f"searches {name} in {distribution}", highlight=False)
-    console.print(f"{space} is ready to launch: {len({draw.width for draw in draws})} widths", highlight=False)
+app.command()(check)
 
 
 @app.command()
@@ -144,52 +125,42 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@app.command()
-def status(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")
-    ] = None,
-    results: Results = None,
-    storage: Storage = None,
-) -> None:
-    """Show how a search stands: trials by width and state, failures with their reasons, the law so far."""
-    from rich.console import Console
-
-    from robsearch.search import Place, load_search, search_names
-    from robsearch.search.table import status_lines
-
-    console, place = Console(), Place.of(results, storage)
-    if name is None:
-        names = search_names(place)
-        console.print("\n".join(names) if names else f"no searches in {place.results}", highlight=False)
-        return
-    for line in status_lines(load_search(name, results, storage)):
-        console.print(line, highlight=False, soft_wrap=isinstance(line, str))  # a path in one piece can be copied
+for _look in (status, compare, report, ui, doctor):
+    app.command()(_look)
 
 
 @app.command()
-def report(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
-    """Write a search's HTML report anew, from whatever is there."""
-    from robsearch.report import write
-    from robsearch.search import load_search
-
-    search = load_search(name, results, storage)
-    typer.echo(f"report: {write(search, search.report)}")
-
-
-@app.command()
-def ui(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the search to open at")] = None,
-    port: Annotated[int, typer.Option(help="to serve on, on this machine only")] = 5000,
+def sync(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all")] = None,
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
 ) -> None:
-    """Serve the MLflow UI on a search's runs until Ctrl-C, and print the address that compares them."""
+    """Deliver to MLflow what an outage, or the death of a driver, kept back."""
     from robsearch.search import Means
-    from robsearch.search.opening import serve
+    from robsearch.search.syncing import sync as sync_search
+    from robsearch.search.syncing import sync_all
 
-    sys.exit(serve(name, port, Means(results, storage, tracking)))
+    means = Means(results, storage, tracking)
+    if sync_search(name, means, typer.echo) if name else sync_all(means, typer.echo):
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="NAME (the best trial of each width), NAME/TRIAL, or a run id")
+    ],
+    name: Annotated[str | None, typer.Option("--as", help="of the registered model (default: NAME-wWIDTH)")] = None,
+    results: Results = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+) -> None:
+    """Register the best networks in MLflow's model registry; they load without robsearch."""
+    from robsearch.search import Means
+    from robsearch.search.promoting import promote as promote_networks
+
+    promote_networks(target, name=name, means=Means(results, storage, tracking), say=typer.echo)
 
 
 def _conclude(search: Search, means: Means) -> None:

@@ -1,8 +1,21 @@
 """Launch, resume, load and evaluate a search: composes Optuna's studies, Ray's cluster and MLflow's record."""
 
+from robsearch.search.comparing import Comparison, compare
 from robsearch.search.engine import launch, resume
 from robsearch.search.evaluating import Evaluation, evaluate
 from robsearch.search.result import Place, Search, load_search, search_names
 from robsearch.search.workplace import Means
 
-__all__ = ["Evaluation", "Means", "Place", "Search", "evaluate", "launch", "load_search", "resume", "search_names"]
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "Means",
+    "Place",
+    "Search",
+    "compare",
+    "evaluate",
+    "launch",
+    "load_search",
+    "resume",
+    "search_names",
+]

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 
+import psutil
+
+from robsearch.errors import InputError, refusal
 from robsearch.laws import Optimum
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
 from robsearch.study import SearchRecord
-from robsearch.tracking import check_tracking, experiment_of, experiment_page, ui_command
+from robsearch.tracking import check_tracking, experiment_of, experiment_page, publish_view, shown, ui_command
+
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+OPEN_TO_ALL = "it asks for no password: whoever reaches this machine can read and change the record. "
 
 
 def closing_lines(search: Search, means: Means) -> Iterator[str]:
@@ -44,18 +56,84 @@ def _ui_invocation(name: str, means: Means) -> str:
     return f"robsearch ui {name} {given}".rstrip()
 
 
-def serve(name: str | None, port: int, means: Means) -> int:
-    """Runs the MLflow server on a search's store until it is stopped; for a served store, only says where it is."""
+def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> int:
+    """Runs the MLflow server on a search's store until it is stopped; for a served store, only says where it is.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: no such search, a store that does not answer, or a port that is taken.
+    """
     remembered = SearchRecord.load(means.place.open(name), name).tracking if name else None
     uri = means.uri(remembered)
     check_tracking(uri)
-    served = uri.startswith(("http://", "https://"))
-    address = uri if served else f"http://127.0.0.1:{port}"
-    print(f"MLflow UI: {experiment_page(address, experiment_of(uri, name))}", flush=True)
-    if served:
+    experiment = experiment_of(uri, name)
+    view = publish_view(uri, experiment) if experiment else None
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow UI: {experiment_page(shown(uri), experiment, view)}", flush=True)
         return 0
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    _refuse_taken(host, port)
+    names = _own_names() if host == EVERYWHERE else [host]
+    server = subprocess.Popen(ui_command(uri, port, host), env={**os.environ, **_environment(uri, port, names)})
     try:
-        return subprocess.run(ui_command(uri, port), env={**os.environ, **quiet}, check=False).returncode
+        with _ended_by_term():
+            if _answers(server, f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}"):
+                print(f"MLflow UI: {experiment_page(f'http://{names[0]}:{port}', experiment, view)}", flush=True)
+                print(f"{'' if host == LOOPBACK else OPEN_TO_ALL}Ctrl-C ends it", flush=True)
+            return server.wait()
     except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
         return 0
+
+
+def _own_names() -> list[str]:
+    """The names and addresses of this machine, the one that another machine may know first."""
+    addresses = [one.address for of_card in psutil.net_if_addrs().values() for one in of_card]
+    return [socket.gethostname(), socket.getfqdn(), *(one for one in addresses if one.count(".") == 3)]
+
+
+def _environment(uri: str, port: int, names: list[str]) -> dict[str, str]:
+    """Of the server, which refuses browsers that call it by a name it was not told, or that come from its own page."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    known = {
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(["localhost:*", "127.0.0.1:*", *(f"{name}:{port}" for name in names)]),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),
+    }
+    chosen = {name: os.environ.get(name, value) for name, value in known.items()}
+    return {**quiet, **({} if names == [LOOPBACK] else chosen), "MLFLOW_BACKEND_STORE_URI": uri}
+
+
+@contextlib.contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """TERM ends it as Ctrl-C does, with the server that it started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            do = "pass another --port, or --host"
+            raise InputError(refusal(f"a free port {port} on {host}", error, do)) from error
+
+
+def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Waits until the server answers; False if it ended before it did."""
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=2).close()
+            return True
+        except OSError:
+            time.sleep(0.2)
+    return False

@@ -84,6 +84,12 @@ class Search:
     trials: pd.DataFrame
     epochs: pd.DataFrame
 
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{width:g}" for width in self.widths)
+        return (
+            f"Search({self.name!r}: {self.ended} of {self.record.trials} trials ended, widths {widths}, {self.folder})"
+        )
+
     @property
     def name(self) -> str:
         """The search's name."""
@@ -125,12 +131,13 @@ class Search:
         return fit_ridge(points(self.trials))
 
     def table(self, name: str, *trials: str) -> pa.Table:
-        """What measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
+        """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
 
         Args:
-            name: ``test`` or ``train`` (one row per image), ``layers``, ``histograms`` (their columns:
-                ``robsearch.measurement``), or ``ladder`` after ``robsearch evaluate`` (``robsearch.ladder``).
-            trials: such as ``w4-017``; by default all that were measured. The first column says which.
+            name: ``trials`` or ``epochs``, the frames of the same name; ``test`` or ``train`` (one row per image),
+                ``layers``, ``histograms`` (their columns: ``robsearch.measurement``); or ``ladder`` after ``robsearch
+                evaluate`` (``robsearch.ladder``).
+            trials: such as ``w4-017``; by default all, or all that were measured. The first column says which.
 
         Raises:
             InputError: there is no such table, or no such trial.
@@ -138,6 +145,10 @@ class Search:
         known = list(self.trials["trial"])
         if strange := sorted(set(trials) - set(known)):
             raise InputError(refusal("trials of this search", ", ".join(strange), f"it has {', '.join(known)}"))
+        if name in ("trials", "epochs"):
+            frame: pd.DataFrame = getattr(self, name)
+            own = frame[frame["trial"].isin(trials or known)]
+            return pa.Table.from_pandas(own, preserve_index=False)
         return table_of(self.folder / "trials", name, list(trials) or known)
 
     @property

@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from robsearch.search.driver import Driver
 from robsearch.search.frames import searched
 from robsearch.search.result import Search
-from robsearch.search.turns import Tally
 
 LINE_SECONDS = 30.0
+"""In a log, how often rows that have changed are said again."""
+QUIET_SECONDS = 600.0
+"""In a log, after how long without a change the search is said to go on."""
+NAMES_SHOWN = 3
 PLACE = re.compile(r" \((traceback|what it saved): .*\)$")
 """The end of a reason that says where to read on."""
+
+
+class Row(NamedTuple):
+    """One width, one of its rungs, or all controls.
+
+    ``states`` counts suggestions by Optuna's name for their state; ``value`` is the best robust accuracy on ``val``,
+    as a share; ``seconds`` is the training of those that ended, ``gpu_seconds`` those times the GPUs they had.
+    """
+
+    label: str
+    states: Counter[str]
+    lam: float | None = None
+    value: float | None = None
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+
+    def cells(self, gpu: bool) -> dict[str, str]:
+        """What is shown, by the head of its column."""
+        states = self.states
+        return {
+            "running": f"{states['RUNNING']}",
+            "done": f"{states['COMPLETE']}",
+            "pruned": f"{states['PRUNED']}",
+            "failed": f"{states['FAIL']}",
+            "best lam": "-" if self.lam is None else f"{self.lam:.3g}",
+            "val robust": "-" if self.value is None else f"{self.value:.1%}",
+            "GPU time" if gpu else "trained": duration(self.gpu_seconds if gpu else self.seconds),
+        }
 
 
 @contextlib.contextmanager
 def watched(driver: Driver, console: Console) -> Iterator[None]:
     """Shows a search's progress while the body runs."""
-    if console.is_terminal:
-        with Live(get_renderable=lambda: table(driver), console=console, refresh_per_second=2):
+    if console.is_terminal and not console.is_dumb_terminal:
+        with Live(get_renderable=lambda: live_table(driver), console=console, refresh_per_second=2):
             yield
         return
     ended = threading.Event()
@@ -44,96 +78,156 @@ def watched(driver: Driver, console: Console) -> Iterator[None]:
 
 
 def _lines(driver: Driver, console: Console, ended: threading.Event) -> None:
+    said, when = set[str](), time.monotonic()
     while not ended.wait(LINE_SECONDS):
-        for label, cells in rows(driver):
-            console.print(label, *cells, sep="  ", soft_wrap=True, highlight=False)
-        console.print(progress(driver), soft_wrap=True, highlight=False, markup=False)
+        lines = list(row_lines(driver))
+        changed = [line for line in lines if line not in said]
+        if changed or time.monotonic() - when >= QUIET_SECONDS:
+            said, when = set(lines), time.monotonic()
+            for line in [*changed, progress(driver)]:
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def table(driver: Driver) -> Table:
-    """One row per width."""
-    shown = Table(caption=Text(progress(driver)), caption_justify="left")
-    shown.add_column("width", justify="right")
-    for name in ("running", "done", "pruned", "failed", "best lam", "val robust"):
-        shown.add_column(name, justify="right")
-    for label, cells in rows(driver):
-        shown.add_row(label, *(cell.split()[-1] for cell in cells))
+def row_lines(driver: Driver) -> Iterator[str]:
+    """The rows as lines of a log: ``width 16  running 2  done 31 ...``."""
+    rows = list(live_rows(driver))
+    gpu = any(row.gpu_seconds for row in rows)
+    for row in rows:
+        head = row.label if row.label == "controls" else f"width {row.label}"
+        yield "  ".join([head, *(f"{name} {cell}" for name, cell in row.cells(gpu).items())])
+
+
+def live_table(driver: Driver) -> Table:
+    """One row per width and rung, under what is known of the whole."""
+    return _table(live_rows(driver), Text(progress(driver), style="default"))
+
+
+def _table(rows: Iterable[Row], title: Text) -> Table:
+    """The title stands above, because a low terminal cuts off what is below."""
+    rows = list(rows)
+    gpu = any(row.gpu_seconds for row in rows)
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("width", justify="right", no_wrap=True)
+    for name in Row("", Counter()).cells(gpu):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(row.label, *row.cells(gpu).values())
     return shown
 
 
-def rows(driver: Driver) -> Iterator[tuple[str, list[str]]]:
-    """Each study's label, and its cells as ``name value``."""
-    for study, tally in driver.turns.tallies.items():
+def live_rows(driver: Driver) -> Iterator[Row]:
+    """Each searched study, in the order in which they stand; then the controls, together."""
+    tallies = driver.turns.tallies
+    for study, tally in tallies.items():
         if study.stage.control is None:
-            yield study.label.removeprefix("w"), _cells(tally)
-    controls = [tally for study, tally in driver.turns.tallies.items() if study.stage.control is not None]
+            gpus = max((driver.resources[width].gpus for width in study.widths if width in driver.resources), default=0)
+            label = study.label.removeprefix("w")
+            gpu_seconds = tally.seconds * gpus
+            yield Row(label, tally.states, tally.best_lam, tally.best_value, tally.seconds, gpu_seconds)
+    controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
     if controls:
-        states = sum((tally.states for tally in controls), start=type(controls[0].states)())
-        yield "controls", _cells(Tally(states))
-
-
-def _cells(tally: Tally) -> list[str]:
-    states = tally.states
-    best = (f"{tally.best_lam:.3g}", f"{tally.best_value:.1%}") if tally.best_value is not None else ("-", "-")
-    return [
-        f"running {states['RUNNING']}",
-        f"done {states['COMPLETE']}",
-        f"pruned {states['PRUNED']}",
-        f"failed {states['FAIL']}",
-        f"lam {best[0]}",
-        f"robust {best[1]}",
-    ]
+        states = sum((tally.states for tally in controls), start=Counter[str]())
+        yield Row("controls", states, seconds=sum(tally.seconds for tally in controls))
 
 
 def progress(driver: Driver) -> str:
     """Trials ended and asked for, time elapsed, time to go, and trouble with the record if there is any."""
     ended, asked = (driver.turns.space.trainings * n for n in (driver.turns.ended, driver.turns.suggestions))
     text = f"{ended} of {asked} trials, elapsed {_clock(time.time() - driver.started)}"
-    if (left := _seconds_left(driver)) is not None:
-        text += f", about {_clock(left)} to go"
+    if (left := time_left(driver)) is not None:
+        text += f", {'about' if left.known else 'at least'} {_clock(left.seconds)} to go"
     trouble = driver.recorder.tracker.trouble
     return f"{text}; {trouble} (training goes on)" if trouble else text
 
 
-def _seconds_left(driver: Driver) -> float | None:
+class Left(NamedTuple):
+    """An estimate of the time to go; ``known`` if every study that has something left has finished a training."""
+
+    seconds: float
+    known: bool
+
+
+def time_left(driver: Driver) -> Left | None:
+    """From what a training took so far in each study; None before the first has finished.
+
+    A control without one counts as a trial of its width, another study as the dearest of those that have one: usually
+    it trains a wider net, so it takes longer still.
+    """
     tallies = driver.turns.tallies
-    known = [tally for tally in tallies.values() if tally.seconds]
-    ended = sum(tally.taken - tally.states["RUNNING"] + tally.states["FAIL"] for tally in known)
-    if not ended:
+    left = {study: count for study, count in driver.turns.left.items() if count}
+    costs = {study: cost for study, tally in tallies.items() if (cost := tally.cost) is not None}
+    if not costs:
         return None
-    mean = sum(tally.seconds for tally in known) / ended
-    controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
-    to_do = driver.turns.suggestions - driver.turns.ended
-    to_do += sum(1 for tally in controls if not tally.states["COMPLETE"])
-    return max(0.0, mean * to_do / driver.parallel)
+    of_width = {study.stage.width: cost for study, cost in costs.items() if study.stage.deciding}
+    for study in left:
+        if study.stage.control is not None and study.stage.width in of_width:
+            costs.setdefault(study, of_width[study.stage.width])
+    dearest = max(costs.values())
+    each = {study: costs.get(study, dearest) for study in left}
+    to_do = sum(count * each[study] * len(study.widths) * study.replicates for study, count in left.items())
+    for live in list(driver.live.values()):
+        to_do -= min(time.time() - live.started, each.get(live.study, 0.0))
+    at_once = min(driver.parallel, sum(left.values())) or 1
+    return Left(max(0.0, to_do / at_once), left.keys() <= costs.keys())
+
+
+def status_rows(search: Search) -> Iterator[Row]:
+    """The same from the storage: each width, its rungs, and the controls."""
+    trials = search.trials
+    full = searched(trials)
+    for width in search.widths:
+        best = search.best(width)
+        lam, value = (None, None) if best is None else (float(best["lam"]), float(best["value"]))
+        yield _row(search, f"{width:g}", full[full["width"] == width], lam, value)
+    lower = trials[trials["rung"].notna()]
+    labels = [f"{width:g}-{rung}" for width, rung in zip(lower["width"], lower["rung"], strict=True)]
+    for label, own in lower.assign(label=labels).groupby("label", sort=False):
+        yield _row(search, str(label), own)
+    controls = trials[trials["control"].notna()]
+    if len(controls):
+        yield _row(search, "controls", controls)
+
+
+def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = None, value: float | None = None) -> Row:
+    gpu = "time/gpu_seconds"
+    own = search.epochs[search.epochs["trial"].isin(trials["trial"])]
+    gpu_seconds = float(own[gpu].sum()) if gpu in own else 0.0
+    return Row(label, Counter(trials["state"]), lam, value, float(trials["seconds"].sum()), gpu_seconds)
 
 
 def status_lines(search: Search) -> Iterator[Table | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
-    shown = Table(title=f"{search.name} ({search.space})", title_justify="left")
-    for name in ("width", "running", "done", "pruned", "failed", "best lam", "val robust"):
-        shown.add_column(name, justify="right")
-    full = searched(search.trials)
-    for width in search.widths:
-        of_width = full[full["width"] == width]
-        tally = Tally(Counter(of_width["state"]))
-        if (best := search.best(width)) is not None:
-            tally.best_value, tally.best_lam = best["value"], best["lam"]
-        shown.add_row(f"{width:g}", *(cell.split()[-1] for cell in _cells(tally)))
-    yield shown
+    yield _table(status_rows(search), Text(f"{search.name} ({search.space})", style="bold"))
     yield f"{search.ended} of {search.record.trials} trials ended"
-    for _, trial in search.trials[search.trials["state"] == "FAIL"].iterrows():
-        yield from _failure(trial["trial"], str(trial["reason"]), search.folder / "trials" / trial["trial"])
+    failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
+    for why, own in failed.groupby("why", sort=False):
+        yield from _failures(str(why), list(own["trial"]), search.folder / "trials")
     yield Text(search.ridge.sentence())
 
 
-def _failure(trial: str, reason: str, folder: Path) -> Iterator[Text | str]:
-    """Why a trial failed, and on a line of its own where to read on: its traceback, else what it saved, if anything."""
-    first_line, *more = PLACE.sub("", reason).splitlines() or [""]
-    yield Text(f"{trial} failed: {first_line}{' ...' if more else ''}")
-    written = sorted(folder.glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
-    if written or folder.exists():
-        yield escape(f"  traceback: {written[-1]}" if written else f"  saved: {folder}")
+def _first_line(reason: object) -> str:
+    first, *more = PLACE.sub("", str(reason)).splitlines() or [""]
+    return f"{first} ..." if more else first
+
+
+def _failures(reason: str, trials: list[str], folder: Path) -> Iterator[Text | str]:
+    """Why trials failed, and on a line of its own where to read on: the last one's traceback, or what it saved."""
+    *others, last = trials
+    more = ", ..." if len(others) > NAMES_SHOWN else ""
+    told = f" (so did {len(others)} before: {', '.join(others[:NAMES_SHOWN])}{more})" if others else ""
+    yield Text(f"{last} failed: {reason}{told}")
+    written = sorted((folder / last).glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
+    if written or (folder / last).exists():
+        yield f"  traceback: {written[-1]}" if written else f"  saved: {folder / last}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best; a dash for what is not known."""
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _clock(seconds: float) -> str:

@@ -64,6 +64,25 @@ class Turns:
         """Full suggestions that are complete or pruned."""
         return sum(tally.taken - tally.states["RUNNING"] for tally in self.deciding)
 
+    @property
+    def left(self) -> dict[Study, int]:
+        """How many suggestions of each study have yet to end, those that are running among them."""
+        wanted = self._wanted()
+        planned = {
+            study: count
+            for width, ladder in self._ladders.items()
+            for study, count in zip(ladder, self._counts(wanted[width]), strict=True)
+        }
+        left = {study: planned[study] - self._ended(study) for study in planned}
+        left |= {study: 1 - self._ended(study) for study in self.tallies if study.stage.control is not None}
+        return {study: max(0, count) for study, count in left.items()}
+
+    def _ended(self, study: Study) -> int:
+        """A control that failed is not tried again."""
+        tally = self.tallies[study]
+        failed = tally.states["FAIL"] if study.stage.control is not None else 0
+        return tally.taken - tally.states["RUNNING"] + failed
+
     def next(self) -> Study | None:
         """The study that is asked next; None if nothing is to be done, or not before something else ends.
 

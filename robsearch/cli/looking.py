@@ -1,0 +1,202 @@
+"""Commands that look and change nothing of a search: for a person as text, for a machine as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
+from robsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from robsearch.spaces import Draw
+
+Json = Annotated[bool, typer.Option("--json", help="for machines: JSON instead of text")]
+
+
+def check(space: SpaceArgument, as_json: Json = False) -> None:
+    """Draw suggestions from a space, without training, and say all that is wrong with it."""
+    from robsearch.spaces import check as check_space
+    from robsearch.spaces import load_space
+
+    try:
+        draws = check_space(load_space(space))
+    except InputError as error:
+        if not as_json:
+            raise
+        _print_json({"space": space, "ready": False, "problems": error.problems})
+        raise typer.Exit(2) from error
+    if as_json:
+        _print_json({"space": space, "ready": True, "problems": [], **_drawn(draws)})
+    else:
+        _print(_draw_lines(space, draws))
+
+
+def _drawn(draws: list[Draw]) -> dict[str, Any]:
+    from robsearch.spaces import distributions
+
+    searched = distributions(draws).items()
+    return {
+        "widths": list(dict.fromkeys(draw.width for draw in draws)),
+        "searched": {name: {"kind": type(one).__name__, **one._asdict()} for name, one in searched},
+        "draws": [{"width": draw.width, "params": draw.params} for draw in draws],
+    }
+
+
+def _draw_lines(space: str, draws: list[Draw]) -> Iterator[str]:
+    from robsearch.spaces import distributions
+
+    for draw in draws:
+        drawn = ", ".join(
+            f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in draw.params.items()
+        )
+        yield f"width {draw.width:g}: {drawn or 'nothing is searched'}"
+    for name, distribution in distributions(draws).items():
+        yield f"searches {name} in {distribution}"
+    yield f"{space} is ready to launch: {len({draw.width for draw in draws})} widths"
+
+
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Show how a search stands: trials by width and state, failures with their reasons, the law so far."""
+    from robsearch.search import Place, load_search, search_names
+    from robsearch.search.standing import driver_line, standing
+    from robsearch.search.table import status_lines
+
+    place = Place.of(results, storage)
+    if name is None:
+        names = search_names(place)
+        if as_json:
+            _print_json({"results": place.results, "searches": names})
+        else:
+            _print(names or [f"no searches in {place.results}"])
+        return
+    search = load_search(name, results, storage)
+    if as_json:
+        _print_json(standing(search, place))
+    else:
+        _print([*status_lines(search), driver_line(search, place)])
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="names of searches")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for comparison.csv and comparison.parquet (default: the results folder)")
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Put searches side by side: lambda*, rates, Lipschitz, margin and cost by width, with intervals."""
+    from robsearch.search import Place, load_search
+    from robsearch.search import compare as compare_searches
+    from robsearch.search.comparison_table import shown
+
+    comparison = compare_searches(*(load_search(name, results, storage) for name in names))
+    files = comparison.write(out or Place.of(results, storage).results)
+    if as_json:
+        rows = comparison.rows.to_dict("records")
+        told = {"rows": rows, "differences": comparison.differences, "notes": comparison.notes, "files": files}
+        _print_json(told)
+    else:
+        _print([*shown(comparison), *(f"written: {file}" for file in files)])
+
+
+def doctor(
+    space: Annotated[
+        str | None, typer.Argument(metavar="[SPACE]", help="module:name; with one, its recipes and data are tried too")
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    address: Address = None,
+    connect: Annotated[
+        bool,
+        typer.Option(
+            "--connect",
+            help="also join the Ray cluster, or start one here: its room, and whether nodes share the results",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Try out results folder, storage, tracking, cluster, GPUs and data before a launch; exit code 1 if one fails."""
+    from robsearch.doctor import examine, finding_lines
+    from robsearch.search import Means
+
+    findings = examine(Means(results, storage, tracking, address), space, connect)
+    if as_json:
+        _print_json({"ok": all(one.ok for one in findings), "findings": [one.facts for one in findings]})
+    else:
+        _print(finding_lines(findings))
+    if not all(one.ok for one in findings):
+        raise typer.Exit(1)
+
+
+def report(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
+    """Write a search's HTML report anew, from whatever is there."""
+    from robsearch.report import write
+    from robsearch.search import load_search
+
+    search = load_search(name, results, storage)
+    typer.echo(f"report: {write(search, search.report)}")
+
+
+def ui(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the search to open at")] = None,
+    port: Annotated[int, typer.Option(help="to serve on")] = 5000,
+    host: Annotated[
+        str, typer.Option(help="to serve on: this machine only, or such as 0.0.0.0 for all who can reach it")
+    ] = "127.0.0.1",
+    results: Results = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+) -> None:
+    """Serve the MLflow UI on a search's runs until Ctrl-C, and print the address that compares them."""
+    from robsearch.search import Means
+    from robsearch.search.opening import serve
+
+    sys.exit(serve(name, port, Means(results, storage, tracking), host))
+
+
+def _print(parts: Iterator[Any] | list[Any], console: Console | None = None) -> None:
+    """Text wraps on a terminal only: in a file, or behind a pipe, a sentence is one line; so is a ``str`` anywhere."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    for part in parts:
+        shown: RenderableType = Text(part) if isinstance(part, str) else part
+        wrap = isinstance(part, Text) and console.is_terminal
+        console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text) and not wrap)
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(content: Any) -> Any:
+    """As JSON has it: what is not a finite number is null."""
+    if isinstance(content, dict):
+        return {str(name): _plain(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if hasattr(content, "item"):
+        content = content.item()
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content if content is None or isinstance(content, bool | int | float | str) else str(content)

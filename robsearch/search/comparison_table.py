@@ -1,0 +1,105 @@
+"""A comparison as a person reads it: what to deploy and lambda*, what was measured, what differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from robsearch.search.comparing import OVER_SEEDS, RATES, Comparison
+from robsearch.search.table import duration
+
+ABSENT = "-"
+SHOWN = ("test/lipschitz/logit_ratio/mean", "test/margin/logit/mean")
+"""The measures that are shown where there are several of a kind; the files have all."""
+
+
+def shown(comparison: Comparison) -> Iterator[RenderableType]:
+    """What ``robsearch compare`` prints, in parts."""
+    yield deployed(comparison)
+    yield judged(comparison)
+    rows = comparison.rows
+    for problem, own in rows.groupby("lam_star_problem", sort=False)["search"]:
+        yield Text(f"lambda* of {', '.join(own.unique())}: {problem}")
+    for note in comparison.notes:
+        yield Text(f"note: {note}")
+    for label, texts in comparison.differences.items():
+        yield Text(f"{label} differs: " + "; ".join(f"{text} in {name}" for name, text in texts.items()))
+
+
+def deployed(comparison: Comparison) -> Table:
+    """The trial to deploy, lambda* with its interval, and what training took."""
+    rows = comparison.rows
+    seeds, gpus = bool(rows["seeds"].max() > 1), "width_gpu_seconds" in rows
+    heads = ["best trial", "its lam", "lambda*", "one training", "GPU time in all" if gpus else "time in all"]
+    heads += ["robust % over seeds"] if seeds else []
+    cells = [
+        [
+            ABSENT if pd.isna(row["trial"]) else row["trial"],
+            _number(row["lam"]),
+            _within(row, "lam_star", _number),
+            duration(row["trial_seconds"]),
+            duration(row["width_gpu_seconds" if gpus else "width_seconds"]),
+            *([_over_seeds(row)] if seeds else []),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    return _table("The trial to deploy, best on val; lambda* from all trials; intervals at 95 %", heads, rows, cells)
+
+
+def judged(comparison: Comparison) -> Table:
+    """Rates, Lipschitz and margin of the trial to deploy, each with its interval."""
+    measures = chosen(comparison.measures)
+    heads = [f"{name.split('/')[1].removesuffix('_accuracy')} %" for name in RATES]
+    heads += [" ".join(name.split("/")[1:-1]) for name in measures]
+    cells = [
+        [_within(row, name, _percent) for name in RATES] + [_within(row, name, _number) for name in measures]
+        for _, row in comparison.rows.iterrows()
+    ]
+    return _table("The same trials on test; intervals at 95 % over test images", heads, comparison.rows, cells)
+
+
+def chosen(measures: list[str]) -> list[str]:
+    """One Lipschitz and one margin measure."""
+    kinds = [[name for name in measures if name.startswith(f"test/{kind}/")] for kind in ("lipschitz", "margin")]
+    return [next((name for name in of_kind if name in SHOWN), of_kind[0]) for of_kind in kinds if of_kind]
+
+
+def _table(title: str, heads: list[str], rows: pd.DataFrame, cells: list[list[str]]) -> Table:
+    """Every column at least as wide as its longest word, so that only the names of searches are ever broken."""
+    look: Any = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=title, title_justify="left", title_style="bold", **look)
+    table.add_column("width", justify="right", no_wrap=True)
+    table.add_column("search", overflow="fold")
+    for head, column in zip(heads, zip(*cells, strict=True), strict=True):
+        words = [word for text in (head, *column) for word in text.split()]
+        table.add_column(head, justify="right", min_width=max(map(len, words)))
+    for (_, row), of_row in zip(rows.iterrows(), cells, strict=True):
+        table.add_row(f"{row['width']:g}", str(row["search"]), *of_row)
+    return table
+
+
+def _over_seeds(row: pd.Series) -> str:
+    return ABSENT if row["seeds"] < 2 else f"{_within(row, OVER_SEEDS, _percent)} ({row['seeds']})"
+
+
+def _within(row: pd.Series, name: str, text: Callable[[float], str]) -> str:
+    """The number, and its interval without a space, so that it wraps between the two."""
+    number, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if not math.isfinite(number):
+        return ABSENT
+    return text(number) if math.isnan(low) else f"{text(number)} {text(low)}..{text(high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _number(number: float) -> str:
+    return f"{number:.3g}" if math.isfinite(number) else ABSENT

@@ -1,0 +1,60 @@
+"""How a search stands, as facts for a machine, and who drives it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from robsearch.search.result import Place, Search
+from robsearch.search.table import status_rows
+from robsearch.study import living_owner
+
+STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
+
+
+def standing(search: Search, place: Place) -> dict[str, Any]:
+    """What ``robsearch status --json`` prints.
+
+    Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
+    controls (``label``), with counts of suggestions by state; ``lam`` and ``value`` are those of the best trial.
+    """
+    failed = search.trials[search.trials["state"] == "FAIL"]
+    return {
+        "name": search.name,
+        "space": search.space,
+        "folder": search.folder,
+        "ended": search.ended,
+        "asked": search.record.trials,
+        "unfinished": search.unfinished,
+        "driver": living_owner(place.open(search.name), search.name),
+        "rows": [
+            {**row._asdict(), "states": {name: row.states[name] for name in STATES}} for row in status_rows(search)
+        ],
+        "best": [_best(search, width) for width in search.widths],
+        "failures": failed[["trial", "reason"]].to_dict("records"),
+        "law": {
+            "sentence": search.ridge.sentence(),
+            "exponent": search.ridge.slope,
+            "interval": search.ridge.slope_interval,
+            "optima": [search.ridge.optimum(width)._asdict() for width in search.widths],
+        },
+        "report": search.report if search.report.exists() else None,
+        "tracking": search.record.tracking,
+    }
+
+
+def driver_line(search: Search, place: Place) -> str:
+    """Who drives the search, or what to do where nobody does and trials are left."""
+    owner = living_owner(place.open(search.name), search.name)
+    if owner is not None:
+        age = time.time() - owner["renewed"]
+        return f"driven by process {owner['pid']} on {owner['host']}, last heard of {age:.0f} s ago"
+    if search.ended >= search.record.trials and not search.unfinished:
+        return "complete"
+    return f"nobody drives it; go on with: robsearch resume {search.name}"
+
+
+def _best(search: Search, width: float) -> dict[str, Any]:
+    best = search.best(width)
+    found = {} if best is None else {name: best[name] for name in ("trial", "lam", "value", "feasible")}
+    return {"width": width, **found}
