@@ -415,6 +415,7 @@ class Counting(Listed):
         self.alive = [*getattr(self, "alive", []), sum(type(thing) is Report for thing in gc.get_objects())]
 
 
+@pytest.mark.slow
 def test_a_job_that_ended_leaves_no_report_behind_and_tune_prints_nothing(two_cpus, tmp_path, capfd):
     jobs = Counting([Job(f"j{n}", steps, (3, 0.0), tmp_path / f"j{n}") for n in range(8)])
     cluster.run(jobs, tmp_path, max_retries=0)

@@ -13,6 +13,7 @@ from robsearch.ladder import read_ladder, standings
 from robsearch.search.finalists import Target, find_target
 from robsearch.tracking import TRIAL
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 IMAGES = len(recipe(4).data.read()["test"].labels)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
 import re
@@ -26,6 +27,7 @@ import robsearch
 from robsearch import Means, cli, cluster, train, trial
 from robsearch.checkpoints import newest, read_history
 from robsearch.search.planning import turns_of
+from robsearch.search.table import status_lines
 from robsearch.study import JOURNAL, open_storage
 from robsearch.tracking import TRIAL
 
@@ -140,13 +142,17 @@ def test_status_shows_each_failure_with_its_traceback_or_what_was_saved_in_80_co
     shown = CliRunner().invoke(cli.app, ["status", "s", "--results", str(search.folder.parent)])
     assert shown.exit_code == 0, shown.output
     lines = shown.output.splitlines()
+    terminal = Console(width=80, record=True, file=io.StringIO())
+    for line in status_lines(search):
+        terminal.print(line, highlight=False, soft_wrap=isinstance(line, str))
+    narrow = terminal.export_text().splitlines()
     trials = search.folder / "trials"
     at = lines.index("w4-001 failed: RuntimeError: a fault [/of] the objective ...")
     assert lines[at + 1] == f"  traceback: {trials}/w4-001/a1/error.txt"
     assert "with more to say" in (trials / "w4-001" / "a1" / "error.txt").read_text()
     for name in ("w4-002", "w4-005"):
         assert f"  saved: {trials}/{name}" in lines
-    assert all(len(line) <= 80 or str(trials) in line for line in lines)
+    assert all(len(line) <= 80 or str(trials) in line for line in narrow)
 
 
 # --- faults of the driver ---

@@ -53,6 +53,7 @@ def test_rungs_seeds_a_constraint_and_a_first_point_in_one_search(tmp_path):
     assert search.report.exists()
 
 
+@pytest.mark.slow
 def test_two_metrics_over_all_widths_make_a_front(tmp_path):
     search = launched(manner_spaces.front, tmp_path, trials=6)
     done = searched(search.trials)
@@ -66,6 +67,7 @@ def test_two_metrics_over_all_widths_make_a_front(tmp_path):
     assert set(front["width"]) == {4, 8}
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_must_be_there_and_is_not_trained_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as refused:

@@ -21,6 +21,7 @@ from robsearch.resources import Resources
 from robsearch.trainer import NonFiniteLossError
 from robsearch.trial import run
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CPU = torch.device("cpu")
 STOPPER = RobustOverfittingStopper(patience=1, after=0.0)
 ATTACK = PGD(eps=0.1, step_size=0.1, steps=1, start="none")

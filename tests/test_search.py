@@ -146,6 +146,7 @@ def test_a_search_in_which_everything_fails_stops_says_why_and_exits_with_1(mean
     assert "w4-004 failed: RuntimeError: a fault of the objective" in shown
 
 
+@pytest.mark.slow
 def test_a_recipe_with_everything_in_it_is_searched_like_any_other(means, two_cpus):
     search = robsearch.launch(everything, name="everything", trials=4, means=means, console=Console(quiet=True))
     assert set(search.trials["state"]) <= {"COMPLETE", "PRUNED"}
