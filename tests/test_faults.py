@@ -13,6 +13,7 @@ import threading
 import pandas as pd
 import psutil
 import pytest
+import ray
 from agreement import BROKE_DOWN, in_ray, settled, stated
 from faulty_spaces import ROOM, greedy, many, silent, sound
 from mlflow import MlflowClient
@@ -282,6 +283,7 @@ def resumed(results):
 def test_a_trial_of_a_node_that_dies_goes_on_at_the_other(monkeypatch, tmp_path_factory, tmp_path):
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(tmp_path / "s" / "trials"))
     trials = tmp_path / "s" / "trials"
+    ray.shutdown()  # the one of the tests above, which would be taken for this cluster
     with (
         two_nodes(monkeypatch, tmp_path_factory.mktemp("r")) as (made, second),
         cluster.connected(made.address, None),

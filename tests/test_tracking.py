@@ -22,6 +22,7 @@ from robsearch.tracking import (
     ui_command,
     undelivered,
 )
+from robsearch.tracking.sending import Sender
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +108,31 @@ def test_of_a_thousand_metrics_only_the_one_that_mlflow_refuses_is_left_out(uri,
     assert (run.info.status, run.data.params, run.data.metrics) == ("FINISHED", {"lam": "2.5"}, good)
     refused = [message for message in caplog.messages if "refused by MLflow" in message]
     assert [message.split(" of ")[0] for message in refused] == ["bad@param", "forbidden@character"]
+
+
+def test_after_a_failure_it_goes_on_where_that_was(uri, tmp_path, monkeypatch):
+    client, sent = MlflowClient(uri), []
+    sender = Sender(client, client.create_experiment("s"))
+    log_batch = MlflowClient.log_batch
+
+    def slow(self, run_id, metrics=(), params=(), tags=()):
+        sent.append([metric.step for metric in metrics])
+        if len(sent) % 2 == 0:  # the border: a server that answers every second request too late
+            raise TimeoutError("no answer in time")
+        log_batch(self, run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", slow)
+    trials = [f"w4-{number:03d}" for number in range(4)]
+    begun = [{"kind": "begin", "trial": t, "name": t, "params": {}, "tags": {TRIAL: t}, "when": 0} for t in trials]
+    ended = [{"kind": "end", "trial": t, "tags": {"x": "y"}, "state": "COMPLETE", "when": 1} for t in trials]
+    logged = [{"kind": "metrics", "trial": t, "points": [["m", 1.0, 0, n]]} for n, t in enumerate(trials)]
+    records, failures = [*begun, *logged, *ended], 0
+    while trouble := sender.send(records):
+        assert "TimeoutError: no answer in time" in trouble
+        failures += 1
+    assert failures == 3
+    assert sent == [[0], [1], [1], [2], [2], [3], [3]]
+    assert {run.info.status for run in runs(uri).values()} == {"FINISHED"}
 
 
 def test_a_run_that_a_person_deleted_is_left_alone(uri, tmp_path, caplog):

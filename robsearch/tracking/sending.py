@@ -53,12 +53,18 @@ class _Batch:
     tags: list[RunTag] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
 
-    def parts(self) -> Iterable[_Batch]:
-        """In requests of a size that MLflow takes."""
-        params, tags = _cut(self.params, PARAMS_PER_CALL), _cut(self.tags, TAGS_PER_CALL)
-        metrics = _cut(self.metrics, METRICS_PER_CALL)
-        for i in range(max(len(params), len(tags), len(metrics))):
-            yield _Batch(*(part[i] if i < len(part) else [] for part in (params, tags, metrics)))
+    def add(self, params: Iterable[Param] = (), tags: Iterable[RunTag] = (), metrics: Iterable[Metric] = ()) -> None:
+        """Of parameters and tags the last of a name counts."""
+        self.params = list({one.key: one for one in (*self.params, *params)}.values())
+        self.tags = list({one.key: one for one in (*self.tags, *tags)}.values())
+        self.metrics += metrics
+
+    def cut(self) -> tuple[_Batch, _Batch]:
+        """What goes into one request, and the rest."""
+        sizes = {"params": PARAMS_PER_CALL, "tags": TAGS_PER_CALL, "metrics": METRICS_PER_CALL}
+        columns: dict[str, list[Any]] = vars(self)
+        first = {kind: columns[kind][:size] for kind, size in sizes.items()}
+        return _Batch(**first), _Batch(**{kind: columns[kind][size:] for kind, size in sizes.items()})
 
     def halves(self) -> Sequence[_Batch]:
         """The same as two smaller ones, by name; one if it has a single name."""
@@ -88,25 +94,34 @@ class Sender:
         self._client, self._experiment = client, experiment
         self._runs: dict[str, str] = {}
         self._deleted: set[str] = set()
+        self._records: Sequence[Record] = ()
+        self._done = 0
         self._batches: dict[str, _Batch] = {}
         self._look_up()
 
-    def send(self, records: Iterable[Record], going_on: Callable[[], bool] = lambda: True) -> str | None:
+    def send(self, records: Sequence[Record], going_on: Callable[[], bool] = lambda: True) -> str | None:
         """Sends them in their order. What MLflow refuses for good is left out, with a warning.
 
+        Args:
+            records: the same object after a failure: then it goes on where that was, so that a slow server, which
+                answers some requests too late, gets on too.
+            going_on: asked before each record.
+
         Returns:
-            None, or in one line why some were not sent: then all of them are to be sent again.
+            None, or in one line why some were not sent.
         """
-        self._batches.clear()
+        if records is not self._records:
+            self._records, self._done = records, 0
+            self._batches.clear()
         what = "what waited"
         try:
-            for record in records:
+            for record in records[self._done :]:
                 if not going_on():
                     return "stopped"
-                if record.get("trial") in self._deleted:
-                    continue
                 what = f"{record['kind']} of {record.get('trial', 'all')}"
-                self._tolerant(what, partial(getattr(self, f"_{record['kind']}"), record))
+                if record.get("trial") not in self._deleted:
+                    self._tolerant(what, partial(getattr(self, f"_{record['kind']}"), record))
+                self._done += 1
             for trial in list(self._batches):
                 what = f"metrics of {trial}"
                 self._tolerant(what, partial(self._flush, trial))
@@ -128,19 +143,17 @@ class Sender:
                 self._experiment, start_time=record["when"], tags=record["tags"], run_name=record["name"]
             )
             self._runs[trial] = run.info.run_id
-        batch = self._batches.setdefault(trial, _Batch())
-        batch.params += [Param(name, str(value)[:LONGEST_PARAM]) for name, value in record["params"].items()]
-        batch.tags += _tags(record["tags"])
+        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in record["params"].items()]
+        self._batch(record).add(params, _tags(record["tags"]))
         if data := record.get("data"):
             told = DatasetInput(Dataset(**data), [InputTag("mlflow.data.context", "train, val, test")])
             self._client.log_inputs(self._run(trial), [told])
 
     def _metrics(self, record: Record) -> None:
-        batch = self._batches.setdefault(record["trial"], _Batch())
-        batch.metrics += [Metric(*point) for point in record["points"]]
+        self._batch(record).add(metrics=[Metric(*point) for point in record["points"]])
 
     def _tags(self, record: Record) -> None:
-        self._batches.setdefault(record["trial"], _Batch()).tags += _tags(record["tags"])
+        self._batch(record).add(tags=_tags(record["tags"]))
 
     def _end(self, record: Record) -> None:
         trial = record["trial"]
@@ -163,20 +176,28 @@ class Sender:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
+    def _batch(self, record: Record) -> _Batch:
+        return self._batches.setdefault(record["trial"], _Batch())
+
     def _flush(self, trial: str) -> None:
-        for part in self._batches.pop(trial, _Batch()).parts():
+        rest = self._batches.get(trial, _Batch())
+        while rest.names():
+            part, rest = rest.cut()
             self._log(trial, part)
+            self._batches[trial] = rest
+        self._batches.pop(trial, None)
 
     def _log(self, trial: str, batch: _Batch) -> None:
         """One request; if MLflow refuses it, smaller ones, so that only what it refuses is left out."""
         if trial in self._deleted:
             return
-        run, halves = self._run(trial), batch.halves()
+        run = self._run(trial)
         try:
             self._client.log_batch(run, metrics=batch.metrics, params=batch.params, tags=batch.tags)
         except Exception as error:
             if not _final(error):
                 raise
+            halves = batch.halves()
             if not self._is_deleted(trial, run) and len(halves) > 1:
                 for half in halves:
                     self._log(trial, half)
@@ -225,7 +246,3 @@ def _final(error: Exception) -> bool:
 
 def _tags(tags: dict[str, str]) -> list[RunTag]:
     return [RunTag(name, value[:LONGEST_TAG]) for name, value in tags.items()]
-
-
-def _cut(ones: list[Any], size: int) -> list[list[Any]]:
-    return [ones[first : first + size] for first in range(0, len(ones), size)]
