@@ -89,7 +89,7 @@ def _sampler_problems(space: Space, known: Distributions) -> Iterator[str]:
     if not isinstance(space.sampler, BaseSampler):
         yield refusal("an Optuna sampler", repr(space.sampler), "pass an instance, such as TPESampler()")
         return
-    if (name := getattr(space.sampler, "parameter", None)) and name not in known:
+    if (name := getattr(space.sampler, "_parameter", None)) and name not in known:
         do = f"name one of {', '.join(known) or 'none'}"
         yield refusal(f"a parameter {name!r}, which {type(space.sampler).__name__} models", "none in this space", do)
         return
