@@ -186,7 +186,7 @@ def served(database: str, folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [*ui_command(database, port), "--artifacts-destination", str(folder)]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": database}
     server = subprocess.Popen(
         command,
         env={**os.environ, **quiet},
