@@ -78,6 +78,8 @@ class Recipe:
         weight_perturbation: adversarial weight perturbation, or None.
         measures: taken once training has ended. By default margins, local Lipschitz bounds, layer norms, spectra
             and feature change (see ``default_measures``).
+        measured_epoch: whose model the measures and the figures on ``test`` are of: the ``best`` on ``val``, or the
+            ``last``.
         measured_examples: of ``test`` and of ``train``, on which ``measures`` are taken, the same for every model;
             None for all. Accuracy is always that of all of ``test``.
         seed: of initialisation, data order, augmentation and attack starts.
@@ -104,6 +106,7 @@ class Recipe:
     averaging: EMA | None = None
     weight_perturbation: WeightPerturbation | None = None
     measures: tuple[Measure | LayerMeasure, ...] | None = None
+    measured_epoch: Literal["best", "last"] = "best"
     measured_examples: int | None = 1000
     seed: int = 0
 
@@ -158,6 +161,8 @@ class Recipe:
             problems.append(refusal("Recipe.measured_examples of at least 1, or None", repr(n), "None means all"))
         if self.batch_norm not in (options := ("clean", "adversarial", "both")):
             problems.append(refusal(f"Recipe.batch_norm among {options}", repr(self.batch_norm), "pass one of them"))
+        if self.measured_epoch not in ("best", "last"):
+            problems.append(refusal("Recipe.measured_epoch 'best' or 'last'", repr(self.measured_epoch), "pass one"))
         if isinstance(self.lam, WAR) and not getattr(self.objective, "natural_first", True):
             do = "use an objective whose first term is the natural loss, such as TRADES or PGDAT, or Fixed(lam)"
             problems.append(refusal("an objective that WAR can steer by L_nat / L_rob", self.objective, do))

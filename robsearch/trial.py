@@ -84,7 +84,7 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
 
 
 def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
-    """Takes the full measures of a trained trial: at the best epoch on ``test`` and ``train``, briefly at the last.
+    """Takes the full measures of a trained trial: at ``measured_epoch`` on ``test`` and ``train``, briefly at the last.
 
     Writes the tables (``measurement``) as Parquet, the figures, and then ``test.json`` (the averages) in the
     trial's folder. A measure that fails is left out and named in the report's reason.
@@ -161,17 +161,19 @@ def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[
 
     model.load_state_dict(saved.state["judged"])
     metrics = {f"test_last/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
+    best = recipe.measured_epoch == "best"
+    state, epoch = (saved.best_state, best_epoch(saved.history)) if best else (saved.state, len(saved.history))
     if recipe.averaging is not None:
-        model.load_state_dict(saved.best_state["model"])
+        model.load_state_dict(state["model"])
         metrics |= {f"test_raw/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
-    model.load_state_dict(saved.best_state["judged"])
+    model.load_state_dict(state["judged"])
     measurement = Measurement(model, attack, recipe.measures or (), recipe.measured_examples)
     tables = measurement.tables(splits)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
     draw(folder)
     metrics |= averages(tables)
-    metrics |= {"test/epoch": best_epoch(saved.history), "time/measure_seconds": time.perf_counter() - started}
+    metrics |= {"test/epoch": epoch, "time/measure_seconds": time.perf_counter() - started}
     _write_last(folder / "test.json", metrics)
     return metrics, measurement.problems
 

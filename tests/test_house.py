@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"cli", "search_spaces"},
-    {"robsearch", "doctor"},  # the public names: `from robsearch import PGD`
+    {"robsearch", "doctor", "claims"},  # the public names: `from robsearch import PGD`
     {"search"},
     {"report"},
     {"study", "cluster", "tracking"},
@@ -61,7 +61,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks"},
+    {"resources", "ranks", "references"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""
@@ -72,7 +72,7 @@ PEERS = LAYERS[5]
 DOORS = {
     "ray": {"cluster"},
     "mlflow": {"tracking"},
-    "optuna": {"study", "spaces", "search_spaces"},
+    "optuna": {"study", "spaces", "search_spaces", "claims"},  # an experiment is a space
 }
 MODULE_LINES, FUNCTION_LINES = 300, 40
 VAGUE = {"utils", "common", "core", "base", "manager", "config"}

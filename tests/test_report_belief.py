@@ -152,20 +152,3 @@ def test_too_few_trials_are_left_out_with_the_number_it_takes(rows, why):
     search = searched(rows) if rows else replace(planted(), trials=pd.DataFrame(), epochs=pd.DataFrame())
     with pytest.raises(LeftOutError, match=re.escape(why)):
         belief.belief_over_width(Evidence.of(search))
-
-
-@pytest.mark.slow
-def test_200_trials_take_less_than_two_seconds_of_the_processor():
-    from time import process_time
-
-    random = np.random.default_rng(0)
-    widths = (16.0, 32.0, 64.0, 128.0)
-    rows = [
-        {**trial(16.0, n, float(lam)), "width": width, "value": 0.5 + 0.01 * random.standard_normal()}
-        for width in widths
-        for n, lam in enumerate(np.exp(random.uniform(-0.7, 4, 50)))
-    ]
-    evidence = Evidence.of(replace(searched(rows), widths=widths))
-    begun = process_time()
-    belief.belief_over_width(evidence)
-    assert process_time() - begun < 2

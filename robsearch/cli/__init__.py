@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robsearch.cli.claims import validate
 from robsearch.cli.data import data_app
 from robsearch.cli.looking import check, compare, doctor, report, status, ui
 from robsearch.cli.options import (
@@ -125,7 +126,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-for _look in (status, compare, report, ui, doctor):
+for _look in (status, compare, report, ui, doctor, validate):
     app.command()(_look)
 
 

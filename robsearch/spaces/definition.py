@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -15,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
+from robsearch.references import referred
 from robsearch.resources import Resources
 from robsearch.spaces.allocation import Allocation, Equal
 from robsearch.spaces.goals import AtLeast
@@ -78,6 +76,8 @@ class Space:
             the mean. That is how what belongs to no single width is searched, such as the parameters of a law; a name
             asked at two widths is one parameter.
         replicates: trainings of each suggestion and width, with seeds of their own; its value is their mean.
+        paired: whether replicate r of every suggestion has the same seed, at every width: the same first weights at
+            a width and the same order of the data, so that differences between suggestions are seen through less noise.
         maximise: metrics of the best epoch on ``val`` (the epoch is the one of highest robust accuracy). Several make
             the search multi-objective: it has a front of best trials, and no trial is pruned.
         subject_to: constraints; the best trial is the best of those that meet them all.
@@ -98,6 +98,7 @@ class Space:
     resources: Callable[[float], Resources] | None = None
     per_trial: Literal["one", "all"] = "one"
     replicates: int = 1
+    paired: bool = False
     maximise: tuple[str, ...] = (VALUE,)
     subject_to: tuple[AtLeast, ...] = ()
     sampler: BaseSampler | None = None
@@ -173,25 +174,5 @@ def load_space(reference: str) -> Space:
     Raises:
         InputError: no such module, or it has no such space; lists those it has.
     """
-    module_name, _, name = reference.partition(":")
-    if not module_name or not name:
-        raise InputError(refusal("a space as module:name", repr(reference), "such as search_spaces.quickstart:digits"))
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
-        raise InputError(
-            refusal(f"an importable module {module_name!r}", got, "check the spelling or cd there")
-        ) from error
-    except Exception as error:
-        got = f"{type(error).__name__}: {error}"
-        raise InputError(refusal(f"an importable module {module_name!r}", got, "mend the module")) from error
-    found = getattr(module, name, None)
-    if isinstance(found, Space):
-        return found
-    spaces = sorted(key for key, value in vars(module).items() if isinstance(value, Space))
-    got = f"{name!r} is a {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
-    has = f"use one of {', '.join(spaces)}" if spaces else "decorate a function (trial, width) -> Recipe with @space"
-    raise InputError(refusal(f"a Space in {module_name}", got, has))
+    how = "decorate a function (trial, width) -> Recipe with @space"
+    return referred(reference, Space, "a space", "search_spaces.quickstart:digits", how)

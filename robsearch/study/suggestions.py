@@ -197,7 +197,8 @@ class Study:
     ) -> Suggestion:
         name = training_name(self.stage, width, number, replicate)
         own_label = Stage(width, self.stage.control, self.stage.rung).label
-        seed = derived_seed(self._seed, own_label, number, *([replicate] if replicate else []))
+        own = () if self.space.paired else (own_label, number)
+        seed = derived_seed(self._seed, *own, *([replicate] if replicate else []))
         recipe = replace(self.space.recipe(self.stage, trial, width), seed=seed)
         if started_with not in (None, recipe.digest):
             do = "undo the change to the space (or the version of robsearch), or launch a new search"

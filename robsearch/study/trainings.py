@@ -94,6 +94,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "feasible": training.facts.get("feasible"),
                     "reason": training.facts.get("reason") or trial.user_attrs.get("reason"),
                     "seed": training.facts.get("seed"),
+                    **{f"param/{name}": value for name, value in trial.params.items()},
                 }
 
 

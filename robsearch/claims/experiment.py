@@ -1,0 +1,150 @@
+"""An experiment: named arms at several widths, every seed in each of them, run as a search of ordinary trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import optuna
+import pandas as pd
+
+from robsearch.attacks import PGD
+from robsearch.claims.form import Claim, Evidence
+from robsearch.data import load
+from robsearch.protocols import ImageSpec, Model
+from robsearch.recipe import Recipe
+from robsearch.search import Search
+from robsearch.spaces import Space
+
+if TYPE_CHECKING:
+    from robsearch.report.canvas import Drawing
+
+ARM = "arm"
+COSTS = ("gradients", "operations")
+"""Columns of the evidence: gradient evaluations of one image, and floating-point operations, of a whole training."""
+PASSES = 3
+"""A forward and a backward pass take about three times the operations of the forward one."""
+
+Found = Mapping[str, Evidence]
+"""What the experiments before have found, by their names."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every arm is trained at every width with every seed. Seeds are paired: see ``Space.paired``.
+
+    Attributes:
+        name: of the search, behind the study's own.
+        arms: what is compared, such as the lambdas of a grid.
+        widths: at which.
+        seeds: trainings of each arm and width.
+        recipe: from (arm, width, what earlier experiments found) to what is trained.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    widths: tuple[float, ...]
+    seeds: int
+    recipe: Callable[[str, float, Found], Recipe]
+
+    @property
+    def trainings(self) -> int:
+        """How many there are in all."""
+        return len(self.arms) * len(self.widths) * self.seeds
+
+    def space(self, found: Found) -> Space:
+        """The same as a search space: a grid over the arms, paired replicates, and nothing is ever pruned."""
+
+        def define(trial: optuna.Trial, width: float) -> Recipe:
+            return self.recipe(str(trial.suggest_categorical(ARM, list(self.arms))), width, found)
+
+        return Space(
+            define,
+            self.widths,
+            replicates=self.seeds,
+            paired=True,
+            sampler=optuna.samplers.GridSampler({ARM: list(self.arms)}),
+            pruner=optuna.pruners.NopPruner(),
+        )
+
+    def evidence(self, search: Search, found: Found) -> Evidence:
+        """What a finished search of it says; trainings that failed are missing."""
+        done = search.trials[search.trials["state"] == "COMPLETE"]
+        trials = done.assign(
+            experiment=self.name, arm=done[f"param/{ARM}"], seed=done["replicate"].fillna(0).astype(int)
+        )
+        trials = with_layers(trials, search).assign(**dict.fromkeys(COSTS, 0.0))
+        for (arm, width), own in trials.groupby([ARM, "width"]):
+            gradients, each = self._cost(str(arm), float(str(width)), found)
+            trials.loc[own.index, COSTS[0]] = gradients * own["epochs"]
+            trials.loc[own.index, COSTS[1]] = gradients * own["epochs"] * each
+        trials = trials.sort_values([ARM, "width", "seed"], key=self._ordered, ignore_index=True)
+        keys = trials.set_index("trial")[["experiment", "arm", "seed"]]
+        epochs = search.epochs.drop(columns=["seed"], errors="ignore").join(keys, on="trial", how="inner")
+        longest = epochs.groupby("trial")["epoch"].transform("max")
+        return Evidence(trials, epochs.assign(progress=(epochs["epoch"] - 0.5) / longest))
+
+    def _ordered(self, column: pd.Series) -> pd.Series:
+        """Arms as they were named, not as they came to be trained."""
+        return column.map(self.arms.index) if column.name == ARM else column
+
+    def _cost(self, arm: str, width: float, found: Found) -> tuple[float, float]:
+        """Gradient evaluations of one epoch, and floating-point operations of each."""
+        recipe = self.recipe(arm, width, found)
+        images = len(load(recipe.data)["train"].labels)
+        return float(gradients_per_image(recipe) * images), operations(recipe.model, recipe.data.spec)
+
+
+@runtime_checkable
+class Study(Protocol):
+    """What ``validate`` runs: the experiments of one paper in their order, and the claims they decide."""
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Judged on the evidence of all experiments together."""
+        ...
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """Each may look at what those before it found."""
+        ...
+
+    def tables(self, found: Found) -> Mapping[str, pd.DataFrame]:
+        """What a reader wants beside the verdicts, by caption; numbers in the units that the columns name."""
+        ...
+
+    def figures(self, found: Found) -> Sequence[Drawing]:
+        """Pictures for the page; their colours are those of the widths of the first experiment."""
+        ...
+
+
+def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
+    """Also ``layer/MEASURE/LAYER/mean`` and ``.../std`` of every layer that was measured; over its own values."""
+    measured = [each for each in trials["trial"] if (search.folder / "trials" / each / "layers.parquet").exists()]
+    if not measured:
+        return trials
+    rows = search.table("layers", *measured).select(["trial", "measure", "layer", "mean", "std"]).to_pandas()
+    table = rows[rows["layer"] != ""].pivot(index="trial", columns=["measure", "layer"], values=["mean", "std"])
+    table.columns = pd.Index(["/".join(("layer", *names, statistic)) for statistic, *names in table.columns])
+    return trials.join(table, on="trial")
+
+
+def gradients_per_image(recipe: Recipe) -> int:
+    """Gradient evaluations of one image in one epoch: the attack's steps, and one for each term of the loss."""
+    import torch
+
+    logits, y = torch.zeros(1, recipe.data.spec.num_classes), torch.zeros(1, dtype=torch.long)
+    if recipe.objective.inner(logits, y) is None:
+        return 1
+    return 2 + (recipe.attack.steps * recipe.attack.restarts if isinstance(recipe.attack, PGD) else 0)
+
+
+def operations(model: Model, images: ImageSpec) -> float:
+    """Floating-point operations of one gradient evaluation of one image."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.build(images).eval()(torch.zeros(1, *images.shape))
+    return float(PASSES * counter.get_total_flops())

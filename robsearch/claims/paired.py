@@ -1,0 +1,62 @@
+"""Numbers of an experiment's trainings laid out by seed and arm, and what a table says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from robsearch.layers import layers
+from robsearch.recipe import Recipe
+
+Numbers = NDArray[np.float64]
+
+
+def by_arm(trials: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) -> Numbers:
+    """(seeds, arms, metrics), in the orders given; seeds that lack a training or a finite number are left out.
+
+    Args:
+        trials: of one experiment at one width.
+        arms: that are compared.
+        metrics: columns of ``trials``; one that is missing leaves no seed.
+    """
+    own, place = trials[trials["arm"].isin(arms)], {arm: i for i, arm in enumerate(arms)}
+    seeds, rows = np.unique(own["seed"].to_numpy(dtype=int), return_inverse=True)
+    values = np.full((len(seeds), len(arms), len(metrics)), np.nan)
+    values[rows, [place[arm] for arm in own["arm"]]] = own.reindex(columns=list(metrics)).to_numpy(dtype=float)
+    return np.asarray(values[np.isfinite(values).all(axis=(1, 2))])
+
+
+def slopes(x: Sequence[float], values: Numbers) -> Numbers:
+    """Of the least-squares line over axis 1, the arms, for each of the others: (seeds, arms, ...) to (seeds, ...)."""
+    u = np.asarray(x, dtype=float) - np.mean(x)
+    return np.asarray(np.tensordot(values, u, axes=(1, 0)) / (u @ u))
+
+
+def layer_columns(recipe: Recipe, measure: str, statistic: str = "mean") -> list[str]:
+    """The columns of the evidence for each convolution and linear layer of the recipe's model, in its order."""
+    import torch
+
+    with torch.device("meta"):
+        model = recipe.model.build(recipe.data.spec)
+    return [f"layer/{measure}/{name}/{statistic}" for name, _ in layers(model)]
+
+
+def shown(trials: pd.DataFrame, columns: dict[str, tuple[str, float]]) -> pd.DataFrame:
+    """One row per arm, in the order trained: the mean over seeds of each metric, with its standard deviation.
+
+    Args:
+        trials: of one experiment at one width.
+        columns: from a heading to a metric and the factor it is shown with; metrics that were not taken are left out.
+    """
+    rows = []
+    for arm, own in trials.groupby("arm", sort=False):
+        row: dict[str, object] = {"arm": arm}
+        for heading, (metric, factor) in columns.items():
+            if metric in own:
+                values = factor * own[metric]
+                row[heading] = f"{values.mean():.4g} ± {values.std():.2g}"
+        rows.append(row | {"seeds": own["seed"].nunique()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,214 @@
+"""``robsearch validate``: the experiments of a paper as searches, then a verdict for each of its claims."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from robsearch.claims.experiment import Experiment, Found, Study
+from robsearch.claims.form import Evidence, Verdict, judge
+from robsearch.claims.page import Page, write
+from robsearch.data import load
+from robsearch.errors import InputError, refusal
+from robsearch.report.canvas import Drawing
+from robsearch.search import Means, Search, launch, load_search, resume, search_names
+from robsearch.search.preflight import NAME
+from robsearch.tracking import Tracker
+from robsearch.trainer import train
+
+SEEDS_APART = 100
+"""Experiments of one study have seeds of their own, so that what was chosen in one is tested on fresh ones."""
+VERDICTS = "verdicts.json"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A paper's claims, judged.
+
+    Attributes:
+        name: of the validation; its searches are called ``NAME-EXPERIMENT``.
+        folder: where the verdicts, the tables and the page lie.
+        verdicts: one for each claim.
+        found: the evidence, by experiment.
+        tables: what else the study shows, by caption.
+    """
+
+    name: str
+    folder: Path
+    verdicts: tuple[Verdict, ...]
+    found: Found
+    tables: Mapping[str, pd.DataFrame]
+    figures: Sequence[Drawing]
+
+
+class Planned(dict[str, Any]):
+    """One experiment of a dry run: ``experiment, arms, widths, seeds, trainings, seconds`` on one device."""
+
+
+def validate(
+    study: Study, name: str, *, seed: int = 0, means: Means | None = None, console: Console | None = None
+) -> Validation | None:
+    """Runs what has not been run of a study, judges its claims, and writes everything down.
+
+    Trainings that an earlier call with this name has finished are not done again.
+
+    Args:
+        study: the experiments and the claims of one paper.
+        name: of the validation.
+        seed: every training's derives from it.
+        means: where and how much.
+        console: where progress is shown.
+
+    Returns:
+        The validation, or None where an experiment was stopped before its end: the same call goes on.
+
+    Raises:
+        InputError: everything that is wrong with the study, the options or the places.
+    """
+    means, console = means or Means(), console or Console()
+    if not NAME.fullmatch(name):
+        raise InputError(refusal("a name that can be a folder", repr(name), "use letters, digits, '.', '_' and '-'"))
+    found: dict[str, Evidence] = {}
+    for number, experiment in enumerate(study.experiments):
+        search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)
+        if search.ended < search.record.trials:
+            return None
+        found[experiment.name] = experiment.evidence(search, found)
+    validation = judged(study, name, found, means.place.folder(name))
+    _tell(validation, study, means)
+    return validation
+
+
+def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:
+    """The verdicts on what has been found; nothing is trained or written."""
+    evidence = Evidence(*(pd.concat(frames) for frames in zip(*found.values(), strict=True)))
+    return Validation(
+        name, folder, tuple(judge(study.claims, evidence)), found, study.tables(found), study.figures(found)
+    )
+
+
+def plan(study: Study) -> list[Planned]:
+    """What ``validate`` would train, with the time of it on one device like this one, from a measured epoch.
+
+    What arms of a later experiment depend on is not known yet: their time is taken from the first experiment that is
+    trained at their width. Measuring afterwards is not counted.
+    """
+    seconds: dict[float, float] = {}
+    planned = []
+    for experiment in study.experiments:
+        for width in experiment.widths:
+            if width not in seconds:
+                seconds[width] = _training_seconds(experiment, width)
+        whole = len(experiment.arms) * experiment.seeds * sum(seconds[width] for width in experiment.widths)
+        planned.append(
+            Planned(
+                experiment=experiment.name,
+                arms=experiment.arms,
+                widths=experiment.widths,
+                seeds=experiment.seeds,
+                trainings=experiment.trainings,
+                seconds=whole,
+            )
+        )
+    return planned
+
+
+def _training_seconds(experiment: Experiment, width: float) -> float:
+    """From the second epoch of a training: the first one also warms up."""
+    recipe = experiment.recipe(experiment.arms[0], width, {})
+    load(recipe.data)
+    for epoch in train(recipe):
+        if epoch.number == min(2, recipe.epochs):
+            return float(epoch.metrics["time/epoch_seconds"]) * recipe.epochs
+    return math.nan
+
+
+def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Means, console: Console) -> Search:
+    space = experiment.space(found)
+    if name not in search_names(means.place):
+        return launch(space, name=name, seed=seed, means=means, console=console)
+    search = load_search(name, means.results, means.storage)
+    if search.record.trials != experiment.trainings:
+        do = "choose another --name, or the plan that it was begun with"
+        got = f"one of {search.record.trials}"
+        raise InputError(refusal(f"{name} to be a search of {experiment.trainings} trainings", got, do))
+    if search.ended < search.record.trials:
+        return resume(name, space=space, means=means, console=console)
+    return search
+
+
+def _tell(validation: Validation, study: Study, means: Means) -> None:
+    """The verdicts into the folder, and to the MLflow run of the last search that they rest on."""
+    folder = validation.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / VERDICTS).write_text(json.dumps(as_json(validation.verdicts), indent=1))
+    for part, frame in zip(("trials", "epochs"), zip(*validation.found.values(), strict=True), strict=True):
+        pd.concat(frame).to_parquet(folder / f"{part}.parquet")
+    last = load_search(f"{validation.name}-{study.experiments[-1].name}", means.results, means.storage)
+    write(_page(validation, study, last), folder / "report.html")
+    tracker = Tracker(means.uri(last.record.tracking), last.name, means.place.results)
+    tracker.tag("search", {f"robsearch.verdict.{each.claim.name}": each.answer for each in validation.verdicts})
+    for file in (folder / VERDICTS, folder / "report.html"):
+        tracker.artifact("search", file, "claims")
+    tracker.close()
+
+
+def _page(validation: Validation, study: Study, last: Search) -> Page:
+    searches = [f"{validation.name}-{experiment.name}" for experiment in study.experiments]
+    trainings = [
+        f"{len(validation.found[each.name].trials)} of {each.trainings} in {each.name} ({each.seeds} seeds)"
+        for each in study.experiments
+    ]
+    setting = {"searches": ", ".join(searches), "trainings": "; ".join(trainings), **last.setting}
+    widths = study.experiments[0].widths
+    return Page(
+        validation.name,
+        ", ".join(searches),
+        validation.verdicts,
+        validation.tables,
+        validation.figures,
+        widths,
+        setting,
+    )
+
+
+def as_json(verdicts: tuple[Verdict, ...]) -> list[dict[str, Any]]:
+    """Verdicts as plain data; an end of an interval that is not finite is None."""
+    return [
+        {
+            "claim": each.claim.name,
+            "sentence": each.claim.sentence,
+            "source": each.claim.source,
+            "answer": each.answer,
+            "p_holm": each.p_holm,
+            "seeds": each.seeds,
+            "needed": each.needed,
+            "reason": each.reason,
+            "change": each.claim.change,
+            "parts": [
+                {
+                    "what": part.effect.what,
+                    "unit": part.effect.unit,
+                    "delta": part.effect.delta,
+                    "mean": _finite(part.found.mean),
+                    "low": _finite(part.found.low),
+                    "high": _finite(part.found.high),
+                    "p": part.found.p,
+                    "per_seed": list(part.effect.per_seed),
+                }
+                for part in each.parts
+            ],
+        }
+        for each in verdicts
+    ]
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

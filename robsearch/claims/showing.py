@@ -1,0 +1,62 @@
+"""A validation in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from robsearch.claims.form import Verdict
+from robsearch.claims.page import estimated, why
+from robsearch.claims.running import Planned
+from robsearch.search.table import duration
+
+COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[Text]:
+    """Each claim with its verdict, then a line for each effect."""
+    for verdict in verdicts:
+        claim = verdict.claim
+        yield Text.assemble((f"{claim.name} ", "bold"), (verdict.answer, COLORS[verdict.answer]), f"  {claim.sentence}")
+        for part in verdict.parts:
+            unit = f" {part.effect.unit}" if part.effect.unit else ""
+            seeds = f"n = {part.found.n}; matters from {part.effect.delta:.3g}"
+            yield Text(f"   {part.effect.what}: {estimated(part)}{unit} ({seeds})")
+        if told := why(verdict):
+            yield Text(f"   {told}", style="dim")
+
+
+def frame_lines(tables: Mapping[str, pd.DataFrame], room: float = math.inf) -> Iterator[Table | Text]:
+    """Data frames as tables; one that ``room`` columns do not hold is left to the page."""
+    for caption, frame in tables.items():
+        widths = [max(map(len, [str(name), *map(str, frame[name])])) for name in frame.columns]
+        if sum(widths) + 2 * len(widths) > room:
+            yield Text(f"{caption}: {len(frame)} rows, too wide for this terminal; see the report", style="dim")
+            continue
+        table = Table(title=caption, title_justify="left", title_style="bold", box=None, header_style="dim")
+        for name in frame.columns:
+            table.add_column(str(name), overflow="fold")
+        for row in frame.itertuples(index=False):
+            table.add_row(*map(str, row))
+        yield table
+
+
+def plan_lines(planned: Mapping[str, Sequence[Planned]]) -> Iterator[Table | Text]:
+    """What would be trained, by design."""
+    table = Table(box=None, header_style="dim")
+    for name in ("experiment", "arms", "widths", "seeds", "trainings", "time on one device"):
+        table.add_column(name, justify="left" if name == "experiment" else "right")
+    total = trainings = 0.0
+    for design, experiments in planned.items():
+        for one in experiments:
+            name = "-".join(part for part in (design, one["experiment"]) if part)
+            widths = ", ".join(f"{width:g}" for width in one["widths"])
+            told = [str(len(one["arms"])), widths, str(one["seeds"]), str(one["trainings"]), duration(one["seconds"])]
+            table.add_row(name, *told)
+            total, trainings = total + one["seconds"], trainings + one["trainings"]
+    yield table
+    yield Text(f"{trainings:.0f} trainings, about {duration(total)} of training on one device like this one")

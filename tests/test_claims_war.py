@@ -1,0 +1,303 @@
+"""H1 to H5: what is planted is found, and what is not there is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from claimed_widths import LAMS, WIDTHS, arms, both, grid
+from scipy import stats
+
+from robsearch.claims.form import Evidence, NotDecidableError, Verdict, judge
+from robsearch.claims.public import judged_table, ratios, read_table
+from robsearch.claims.war import WidthStudy
+from robsearch.claims.war_claims import (
+    GLOBAL,
+    LOCAL,
+    MATCHED,
+    STABLE,
+    best_lambda_rises,
+    claims,
+    cost,
+    left_out_error,
+    lipschitz_explains,
+    ratio_falls,
+    trade_off,
+    war_suffices,
+)
+from robsearch.claims.war_presets import digits_recipe
+from robsearch.claims.war_tables import tables
+from robsearch.errors import InputError
+from robsearch.schedules import WAR, Fixed
+
+STUDY = WidthStudy(WIDTHS, LAMS, digits_recipe(100, 0.0, 10), control_seeds=1)
+H1, H2, H3, H4, H5 = claims(16.0, 256.0)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def verdict(which: int, evidence: Evidence) -> Verdict:
+    return judge([claims(16.0, 256.0)[which - 1]], evidence)[0]
+
+
+# --- effects by hand ---
+
+
+def test_h1_is_the_planted_exponent() -> None:
+    (effect,) = ratio_falls(grid(rng(), 3, ratio=-0.27, noise=0.0))
+    assert effect.per_seed == pytest.approx((0.27,) * 3)
+
+
+def test_h2_is_points_per_doubling() -> None:
+    natural, stability = trade_off(grid(rng(), 3, natural=1.5, stability=-0.5, noise=0.0))
+    assert natural.per_seed == pytest.approx((1.5,) * 3)
+    assert stability.per_seed == pytest.approx((0.5,) * 3)
+
+
+def test_h3_is_the_planted_slope_of_the_peak() -> None:
+    (effect,) = best_lambda_rises(grid(rng(), 3, peak=0.3, noise=0.0))
+    assert effect.per_seed == pytest.approx((0.3,) * 3, rel=0.15)  # the surface has no v^2 u term to bend with
+
+
+def test_h3_on_a_flat_surface_has_no_answer() -> None:
+    evidence = grid(rng(), 3, noise=0.0)
+    flat = evidence.trials.assign(**{"test/robust_accuracy": 0.5 + 0.001 * rng().normal(size=len(evidence.trials))})
+    with pytest.raises(NotDecidableError, match=r"no peak|too flat"):
+        best_lambda_rises(Evidence(flat, evidence.epochs))
+
+
+def test_h4_counts_a_search_of_the_thin_net_and_one_training() -> None:
+    evidence = grid(rng(), 2)  # operations: the width squared
+    assert cost(evidence, 256.0, (16.0,)) == 7 * 16**2 + 256**2
+    assert cost(evidence, 256.0, (256.0,)) == 8 * 256**2
+    behind, ahead, cheap = war_suffices(both(evidence, arms(rng(), noise=0.0, war=-0.2, thin=-2.0)), 16.0, 256.0)
+    assert behind.per_seed == pytest.approx((0.3,) * 10)
+    assert ahead.per_seed == pytest.approx((1.8,) * 10)
+    assert cheap.per_seed == pytest.approx((0.25 - (7 * 16**2 + 256**2) / (8 * 256**2),) * 10)
+
+
+def test_h4_without_anything_to_gain_is_not_judged() -> None:
+    evidence = both(grid(rng(), 2), arms(rng(), thin=-0.5, noise=0.0))
+    assert "no assay sensitivity" in verdict(4, evidence).reason
+
+
+def test_h5_leaves_one_width_out() -> None:
+    evidence = grid(rng(), 3, noise=0.0)
+    exact = evidence.trials.assign(**{LOCAL: np.exp(-10 * evidence.trials[STABLE])})
+    one = exact[exact["seed"] == 0]
+    assert left_out_error(one, LOCAL) == pytest.approx(0, abs=1e-12)
+    # A predictor that knows only the width says nothing of a width it has not seen within a line's reach.
+    assert left_out_error(one.assign(**{GLOBAL: one["lam"]}), GLOBAL) > 0.005
+
+
+def test_h5_says_what_was_not_measured() -> None:
+    evidence = grid(rng(), 3)
+    without = Evidence(evidence.trials.drop(columns=GLOBAL), evidence.epochs)
+    with pytest.raises(NotDecidableError, match="lipschitz/global_bound"):
+        lipschitz_explains(without)
+
+
+# --- verdicts on planted worlds ---
+
+
+def test_a_world_as_claimed_supports_all_five() -> None:
+    evidence = both(grid(rng(), 5, noise=0.3), arms(rng(), noise=0.15))
+    assert [each.answer for each in judge(STUDY.claims, evidence)] == ["supported"] * 5
+
+
+def test_the_mirrored_world_refutes() -> None:
+    mirrored = grid(rng(), 5, ratio=0.27, natural=-1.0, stability=1.0, peak=-0.3, noise=0.3)
+    mirrored = mirrored._replace(trials=mirrored.trials.rename(columns={LOCAL: GLOBAL, GLOBAL: LOCAL}))
+    evidence = both(mirrored, arms(rng(), war=-1.5, thin=-2.0))
+    assert [each.answer for each in judge(STUDY.claims, evidence)] == ["refuted"] * 5
+
+
+def test_one_part_of_h2_is_not_enough() -> None:
+    assert verdict(2, grid(rng(), 5, stability=0.0, noise=0.3)).answer == "refuted"
+
+
+# --- false support and power, simulated ---
+
+STUDIES = 500
+COSTS = grid(rng(), 1)
+"""H4 takes nothing from the grid but what its trainings cost."""
+
+
+def worlds(which: int, seed: int) -> Evidence:
+    """The hardest world in which the claim is false: one part at the border of it, the others true."""
+    draw = rng(seed)
+    if which == 1:
+        return grid(draw, 5, ratio=0.0, own=0.1)
+    if which == 2:
+        return grid(draw, 5, natural=0.0 if seed % 2 else 1.0, stability=-1.0 if seed % 2 else 0.0, own=0.1)
+    if which == 3:
+        return grid(draw, 5, peak=0.0, own=0.1)
+    if which == 4:
+        border = {"war": -0.5, "thin": -2.0} if seed % 2 else {"war": -1.2, "thin": -1.2}
+        return both(COSTS, arms(draw, **border))
+    same = grid(draw, 5, noise=2.0)
+    like = np.log(same.trials[LOCAL].to_numpy()) + draw.normal(0, 0.5, (2, len(same.trials)))
+    return same._replace(trials=same.trials.assign(**{LOCAL: np.exp(like[0]), GLOBAL: np.exp(like[1])}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [1, 2, 3, 4, 5])
+def test_what_is_not_there_is_supported_in_at_most_one_study_of_twenty(which: int) -> None:
+    wrong = sum(verdict(which, worlds(which, seed)).answer == "supported" for seed in range(STUDIES))
+    least = stats.beta.ppf(0.05, wrong, STUDIES - wrong + 1) if wrong else 0.0
+    assert least <= 0.05, f"{wrong} of {STUDIES}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("which", "world"),
+    [
+        (1, {"ratio": -0.2, "own": 0.1, "noise": 0.3}),
+        (2, {"natural": 0.3, "stability": -0.3, "own": 0.1, "noise": 0.3}),
+        (3, {"peak": 0.25, "noise": 1.0}),
+    ],
+)
+def test_what_is_planted_is_found_with_power_of_four_fifths(which: int, world: dict[str, float]) -> None:
+    found = sum(verdict(which, grid(rng(seed), 5, **world)).answer == "supported" for seed in range(100))
+    assert found >= 80
+
+
+@pytest.mark.slow
+def test_h4_finds_a_war_as_good_as_a_full_search_with_ten_seeds() -> None:
+    found = sum(
+        verdict(4, both(COSTS, arms(rng(seed), war=0.0, noise=0.3))).answer == "supported" for seed in range(100)
+    )
+    assert found >= 80
+
+
+# --- the study itself ---
+
+
+def test_each_way_is_the_recipe_it_says() -> None:
+    found = {"grid": grid(rng(), 3, peak=0.3, noise=0.0)}
+    thin = STUDY.thin_lam(found)
+    way = {arm: STUDY.experiments[1].recipe(arm, 256.0, found) for arm in STUDY.experiments[1].arms}
+    assert way["thin lambda"].lam == Fixed(thin)
+    assert way["lambda 6"].lam == Fixed(6.0)
+    assert way["full search"].lam == Fixed(STUDY.best_lam(256.0)(found))
+    assert thin < STUDY.best_lam(256.0)(found)
+    law = way["law"].lam
+    assert isinstance(law, Fixed)
+    assert law.value == pytest.approx(4 * 4**0.3, rel=0.3)
+    matched, paper = way[MATCHED].lam, way["WAR, paper's form"].lam
+    assert isinstance(matched, WAR)
+    assert isinstance(matched.target, tuple)
+    assert matched.lam_init == thin
+    assert matched.target[0] == (0.05, pytest.approx((16 / 64) ** -0.27))
+    assert isinstance(paper, WAR)
+    assert paper.form == "paper"
+    assert paper.target == pytest.approx((16 / 64) ** -0.27)
+    assert {recipe.model.width for recipe in way.values()} == {256.0}
+
+
+def test_a_loss_divided_by_one_plus_lambda_is_a_learning_rate_and_a_decay() -> None:
+    """For SGD with momentum: the same weights, step by step, in float64."""
+    import torch
+
+    scale, base = 7 / (1 + 2.0), STUDY.at(16.0, 2.0)
+    as_it_is = STUDY._with(base, lr=scale, decay=1 / scale).optimiser
+
+    def weights(optimiser: object, factor: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 3).double()
+        steps = optimiser.build(layer)  # type: ignore[attr-defined]
+        x = torch.randn(8, 4, dtype=torch.float64)
+        for _ in range(20):
+            steps.zero_grad()
+            (factor * layer(x).square().mean()).backward()
+            steps.step()
+        return layer.weight.detach()
+
+    torch.testing.assert_close(weights(as_it_is, 1.0), weights(base.optimiser, scale), rtol=1e-10, atol=0)
+
+
+def test_tables_can_be_made_of_every_experiment() -> None:
+    found = {"grid": grid(rng(), 3, noise=0.3), "arms": arms(rng(), noise=0.0)}
+    made = tables(found, 16.0, 256.0, LAMS)
+    ways = next(iter(made.values())).set_index("way")
+    assert ways.loc["lambda 6", "operations"] == "0.0%"
+    assert ways.loc["full search", "operations"] == "100.0%"
+    assert ways.loc["thin lambda", "operations"] == f"{16**2 / 256**2:.1%}"
+    assert ways.loc["thin lambda", "regret"].startswith("2.")
+    assert len(STUDY.figures(found)) == 3
+
+
+def test_bad_plans_are_refused_all_at_once() -> None:
+    with pytest.raises(InputError) as refused:
+        WidthStudy((4.0, 2.0), (1.0, 2.0), digits_recipe(100, 0.0, 10), seeds=0)
+    assert len(refused.value.problems) == 3
+
+
+# --- somebody else's table ---
+
+
+def table(folder: Path, exponent: float, seeds: int) -> Path:
+    rows = [
+        {
+            "width": width,
+            "epoch": epoch,
+            "seed": seed,
+            "train_nat_loss": 2.0 * width**exponent * (1 + 0.01 * seed),
+            "train_rob_loss": 1.0 + 2.0 * width**exponent * (1 + 0.01 * seed),
+            "test_nat_acc": 0.8 + 0.01 * math.log2(width) + 0.001 * seed,
+            "test_rob_acc": 0.5 + 0.01 * math.log2(width) - 0.01 * (epoch == 9),
+        }
+        for seed in range(seeds)
+        for width in (1, 2, 4, 8)
+        for epoch in range(10)
+    ]
+    file = folder / "table.csv"
+    pd.DataFrame(rows).to_csv(file, index=False)
+    return file
+
+
+def test_a_table_of_one_seed_shows_its_trends_and_decides_nothing(tmp_path: Path) -> None:
+    evidence = read_table(table(tmp_path, -0.27, seeds=1))
+    verdicts, shown = judged_table(evidence)
+    assert [each.answer for each in verdicts] == ["inconclusive"] * 2
+    assert "1 seed" in verdicts[0].reason
+    first = shown["Trends over widths"].iloc[0]
+    assert first["trend"] == "ratio = 2.00 width^b"
+    assert first.iloc[1].startswith("-0.270")
+    assert ratios(evidence).loc[8] == pytest.approx(2 * 8**-0.27)
+
+
+def test_a_table_of_four_seeds_decides_h1_but_not_what_it_lacks(tmp_path: Path) -> None:
+    verdicts, _ = judged_table(read_table(table(tmp_path, -0.27, seeds=4)))
+    assert [each.answer for each in verdicts] == ["supported", "inconclusive"]
+
+
+def test_a_table_with_columns_missing_or_no_numbers_is_refused(tmp_path: Path) -> None:
+    file = table(tmp_path, -0.27, seeds=1)
+    pd.read_csv(file).drop(columns="train_rob_loss").to_csv(tmp_path / "short.csv")
+    with pytest.raises(InputError, match="add train_rob_loss"):
+        read_table(tmp_path / "short.csv")
+    pd.read_csv(file).astype({"width": object}).replace({"width": {4: "four"}}).to_csv(tmp_path / "words.csv")
+    with pytest.raises(InputError, match="line 22"):
+        read_table(tmp_path / "words.csv")
+    with pytest.raises(InputError, match="pass a CSV"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_the_public_logs_say_what_is_known_of_them() -> None:
+    file = Path(__file__).parents[2] / "shared/data/rice2020_width_sweep.csv"
+    if not file.exists():
+        pytest.skip("the table of public logs is not beside the checkout")
+    _, shown = judged_table(read_table(file))
+    trends = shown["Trends over widths"].set_index("trend")
+    assert trends.index[0] == "ratio = 1.97 width^b"
+    ratio, best, last, _ = trends["slope [95 %, over widths]"]
+    assert ratio.startswith(("-0.26", "-0.27"))
+    assert trends["R2"].iloc[0] == "0.980"
+    low = [float(told.split("[")[1].split(",")[0]) for told in (best, last)]
+    assert low[0] > 0 > low[1]

@@ -1,0 +1,160 @@
+"""``robsearch validate``, from the plan to the verdicts, on real trainings; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from robsearch import cli
+from robsearch.attacks import PGD, AutoAttack
+from robsearch.claims.experiment import gradients_per_image, operations
+from robsearch.claims.running import plan, validate
+from robsearch.claims.war import ARMS, WidthStudy
+from robsearch.claims.war_presets import digits_recipe, war_paper
+from robsearch.data import Digits
+from robsearch.errors import InputError
+from robsearch.measures import GlobalBound, LogitRatio
+from robsearch.models import MLP
+from robsearch.objectives import Standard
+from robsearch.optimisers import SGD, Piecewise
+from robsearch.recipe import Recipe
+from robsearch.search import Means, load_search
+from robsearch.tracking import default_uri
+
+EPS = 0.15
+BASE = Recipe(
+    model=MLP(width=4, depth=1),
+    data=Digits(train=100),
+    attack=PGD(eps=EPS, step_size=0.1, steps=1, start="gaussian"),
+    test_attack=AutoAttack(eps=EPS, attacks=("apgd-ce",), batch_size=1000),
+    optimiser=SGD(lr=0.1),
+    learning_rate=Piecewise((0.5, 0.75), 0.1),
+    epochs=5,
+    batch_size=50,
+    measures=(LogitRatio(EPS, steps=1, starts=1), GlobalBound()),
+    measured_examples=20,
+)
+TINY = WidthStudy((4.0, 8.0, 16.0), (1.0, 4.0, 16.0), BASE, seeds=3, arm_seeds=2, control_seeds=1)
+SMALL = WidthStudy((4.0, 8.0, 16.0), (1.0, 4.0, 16.0), BASE, seeds=1, arm_seeds=1, control_seeds=0)
+
+
+def test_a_plan_counts_its_trainings_and_measures_an_epoch() -> None:
+    planned = plan(TINY)
+    assert [(one["experiment"], one["trainings"]) for one in planned] == [
+        ("grid", 27),
+        ("arms", 14),
+        ("constants", 8),
+        ("normalised", 6),
+        ("retuned", 36),
+    ]
+    assert all(one["seconds"] > 0 for one in planned)
+
+
+def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:
+    from robsearch.study import SearchRecord, Study, open_storage
+
+    storage, seeds = open_storage(None, tmp_path), dict[str, set[int]]()
+    for name, seed in (("grid", 0), ("arms", 1)):
+        space = TINY.experiments[0].space({})
+        SearchRecord(name, space.reference, space.widths, seed, 27, "", {}).create(storage)
+        stages = space.stages()
+        studies = [Study(storage, name, space, stage, trials=3, full=BASE, seed=seed) for stage in stages]
+        found = [study.ask() for study in studies for _ in range(2)]
+        assert all(one is not None for one in found)
+        seeds[name] = {one.recipe.seed for one in found if one}
+    assert len(seeds["grid"]) == len(seeds["arms"]) == 1
+    assert seeds["grid"] != seeds["arms"]
+
+
+def test_what_a_training_costs_by_hand() -> None:
+    assert gradients_per_image(digits_recipe(100, 0.0, 1)) == 10 + 2
+    assert gradients_per_image(Recipe(model=MLP(width=4), data=Digits(), objective=Standard())) == 1
+    # Two hidden layers: 64 w + w w + 10 w multiply-adds, two operations each, and three passes.
+    assert operations(MLP(width=16, depth=2), Digits().spec) == 3 * 2 * (64 * 16 + 16 * 16 + 10 * 16)
+
+
+def test_the_papers_preset_halves_the_learning_rate_from_epoch_75_on() -> None:
+    (study,) = war_paper().values()
+    rate = study.base.learning_rate
+    assert [rate(epoch / 100) for epoch in (0, 74, 75, 76, 99)] == pytest.approx([1, 1, 0.5, 0.25, 0.5**25])
+    assert study.base.optimiser.weight_decay == 2e-4
+
+
+@pytest.mark.slow
+def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(tmp_path: Path) -> None:
+    means = Means(tmp_path, parallel=2)
+    found = validate(TINY, "tiny", means=means)
+    assert found is not None
+    assert [verdict.claim.name for verdict in found.verdicts] == ["H1", "H2", "H3", "H4", "H5"]
+    assert set(found.found["arms"].trials["arm"]) == set(ARMS)
+    h4 = found.verdicts[3]
+    assert "no assay sensitivity" in h4.reason or h4.reason.startswith("2 seeds")
+    first, grid = found.verdicts[0], found.found["grid"]
+    assert len(grid.trials) == 27
+    assert first.seeds == 3
+    for _, own in grid.trials.groupby("seed"):  # `seed` is the replicate here
+        names = set(own["trial"])
+        seeds = load_search("tiny-grid", tmp_path).trials.set_index("trial").loc[list(names), "seed"]
+        assert seeds.nunique() == 1
+    written = json.loads((tmp_path / "tiny" / "verdicts.json").read_text())
+    assert [each["answer"] for each in written] == [verdict.answer for verdict in found.verdicts]
+    assert written[0]["parts"][0]["per_seed"] == list(first.parts[0].effect.per_seed)
+    page = (tmp_path / "tiny" / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert all(verdict.claim.sentence in page for verdict in found.verdicts)
+    client = MlflowClient(default_uri(tmp_path))
+    experiment = client.get_experiment_by_name("tiny-retuned")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`robsearch.kind` = 'search'")
+    assert run.data.tags["robsearch.verdict.H1"] == first.answer
+    journals = {file: file.stat().st_mtime for file in tmp_path.glob("tiny-*/*.log")}
+    again = validate(TINY, "tiny", means=means)
+    assert again is not None
+    assert again.verdicts[0].parts == first.parts
+    assert {file: file.stat().st_mtime for file in tmp_path.glob("tiny-*/*.log")} == journals
+
+
+@pytest.mark.slow
+def test_one_seed_decides_nothing_and_another_plan_under_one_name_is_refused(tmp_path: Path) -> None:
+    means = Means(tmp_path, parallel=2)
+    found = validate(SMALL, "small", means=means)
+    assert found is not None
+    assert {verdict.answer for verdict in found.verdicts} == {"inconclusive"}
+    with pytest.raises(InputError, match="small-grid to be a search of 27 trainings, got one of 9"):
+        validate(TINY, "small", means=means)
+
+
+def test_tables_are_judged_from_the_command_line(tmp_path: Path) -> None:
+    rows = ["width,epoch,train_nat_loss,train_rob_loss,test_nat_acc,test_rob_acc"]
+    rows += [f"{w},{e},{2 * w**-0.5},{1 + 2 * w**-0.5},0.8,0.5" for w in (1, 4, 16) for e in range(10)]
+    file = tmp_path / "logs.csv"
+    file.write_text("\n".join(rows))
+    said = CliRunner().invoke(cli.app, ["validate", "war", "--from-table", str(file)])
+    assert said.exit_code == 0
+    assert "ratio = 2.00 width^b" in said.output
+    assert "1 seed, and a verdict takes at least 3" in said.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing"], "a paper out of war, norms, margins, regularization"),
+        (["war", "--preset", "imagenet"], "--preset out of digits, fashion, cifar10, paper"),
+        (["war", "--design", "clear"], "--design out of clean, noise, 1000"),
+        (["norms", "--from-table", "x.csv"], "war with --from-table"),
+        (["robsearch.models:MLP"], "a Study in robsearch.models"),
+        (["war", "--name", "a/b"], "a name that can be a folder"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_trained(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["robsearch", "validate", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
