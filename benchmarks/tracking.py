@@ -1,6 +1,6 @@
 """What recording costs: robsearch's tracker beside Ray's own MLflow callback, on the same reports, in one run.
 
-Each records trials of 60 metrics an epoch for 20 epochs, ours 50 trials at a time, into stores that both find empty:
+Each records trials of 60 metrics an epoch for 20 epochs, ours 50 trials at a time, each into an experiment of its own:
 sqlite, and with ``--postgresql URL`` an MLflow server over PostgreSQL, which this script starts on a free port. The
 numbers are the same for both, and so is the order of the calls: a start, the reports, an end. The callback is called
 as Tune calls it, without Tune: what is compared is recording alone. It waits for MLflow; ours hands over to a thread,
@@ -14,7 +14,7 @@ report of the whole process, its threads and on sqlite the database among them, 
 ratio=`` their requests / ours. The last two are of the last store measured. The callback gets ``--theirs`` trials, by
 default a fiftieth: its cost per report does not depend on how many there were, and its full load takes hours.
 
-PostgreSQL is not part of robsearch: install a server and ``psycopg2-binary``, and pass the URL of an empty database
+PostgreSQL is not part of robsearch: install a server and ``psycopg2-binary``, and pass the URL of a database
 (``postgresql+psycopg2://user:password@127.0.0.1/name``). Without one, sqlite alone is measured, and it is said.
 """
 
@@ -36,6 +36,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")  # slow is to be measured, not to break it off
+
 import requests
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -46,6 +48,8 @@ from robsearch.tracking import Tracker, default_uri, ui_command
 from robsearch.tracking.store import all_runs
 
 METRICS, TOGETHER = 60, 50
+THIS_RUN = f"{time.time():.0f}"
+"""A store may hold what an earlier run left in it."""
 EPOCH_SECONDS = 1.0
 PARAMS = Recipe(model=MLP(16), data=Digits()).flat()
 STORE_CALLS = ("create_run", "update_run_info", "log_batch", "log_metric", "log_param", "set_tag", "search_runs",
@@ -107,7 +111,7 @@ def counted() -> Iterator[Counter[str]]:
 def ours(uri: str, trials: int, epochs: int, folder: Path) -> Cost:
     with counted() as found:
         began, cpu, waited = time.perf_counter(), time.process_time(), 0.0
-        tracker = Tracker(uri, "ours", folder)
+        tracker = Tracker(uri, f"ours-{THIS_RUN}", folder)
         tracker.spool_into(folder / "spool")
         for first in range(0, trials, TOGETHER):
             group = range(first, min(first + TOGETHER, trials))
@@ -123,10 +127,10 @@ def ours(uri: str, trials: int, epochs: int, folder: Path) -> Cost:
                 time.sleep(max(0.0, due - time.perf_counter()))
             for trial in group:
                 tracker.end(f"w4-{trial:04d}", "COMPLETE", time.time())
-        left = tracker.close(patience=600)
+        left = tracker.close(patience=1800)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
     assert not left, f"{left} records did not arrive"
-    check(uri, "ours", trials, epochs)
+    check(uri, f"ours-{THIS_RUN}", trials, epochs)
     reports = trials * epochs
     return Cost(sum(found.values()) / reports, 1000 * waited / reports, 1000 * cpu / reports, took)
 
@@ -144,7 +148,7 @@ class Trial:
 def theirs(uri: str, trials: int, epochs: int, folder: Path) -> Cost:
     with counted() as found:
         began, cpu, waited = time.perf_counter(), time.process_time(), 0.0
-        callback = MLflowLoggerCallback(uri, experiment_name="theirs")
+        callback = MLflowLoggerCallback(uri, experiment_name=f"theirs-{THIS_RUN}")
         callback.setup()
         for number in range(trials):
             trial = Trial(number)
@@ -155,7 +159,7 @@ def theirs(uri: str, trials: int, epochs: int, folder: Path) -> Cost:
                 waited += time.perf_counter() - started
             callback.log_trial_end(trial)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
-    check(uri, "theirs", trials, epochs)
+    check(uri, f"theirs-{THIS_RUN}", trials, epochs)
     reports = trials * epochs
     return Cost(sum(found.values()) / reports, 1000 * waited / reports, 1000 * cpu / reports, took)
 
@@ -198,7 +202,7 @@ def served(database: str, folder: Path) -> Iterator[str]:
     try:
         while not _answers(address):
             if server.poll() is not None or time.monotonic() > deadline:
-                sys.exit("the MLflow server did not start: is the database there and empty, and psycopg2 installed?")
+                sys.exit("the MLflow server did not start: is the database there, and psycopg2 installed?")
             time.sleep(0.2)
         yield address
     finally:
@@ -219,7 +223,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="8 trials of ours, 1 of theirs, 10 epochs")
     options.add_argument("--trials", type=int, default=1000)
     options.add_argument("--theirs", type=int, help="trials of the callback (default: a fiftieth)")
-    options.add_argument("--postgresql", metavar="URL", help="of an empty database")
+    options.add_argument("--postgresql", metavar="URL", help="of a database for MLflow")
     asked = options.parse_args()
     trials, epochs = (8, 10) if asked.quick else (asked.trials, 20)
     few = asked.theirs or max(1, trials // 50)

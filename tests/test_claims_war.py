@@ -200,6 +200,21 @@ def test_each_way_is_the_recipe_it_says() -> None:
     assert {recipe.model.width for recipe in way.values()} == {256.0}
 
 
+def test_controls_are_the_recipes_they_say() -> None:
+    found = {"grid": grid(rng(), 3, peak=0.3, noise=0.0), "arms": arms(rng())}
+    constants, normalised, retuned = STUDY.experiments[2:]
+    varied = {arm: constants.recipe(arm, 256.0, found).lam for arm in constants.arms}
+    assert varied["WAR's final lambda"] == Fixed(6.0)  # what the arms say it ended with
+    assert [varied[f"alpha {alpha:g}"].alpha for alpha in (0.01, 0.03, 0.3)] == [0.01, 0.03, 0.3]
+    assert varied["as it is"] == STUDY.experiments[1].recipe(MATCHED, 256.0, found).lam
+    assert normalised.recipe("lam 16", 16.0, found).optimiser.lr == pytest.approx(0.1 * 7 / 17)
+    best = retuned.recipe("wide lambda, lr x 0.5, weight decay x 5", 16.0, found)
+    assert best.lam == Fixed(STUDY.best_lam(256.0)(found))
+    assert (best.optimiser.lr, best.optimiser.weight_decay) == pytest.approx((0.05, 25e-4))
+    digests = {e.recipe(arm, w, found).digest for e in STUDY.experiments[2:] for arm in e.arms for w in e.widths}
+    assert len(digests) == 8 + 14 + 36
+
+
 def test_a_loss_divided_by_one_plus_lambda_is_a_learning_rate_and_a_decay() -> None:
     """For SGD with momentum: the same weights, step by step, in float64."""
     import torch

@@ -216,3 +216,26 @@ def test_compare_on_the_command_line(tmp_path):
     assert told["rows"][0]["lam"] is None
     assert told["files"] == [str(tmp_path / "o" / f"comparison.{end}") for end in ("csv", "parquet")]
     assert robsearch.load_search("s", tmp_path).trials.empty
+
+
+def test_a_choice_of_numbers_and_words_is_words_in_a_table(tmp_path):
+    rows = [
+        trial(4, n, 0.3, **{"param/depth": depth, "param/x": x}) for n, (depth, x) in enumerate([(2, 1), ("deep", 2)])
+    ]
+    table = search(tmp_path, "one", rows, widths=(4,)).table("trials")
+    assert table["param/depth"].to_pylist() == ["2", "deep"]
+    assert table["param/x"].to_pylist() == [1, 2]
+    assert table["control"].to_pylist() == [None, None]
+
+
+def test_the_layers_are_those_of_the_best_trial_of_each_width(two):
+    one, _ = two
+    assert one.layers.empty
+    for name, mean in (("w4-000", 9.0), ("w4-001", 1.0)):
+        table = pa.table(
+            {"measure": ["norms/linf"], "layer": ["a"], "position": [0], "values": [[mean]], "mean": [mean]}
+        )
+        pq.write_table(table, one.folder / "trials" / name / "layers.parquet")
+    assert one.layers.to_dict("records") == [
+        {"trial": "w4-001", "measure": "norms/linf", "layer": "a", "position": 0, "mean": 1.0, "width": 4}
+    ]

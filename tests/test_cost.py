@@ -4,13 +4,19 @@ import re
 
 import pandas as pd
 import pytest
-from test_report import page, searched, trial
+from test_report import drawn_axes, searched, trial
+
+from robsearch.report import cost as cost_module
+from robsearch.report.cost import cost_by_width
+from robsearch.report.evidence import Evidence, LeftOutError
 
 
-def rows_of(text):
-    section = text[text.index('id="cost"') :]
-    section = section[: section.index("</section>")]
-    found = re.findall(r"<tr><th scope=.row.>(.*?)</th>(.*?)</tr>", section)
+def cost(search):
+    return cost_by_width(Evidence.of(search))[0]
+
+
+def rows_of(table):
+    found = re.findall(r"<tr><th scope=.row.>(.*?)</th>(.*?)</tr>", table)
     return {
         re.sub("<.*?>", "", first): [re.sub("<.*?>|\u202f", "", cell) for cell in re.findall(r"<td>(.*?)</td>", rest)]
         for first, rest in found
@@ -30,22 +36,30 @@ def search():
     return made
 
 
-def test_each_width_has_its_sums_and_medians(search, tmp_path):
-    rows = rows_of(page(search, tmp_path))
+def test_each_width_has_its_sums_and_medians(search):
+    rows = rows_of(cost(search))
     assert rows["4"] == ["2", "60s", "–", "30s", "2,000", "5", "3s"]
     assert rows["16"] == ["2", "2min", "–", "60s", "50", "11", "7s"]
 
 
-def test_gpu_time_and_memory_are_shown_where_there_is_a_gpu(search, tmp_path):
+def test_gpu_time_and_memory_are_shown_where_there_is_a_gpu(search):
     search.epochs["time/gpu_seconds"] = 5.0
     search.epochs["memory/peak_gib"] = 7.25
-    text = page(search, tmp_path)
+    text = cost(search)
     assert rows_of(text)["16"][1:6] == ["2min", "30s", "60s", "50", "7.25"]
     assert "what tensors took on the GPU" in text
 
 
-def test_a_search_recorded_without_costs_shows_dashes_and_one_without_epochs_says_so(search, tmp_path):
+def test_a_search_recorded_without_costs_shows_dashes_and_one_without_epochs_says_so():
     bare = searched([trial(4.0, 0, 1.0)])
-    assert rows_of(page(bare, tmp_path))["4"] == ["1", *["–"] * 6]
+    assert rows_of(cost(bare))["4"] == ["1", *["–"] * 6]
     empty = pd.DataFrame(columns=["trial", "epoch"])
-    assert "Left out: no epoch has ended yet." in page(type(bare)(bare.trials, empty, bare.ridge), tmp_path)
+    with pytest.raises(LeftOutError, match="no epoch has ended yet"):
+        cost(type(bare)(bare.trials, empty, bare.ridge))
+
+
+def test_times_are_drawn_with_the_median_of_each_width(search, monkeypatch):
+    search.trials["seconds"] = [10.0, 30.0, 80.0, 5.0]
+    (axes,) = drawn_axes(cost_module, cost_by_width, search, monkeypatch)
+    assert axes.lines[0].get_xydata().tolist() == [[4, 20], [16, 80]]
+    assert axes.get_ylabel() == "time of a training (s)"

@@ -14,6 +14,8 @@ import zlib
 import pytest
 from mlflow import MlflowClient
 
+from robsearch import Means
+from robsearch.search.opening import invocation
 from robsearch.study import SearchRecord, open_storage
 from robsearch.tracking import experiment_page, publish_view, ui_command
 from robsearch.tracking.view import BEST, FIRST, TAG
@@ -51,10 +53,19 @@ def test_the_view_draws_lambda_width_and_robust_accuracy_first(store):
     view = published(store, number)
     parallel, scatter, *_ = view["compareRunCharts"]
     assert parallel["type"] == "PARALLEL"
-    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["lam", "width"], [BEST])
+    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["log10_lam", "width"], [BEST])
     assert scatter["xaxis"] == {"key": "log10_lam", "type": "PARAM"}
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {FIRST}
     assert len({chart["uuid"] for chart in view["compareRunCharts"]}) == 4
+
+
+def test_of_many_runs_the_newest_are_drawn_because_the_best_are_all_of_the_widest(store, monkeypatch):
+    number = experiment(store, "few", log10_lam=0.3)
+    publish_view(store, number)
+    assert published(store, number)["orderByKey"] == f"metrics.`{BEST}`"
+    monkeypatch.setattr("robsearch.tracking.view.DRAWN", 0)
+    publish_view(store, number)
+    assert published(store, number)["orderByKey"] == "attributes.start_time"
 
 
 def test_the_view_closes_the_sections_of_all_other_charts(store):
@@ -75,7 +86,7 @@ def test_where_lambda_is_steered_its_last_value_stands_for_it(store):
 
 def test_a_view_that_cannot_be_saved_is_left_out_of_the_link(store):
     assert publish_view(store, "12345") is None
-    page = "http://h:1/#/experiments/7/runs?compareRunsMode=CHART"
+    page = "http://h:1/#/experiments/7/runs?compareRunsMode=CHART&workflowType=machine_learning"
     assert experiment_page("http://h:1", "7", None) == page
     assert experiment_page("http://h:1", "7", "robsearch") == f"{page}&viewStateShareKey=robsearch"
 
@@ -83,6 +94,22 @@ def test_a_view_that_cannot_be_saved_is_left_out_of_the_link(store):
 def test_a_password_is_no_argument_of_the_server():
     assert "hunter2" not in " ".join(ui_command("postgresql://me:hunter2@db/x", 5000))
     assert "sqlite:///m.db" in ui_command("sqlite:///m.db", 5000)
+
+
+def test_the_command_to_type_next_says_what_the_search_does_not_remember_and_no_password(tmp_path):
+    record = SearchRecord("s", "m:n", (4,), 0, 6, "http://host:1", {})
+    means = Means(tmp_path, storage="postgresql://me:secret@db/x", tracking="http://me:secret@host:1")
+    assert invocation("ui", record, means) == f"robsearch ui s --results {tmp_path} --storage postgresql://db/x"
+    elsewhere = Means(tracking="http://me:secret@other:1")
+    assert invocation("sync", record, elsewhere) == "robsearch sync s --tracking http://other:1"
+
+
+def test_a_password_in_the_environment_goes_with_the_address_that_a_search_remembers(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:1")
+    assert Means().uri("http://host:1") == "http://me:secret@host:1"
+    assert Means().uri("http://other:1") == "http://other:1"
+    assert Means(tracking="http://given:1").uri("http://host:1") == "http://given:1"
+    assert Means().uri() == "http://me:secret@host:1"
 
 
 def free_port():
@@ -126,7 +153,8 @@ def test_the_ui_says_where_it_is_once_it_answers_and_ends_with_its_server(store,
     server, said = started(tmp_path, port, "--host", host)
     try:
         address = re.search(r"http://[^/]+", said)[0]
-        assert f"{address}/#/experiments/{number}/runs?compareRunsMode=CHART&viewStateShareKey=robsearch" in said
+        page = f"{address}/#/experiments/{number}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+        assert f"{page}&viewStateShareKey=robsearch" in said
         assert address == f"http://{host if host == '127.0.0.1' else socket.gethostname()}:{port}"
         assert ("asks for no password" in said) == (host != "127.0.0.1")
         local = f"http://127.0.0.1:{port}"

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -118,6 +119,28 @@ def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, me
     other = next(trial for trial in done["trial"] if trial not in best)
     assert promote(f"pair/{other}", name="mine", space=pair, means=means) == {other: "models:/mine/1"}
     assert (search.folder / "trials" / other / "model" / "MLmodel").exists()
+
+
+@pytest.mark.slow
+def test_a_control_is_no_version_of_what_is_searched_for(search, means):
+    assert promote("pair/w4-standard-000", space=pair, means=means) == {"w4-standard-000": "models:/pair-w4-standard/1"}
+
+
+@pytest.mark.slow
+def test_the_run_of_the_search_has_the_answer_the_report_and_the_tables(search, means, tmp_path):
+    client, run = MlflowClient(means.uri()), runs_of(means, "pair")["search"]
+    assert run.data.tags["robsearch.law"] == search.ridge.sentence()
+    told = run.data.tags["mlflow.note.content"].replace("\\*", "*")
+    assert search.ridge.sentence() in told
+    assert all(f"best trial {search.best(width)['trial']}" in told for width in search.widths)
+    assert f"- **objective**: {search.setting['objective']}" in told
+    tables = {file.path for file in client.list_artifacts(run.info.run_id, "tables")}
+    assert tables == {"tables/trials.parquet", "tables/trials.csv", "tables/epochs.parquet"}
+    trials = pq.read_table(client.download_artifacts(run.info.run_id, "tables/trials.parquet", str(tmp_path)))
+    assert trials["trial"].to_pylist() == list(search.trials["trial"])
+    report = (search.folder / "report.html").read_text()
+    best = runs_of(means, "pair")[search.best(4)["trial"]].info.run_id
+    assert f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{best}?" in report
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 
 from robsearch import report
 from robsearch.laws import Point, Ridge, fit_ridge
-from robsearch.report import response
+from robsearch.report import against_width, by_layer, failures, measured, response, training
 from robsearch.report.canvas import palette
 from robsearch.report.evidence import Evidence
 from robsearch.report.markup import html, link, tag
@@ -40,6 +40,7 @@ class Search:
     setting: Mapping[str, str] = field(default_factory=lambda: {"attack": "PGD(eps=8/255)", "test examples": "297"})
     maximise: tuple[str, ...] = ("val/robust_accuracy",)
     front: pd.DataFrame = field(default_factory=pd.DataFrame)
+    layers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def trial(width: float, number: int, lam: float) -> dict[str, Any]:
@@ -81,7 +82,27 @@ def searched(rows: list[dict[str, Any]]) -> Search:
         for row in rows
         for epoch in (1, 2, 3)
     ]
-    return Search(pd.DataFrame(rows), pd.DataFrame(epochs), ridge)
+    return Search(pd.DataFrame(rows), pd.DataFrame(epochs), ridge, layers=layers("w4-002", "w16-003"))
+
+
+def layers(*trials: str) -> pd.DataFrame:
+    """Two layers of each trial: operator norms 2 and 4, singular values of mean 1 and 2, the largest 3 and 6."""
+    measures = {"norms/linf": ((2.0, 2.0), (4.0, 4.0)), "spectra/reshaped": ((1.0, 3.0), (2.0, 6.0))}
+    return pd.DataFrame(
+        {
+            "trial": trial,
+            "width": float(trial.partition("-")[0][1:]),
+            "measure": measure,
+            "layer": f"layers.{place}",
+            "position": place,
+            "kind": "exact",
+            "mean": mean,
+            "max": largest,
+        }
+        for trial in trials
+        for measure, values in measures.items()
+        for place, (mean, largest) in enumerate(values)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +154,16 @@ def test_it_is_one_file_that_needs_nothing_else(written: str) -> None:
 
 
 def test_a_page_with_every_piece_leaves_nothing_out(written: str) -> None:
-    assert written.count("<svg") == 7
+    assert written.count("<svg") == 11
     assert "Left out" not in written
+
+
+def test_every_figure_says_its_n_and_its_seeds(written: str) -> None:
+    captions = [bare(found) for found in re.findall(r"<figcaption>(.*?)</figcaption>", written, flags=re.DOTALL)]
+    assert len(captions) == 11
+    for caption in captions:
+        assert "n\u00a0=\u00a0" in caption or "One net per width" in caption, caption
+        assert "seed" in caption, caption
 
 
 def test_the_planted_law_is_the_headline(written: str) -> None:
@@ -155,6 +184,14 @@ def test_each_width_has_its_answer(written: str, width: float) -> None:
         [STAR[width] * math.exp(-0.5), STAR[width] * math.exp(0.5)], rel=0.03
     )
     assert ends.startswith("6 done")
+
+
+def test_the_law_recommends_a_lambda_one_step_beyond_the_widest_net(written: str) -> None:
+    lam, interval, near, trials = cells(written, "64, not tried")
+    low, high = map(float, interval.split(" to "))
+    assert low < float(lam) < high
+    assert float(lam) == pytest.approx(8.0, rel=0.05)  # 2 (64 / 4)^(1/2)
+    assert (near, trials) == ("–", "by the law, beyond the widths searched")
 
 
 def test_the_gain_is_over_the_control_in_points(written: str) -> None:
@@ -201,7 +238,8 @@ def test_a_search_that_is_not_over_says_so(written: str) -> None:
 
 
 def test_an_empty_search_gives_a_page_that_says_so(planted: Search, tmp_path: Path) -> None:
-    empty = replace(planted, trials=pd.DataFrame(), epochs=pd.DataFrame(), ridge=fit_ridge([]))
+    nothing = pd.DataFrame()
+    empty = replace(planted, trials=nothing, epochs=nothing, layers=nothing, ridge=fit_ridge([]))
     text = page(empty, tmp_path)
     assert "This search has no trials yet." in text
     assert "<svg" not in text
@@ -218,14 +256,13 @@ def test_without_measurements_the_rest_stands(planted: Search, tmp_path: Path) -
     plain_trials = planted.trials[[name for name in planted.trials.columns if not name.startswith("test")]]
     text = page(replace(planted, trials=plain_trials), tmp_path)
     assert "Left out: no net has been measured on the test split yet." in text
-    assert text.count("<svg") == 5
-    assert "could not be made" not in text
-
-
-def test_training_without_a_recorded_lambda_still_shows_the_ratio(planted: Search, tmp_path: Path) -> None:
-    text = page(replace(planted, epochs=planted.epochs.drop(columns="train/lam")), tmp_path)
     assert text.count("<svg") == 7
     assert "could not be made" not in text
+
+
+def test_training_without_a_recorded_lambda_still_shows_the_ratio(planted: Search) -> None:
+    told = Evidence.of(replace(planted, epochs=planted.epochs.drop(columns="train/lam")))
+    assert "<svg" in training.ratio_over_epochs(told).svg
 
 
 def test_too_few_lambdas_give_no_law_but_the_points(tmp_path: Path) -> None:
@@ -275,3 +312,100 @@ def test_a_width_without_pruned_trials_does_not_squeeze_the_figure(monkeypatch: 
     main, strip = (axes.get_position().height for axes in figures[0].axes)
     assert main > 0.5
     assert main > 3 * strip
+
+
+# -- what a point says, and where it leads
+
+
+def test_a_point_says_its_trial_where_it_is_drawn(planted: Search) -> None:
+    evidence = Evidence.of(planted, {"w4-000": "http://h/run"})
+    drawing = response.accuracy_against_lam(evidence)
+    discs = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="6"><title>(.*?)</title>', drawing.svg)
+    told = {text.partition(":")[0]: (float(x), float(y), text) for x, y, text in discs}
+    assert set(told) == {*evidence.finished["trial"], "w4-006"}  # the pruned one too; failed and running have no value
+    assert re.fullmatch(r"w16-000: λ 0.5, robust 47\.\d % on validation, 46\.\d % on test", told["w16-000"][2])
+    # on the log axis from 0.5 to 16 each doubling of lambda is one step to the right
+    across = [told[f"w16-{number:03d}"][0] for number in range(6)]
+    assert np.diff(across) == pytest.approx(np.diff(across).mean(), abs=0.11)
+    best, worst = told["w16-003"][1], told["w16-000"][1]
+    assert best < worst  # SVG counts from the top
+    uses = re.findall(r'<use xlink:href="#\w+" x="([\d.]+)" y="([\d.]+)"', drawing.svg)
+    places = [(float(x), float(y)) for x, y in uses]
+    for x, y, _ in told.values():
+        assert min(math.hypot(x - a, y - b) for a, b in places) < 0.2
+
+
+def test_points_and_names_link_to_the_runs_that_are_known(planted: Search, tmp_path: Path) -> None:
+    path = report.write(planted, tmp_path / "report.html", {"w4-000": "http://h/#/experiments/1/runs/ab"})
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r'<a href="(http[^"]*)"', text)
+    assert set(links) == {"http://h/#/experiments/1/runs/ab"}
+    assert text.count("<title>w4-000: ") == len(links) - 1  # and one in the table of all trials
+    assert not re.findall(r"<script|\bsrc=|@import|url\((?!#)", text)
+
+
+def test_without_runs_points_speak_and_link_nowhere(written: str) -> None:
+    assert "<title>w4-000: " in written
+    assert 'target="_blank"' not in written
+
+
+# -- the pieces
+
+
+def test_the_front_goes_through_the_nets_that_no_other_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = [(0.9, 0.3), (0.8, 0.5), (0.8, 0.4), (0.7, 0.45), (0.6, 0.6)]
+    rows = [
+        {**trial(4.0, number, 1.0 + number), "test/natural_accuracy": natural, "test/robust_accuracy": robust}
+        for number, (natural, robust) in enumerate(rates)
+    ]
+    axes = drawn_axes(measured, measured.natural_against_robust, searched(rows), monkeypatch)[0]
+    assert axes.lines[-1].get_drawstyle() == "steps-post"  # from the most natural net left, then up
+    front = axes.lines[-1].get_xydata()
+    assert front.tolist() == pytest.approx(np.array([[90, 30], [80, 50], [60, 60]]))
+
+
+def test_the_decomposition_joins_the_best_trials_of_the_widths(
+    planted: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panels = drawn_axes(against_width, against_width.rates_against_width, planted, monkeypatch)
+    titles = [axes.get_ylabel() for axes in panels]
+    assert titles == ["test natural accuracy (%)", "test stability (%)", "test robust accuracy (%)"]
+    best = planted.trials.set_index("trial").loc[["w4-002", "w16-003"], "test/robust_accuracy"]
+    assert panels[2].lines[0].get_xydata().tolist() == [
+        [width, pytest.approx(100 * rate)] for width, rate in zip(WIDTHS, best, strict=True)
+    ]
+
+
+def test_layers_are_drawn_in_order_with_the_largest_singular_value_dashed(
+    planted: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms, spectra = drawn_axes(by_layer, by_layer.norms_and_spectra, planted, monkeypatch)
+    assert [line.get_xydata().tolist() for line in norms.lines] == [[[1, 2], [2, 4]]] * 2
+    mean, largest, *_ = spectra.lines
+    assert (mean.get_ydata().tolist(), largest.get_ydata().tolist()) == ([1, 2], [3, 6])
+    assert norms.get_ylabel() == "operator norm, ℓ∞ (pure number)"
+
+
+def test_failures_are_grouped_by_reason() -> None:
+    rows = [trial(4.0, 0, 1.0)]
+    rows += [ended(trial(4.0, n, 1.0), "FAIL", value=math.nan, reason="NaN in epoch 3\nmore") for n in range(1, 12)]
+    rows.append(ended(trial(4.0, 12, 1.0), "FAIL", value=math.nan, reason="worker died"))
+    section = failures(Evidence.of(searched(rows)))
+    assert "12 of 13 trials failed" in section
+    assert cells(section, "11")[0] == "NaN in epoch 3"
+    assert cells(section, "11")[1].endswith("w4-008, and 3 more")
+    assert cells(section, "1") == ["worker died", "w4-012"]
+
+
+def test_a_search_without_failures_says_so() -> None:
+    assert "No trial failed, of 1." in failures(Evidence.of(searched([trial(4.0, 0, 1.0)])))
+
+
+def drawn_axes(module: Any, make: Any, search: Search, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    figures: list[Any] = []
+    svg = module.svg
+    monkeypatch.setattr(
+        module, "svg", lambda figure, *more, **over: (figures.append(figure), svg(figure, *more, **over))[1]
+    )
+    make(Evidence.of(search))
+    return list(figures[0].axes)

@@ -10,14 +10,20 @@ from test_report import bare, cells, page, searched, trial
 from test_report_belief import section
 
 from robsearch import AtLeast
-from robsearch.report import front, response
+from robsearch.report import front, response, setting
+from robsearch.report.answer import answer
 from robsearch.report.evidence import Evidence
 from robsearch.report.goals import Constraint, constraints
+from robsearch.report.trial_table import all_trials
 from robsearch.search.preflight import manner
 from robsearch.study import Found
 from search_spaces import constrained, fidelity, pareto, power_law, quickstart, replicates
 
 NATURAL, ROBUST, STABLE = "val/natural_accuracy", "val/robust_accuracy", "val/stability"
+
+
+def answered(search):
+    return answer(Evidence.of(search))
 
 
 # -- several metrics
@@ -39,8 +45,8 @@ def test_the_front_is_a_table_in_order_of_the_first_metric(several, tmp_path):
     assert "2 trials on the front" in own
 
 
-def test_the_answer_says_that_its_best_trials_are_only_the_most_robust(several, tmp_path):
-    assert "Searched for robust accuracy and natural accuracy at once" in bare(page(several, tmp_path))
+def test_the_answer_says_that_its_best_trials_are_only_the_most_robust(several):
+    assert "Searched for robust accuracy and natural accuracy at once" in bare(answered(several))
 
 
 def drawn(module, make, search, monkeypatch):
@@ -94,14 +100,14 @@ def limited():
     return replace(searched(rows), setting={"subject to": f"{NATURAL} >= 0.9"})
 
 
-def test_the_answer_names_the_constraint_and_counts_who_meets_it(limited, tmp_path):
-    text = bare(page(limited, tmp_path))
+def test_the_answer_names_the_constraint_and_counts_who_meets_it(limited):
+    text = bare(answered(limited))
     assert "natural accuracy of at least 90 %: 2 of 5 finished trials meet this" in text
     assert "At width 16 no trial does" in text
 
 
-def test_the_best_trial_is_one_that_meets_it(limited, tmp_path):
-    best = page(limited, tmp_path).split("Best trial</th>")[1]
+def test_the_best_trial_is_one_that_meets_it(limited):
+    best = answered(limited).split("Best trial</th>")[1]
     assert cells(best, "4")[0] in ("w4-000", "w4-002")
     assert cells(best, "16")[0] == "w16-001"
 
@@ -156,13 +162,13 @@ def seeded():
     return replace(searched(rows), widths=(4.0,))
 
 
-def test_the_best_trial_stands_beside_the_mean_over_its_seeds(seeded, tmp_path):
-    best = cells(page(seeded, tmp_path).split("Best trial</th>")[1], "4")
+def test_the_best_trial_stands_beside_the_mean_over_its_seeds(seeded):
+    best = cells(answered(seeded).split("Best trial</th>")[1], "4")
     assert best[:4] == ["w4-000-r2", "2", "44.0", "42.0 ± 2.0 (3)"]
 
 
-def test_the_table_has_the_mean_below_the_seeds(seeded, tmp_path):
-    own = section(page(seeded, tmp_path), "all-trials")
+def test_the_table_has_the_mean_below_the_seeds(seeded):
+    own = all_trials(Evidence.of(seeded))
     (mean,) = re.findall(r'<tr class="aside">(.*?)</tr>', own)
     told = [bare(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", mean)]
     assert told[:5] == ["mean of 3 seeds", "2", "42.0 ± 2.0", "", "42.0 ± 2.0"]
@@ -189,10 +195,10 @@ def laddered():
     return replace(searched([*scouts, *full]), ridge=searched(full).ridge, widths=(4.0,))
 
 
-def test_scouts_are_counted_in_the_answer_and_in_the_setting(laddered, tmp_path):
-    text = bare(page(laddered, tmp_path))
-    assert "2 trials at 1 width: 2 done, 0 pruned, 0 failed. They were chosen by 4 trials of rung scout" in text
-    assert "2 trials, 4 scouts, 0 controls" in text
+def test_scouts_are_counted_in_the_answer_and_in_the_setting(laddered):
+    counted = "2 trials at 1 width: 2 done, 0 pruned, 0 failed. They were chosen by 4 trials of rung scout"
+    assert counted in bare(answered(laddered))
+    assert "2 trials, 4 scouts, 0 controls" in bare(setting(Evidence.of(laddered)))
 
 
 def test_scouts_are_in_the_tables_of_cost_and_of_all_trials_and_in_no_figure(laddered, tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched):
         assert f"\n{trial}" in text
     assert search.report.read_text().startswith("<!doctype html>") or "<html" in search.report.read_text()
     client = MlflowClient(search.record.tracking)
-    assert [file.path for file in client.list_artifacts(runs["search"].info.run_id)] == ["report.html"]
+    assert [file.path for file in client.list_artifacts(runs["search"].info.run_id)] == ["report.html", "tables"]
     assert runs["search"].data.tags["robsearch.law"] == search.ridge.sentence()
 
 

@@ -3,17 +3,21 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from itertools import chain
 
 import pytest
+import small_spaces
 import test_disk
 import test_tracking
+from rich.console import Console
 from test_disk import ballast
 from test_tracking import runs
 
+import robsearch
 from robsearch import InputError, Means
 from robsearch.search.syncing import sync, sync_all
 from robsearch.study import Lease, SearchRecord, open_storage
@@ -222,6 +226,36 @@ def test_sync_says_what_still_waits_when_the_server_goes_away(killed, monkeypatc
     assert undelivered(results / "s") == 5
     assert sync("s", Means(results=results), lines.append) == 0
     assert sorted(runs(before)) == ["w4-000", "w4-001"]
+
+
+@pytest.mark.slow
+def test_resume_goes_on_while_the_server_is_away_and_sync_delivers_what_it_did(uri, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server, console = test_tracking.served(uri, port), Console(record=True, width=300, force_terminal=False)
+    means = Means(results=tmp_path, tracking=f"http://me:secret@127.0.0.1:{port}", parallel=2)
+    try:
+        robsearch.launch(small_spaces.pair, name="s", trials=2, means=means, console=console)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    search = robsearch.resume("s", trials=2, space=small_spaces.pair, means=means, console=console)
+    said = console.export_text()
+    assert f"note: no answer from http://127.0.0.1:{port} (Connection refused); training goes on" in said
+    assert f"`robsearch sync s --results {tmp_path}` sends them" in said
+    assert "secret" not in said
+    assert not search.unfinished
+    server = test_tracking.served(uri, port)
+    try:
+        assert sync("s", means) == 0
+        found = runs(uri)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert set(found) == {*search.trials["trial"], "search"}
+    assert {run.info.status for run in found.values()} <= {"FINISHED", "KILLED"}
+    assert not [file for file in (tmp_path / "s").rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
 
 
 def test_sync_of_an_unknown_search_is_refused(tmp_path):

@@ -9,20 +9,25 @@ import urllib.request
 
 import pytest
 from mlflow import MlflowClient
+from small_spaces import recipe
 
-from robsearch import Digits, InputError
+from robsearch import PGD, Digits, InputError, SmallCNN
 from robsearch.data import digest
-from robsearch.search.recording import logged_data
+from robsearch.search.recording import Recorder, logged_data
 from robsearch.tracking import (
     TRIAL,
     Tracker,
     check_tracking,
     default_uri,
     experiment_page,
+    run_pages,
+    shown,
     ui_command,
     undelivered,
 )
 from robsearch.tracking.sending import Sender
+from robsearch.tracking.store import run_page
+from robsearch.trial import measure, run
 
 
 @pytest.fixture(scope="session")
@@ -198,6 +203,51 @@ def test_no_password_is_written_anywhere(uri, tmp_path, monkeypatch):
     assert "secret" not in str(run.data)
 
 
+def test_the_page_of_each_run_is_known_without_asking_and_by_asking(uri, tmp_path):
+    tracker = Tracker(uri, "s", tmp_path)
+    tracker.begin("w4-000", "w4", {}, {})
+    assert tracker.close() == 0
+    run = runs(uri)["w4-000"].info
+    page = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
+    assert tracker.pages == run_pages(uri, "s") == {"w4-000": page}
+    assert run_pages(uri, "unknown") == run_pages("http://127.0.0.1:9", "s") == {}
+    assert run_page("http://me:secret@h:1/", "7", "ab").startswith("http://h:1/#/experiments/7/runs/ab?")
+
+
+COMPARED = {
+    *(f"train/{name}" for name in ("natural_loss", "robust_loss", "lam", "learning_rate")),
+    *(f"val/{name}" for name in ("natural_accuracy", "robust_accuracy", "stability")),
+    *("val/best_robust_accuracy", "val/best_epoch", "time/epoch_seconds", "memory/peak_rss_gib"),
+    *(f"test/{name}" for name in ("natural_accuracy", "robust_accuracy", "stability")),
+    *(f"test/margin/{name}/mean" for name in ("logit", "input_first_order")),
+    *(f"test/lipschitz/{name}/mean" for name in ("logit_ratio", "attack_ratio")),
+    *("test_last/robust_accuracy", "gap/error", "gap/robust_error", "lipschitz/global_bound"),
+    *("norms/linf/mean", "norms/l1/mean", "norms/l2/mean", "norms_folded/linf/mean", "spectra/reshaped/mean"),
+    *("features/change/mean", "time/measure_seconds"),
+}
+"""All names that a trial of a convolutional net with the default measures has in MLflow."""
+
+
+def test_of_a_real_trial_mlflow_is_told_what_a_person_compares(uri, tmp_path):
+    quick = PGD(eps=0.1, step_size=0.05, steps=2)
+    one = recipe(0.25, model=SmallCNN(0.25), measures=None, measured_examples=20, epochs=2, test_attack=quick)
+    told = [report for work in (run, measure) for report in work(one, tmp_path / "trials" / "w1-000")]
+    tracker = Tracker(uri, "s", tmp_path)
+    recorder = Recorder(tracker, tmp_path / "trials")
+    tracker.begin("w1-000", "w1", {}, {})
+    history = [entry for report in told for entry in report.epochs]
+    recorder.epochs("w1-000", history)
+    recorder.measured("w1-000", told[-1].test)
+    recorder.ended("w1-000", "COMPLETE", history)
+    assert tracker.close() == 0
+    (found,) = runs(uri).values()
+    assert set(found.data.metrics) == COMPARED
+    assert found.data.metrics["test/robust_accuracy"] == told[-1].test["test/robust_accuracy"]
+    assert len(told[-1].test) > 100  # the rest is in test.json, among the tables
+    tables = MlflowClient(uri).list_artifacts(found.info.run_id, "tables")
+    assert "tables/test.json" in [file.path for file in tables]
+
+
 def test_the_best_tag_moves(uri, tmp_path):
     tracker = Tracker(uri, "s", tmp_path)
     for trial in ("w4-000", "w4-001"):
@@ -215,6 +265,24 @@ def test_a_file_store_is_refused(uri):
         check_tracking(uri)
 
 
+def test_a_password_with_an_at_sign_is_not_shown_in_part():
+    assert shown("no answer from http://me:sec@ret@host:1/x?y=a@b now") == "no answer from http://host:1/x?y=a@b now"
+
+
+def test_a_server_that_does_not_answer_is_waited_for_on_request(tmp_path, uri, monkeypatch):
+    monkeypatch.setattr("robsearch.tracking.tracker.RETRY_SECONDS", 0.1)
+    with pytest.raises(InputError, match=r"an MLflow store at http://127\.0\.0\.1:9"):
+        Tracker("http://127.0.0.1:9", "s", tmp_path)
+    tracker = Tracker("http://127.0.0.1:9", "s", tmp_path, patient=True)
+    assert tracker.trouble == "no answer from http://127.0.0.1:9 (Connection refused)"
+    assert tracker.statuses() == {}
+    tracker.begin("w4-000", "w4", {"lam": 2.5}, {})
+    tracker.end("w4-000", "COMPLETE", 1004.0)
+    tracker._client = MlflowClient(uri)  # the border: now something answers
+    assert tracker.close() == 0
+    assert runs(uri)["w4-000"].info.status == "FINISHED"
+
+
 def test_a_server_that_does_not_answer_is_refused_without_showing_the_password():
     with pytest.raises(InputError, match=r"an MLflow server at http://127\.0\.0\.1:9") as error:
         check_tracking("http://me:secret@127.0.0.1:9")
@@ -222,7 +290,10 @@ def test_a_server_that_does_not_answer_is_refused_without_showing_the_password()
 
 
 def test_the_deep_link():
-    assert experiment_page("http://h:1/", "7") == "http://h:1/#/experiments/7/runs?compareRunsMode=CHART"
+    assert (
+        experiment_page("http://h:1/", "7")
+        == "http://h:1/#/experiments/7/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    )
 
 
 @pytest.mark.slow
@@ -232,7 +303,7 @@ def test_an_outage_delays_records_and_loses_none(uri, tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    server = _served(uri, port)
+    server = served(uri, port)
     tracker = Tracker(address, "s", tmp_path)
     tracker.begin("w4-000", "w4", {}, {})
     os.killpg(server.pid, signal.SIGKILL)
@@ -245,7 +316,7 @@ def test_an_outage_delays_records_and_loses_none(uri, tmp_path, monkeypatch):
     while tracker.trouble is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert "not recorded in MLflow" in tracker.trouble
-    server = _served(uri, port)
+    server = served(uri, port)
     try:
         assert tracker.close(patience=60) == 0
     finally:
@@ -262,7 +333,7 @@ def test_what_a_driver_could_not_deliver_before_it_ended_arrives_with_the_next_o
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address, folder = f"http://127.0.0.1:{port}", tmp_path / "s"
-    server = _served(uri, port)
+    server = served(uri, port)
     tracker = Tracker(address, "s", tmp_path)
     tracker.spool_into(folder)
     tracker.begin("w4-000", "w4", {"lam": 2.5}, {})
@@ -275,7 +346,7 @@ def test_what_a_driver_could_not_deliver_before_it_ended_arrives_with_the_next_o
     tracker.begin("w4-001", "w4", {}, {})
     tracker.end("w4-000", "COMPLETE", 1004.0)
     assert tracker.close(patience=1) == undelivered(folder) == 3
-    server = _served(uri, port)
+    server = served(uri, port)
     try:
         tracker = Tracker(address, "s", tmp_path)
         tracker.spool_into(folder)
@@ -290,9 +361,11 @@ def test_what_a_driver_could_not_deliver_before_it_ended_arrives_with_the_next_o
     assert not list(folder.iterdir())
 
 
-def _served(uri, port):
+def served(uri, port):
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(ui_command(uri, port), env={**os.environ, **quiet}, start_new_session=True)
+    artifacts = f"{uri.removeprefix('sqlite:///')}-artifacts"
+    command = [*ui_command(uri, port), "--artifacts-destination", artifacts]
+    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def validate(
     Raises:
         InputError: everything that is wrong with the study, the options or the places.
     """
-    means, console = means or Means(), console or Console()
+    means, console = replace(means or Means(), models=False), console or Console()
     if not NAME.fullmatch(name):
         raise InputError(refusal("a name that can be a folder", repr(name), "use letters, digits, '.', '_' and '-'"))
     found: dict[str, Evidence] = {}

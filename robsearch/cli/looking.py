@@ -150,10 +150,12 @@ def doctor(
 def report(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
     """Write a search's HTML report anew, from whatever is there."""
     from robsearch.report import write
-    from robsearch.search import load_search
+    from robsearch.search import Means, load_search
+    from robsearch.tracking import run_pages
 
     search = load_search(name, results, storage)
-    typer.echo(f"report: {write(search, search.report)}")
+    pages = run_pages(Means(results, storage).uri(search.record.tracking), name)
+    typer.echo(f"report: {write(search, search.report, pages)}")
 
 
 def ui(

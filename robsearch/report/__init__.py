@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import count
@@ -10,15 +10,18 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+from .against_width import rates_against_width
 from .answer import answer
 from .belief import belief_over_width
+from .by_layer import norms_and_spectra
 from .canvas import Drawing, variables
 from .cost import cost_by_width
 from .crest import lam_against_width
 from .evidence import Evidence, LeftOutError, Searched
+from .failures import failures
 from .front import front_of_metrics, several_metrics
 from .markup import Html, definitions, html, join, left_out, link, tag
-from .measured import measures_against_lam, natural_against_robust
+from .measured import lipschitz_and_margin, natural_against_robust
 from .numerals import counted, plain
 from .response import accuracy_against_lam
 from .training import accuracy_over_epochs, ratio_over_epochs
@@ -39,30 +42,41 @@ class Section(NamedTuple):
     wanted: Callable[[Evidence], bool] = lambda _: True
 
 
-def write(search: Searched, path: Path) -> Path:
+def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) -> Path:
     """Writes the report of a search, finished or not, to ``path`` and returns it.
 
     What the search cannot fill is left out with a line that says why.
+
+    Args:
+        search: to be told of.
+        path: of the HTML file.
+        pages: the address of each trial's run, by its name, as far as it is known: points and names link there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(search), encoding="utf-8")
+    path.write_text(page(search, pages), encoding="utf-8")
     return path
 
 
-def page(search: Searched) -> str:
+def page(search: Searched, pages: Mapping[str, str] | None = None) -> str:
     """The whole page as text."""
-    evidence = Evidence.of(search)
+    evidence = Evidence.of(search, pages)
     template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
     widths = len(evidence.widths)
     return template.substitute(
         title=html(search.name),
         space=html(search.space),
-        links=join((link(label, target) for label, target in search.links.items()), " · "),
+        links=join([*(link(label, target) for label, target in search.links.items()), *runs_told(evidence)], " · "),
         light=variables(widths, dark=False),
         dark=variables(widths, dark=True),
         contents=join((tag("a", each.short, href=f"#{anchor(each)}") for each in sections(evidence)), " "),
         body=join(parts(evidence), "\n"),
     )
+
+
+def runs_told(evidence: Evidence) -> list[Html]:
+    """Where names and points lead, if they lead anywhere."""
+    told = "trials' names and points lead to their runs, while the MLflow UI is up"
+    return [tag("span", told)] if evidence.pages else []
 
 
 def sections(evidence: Evidence) -> list[Section]:
@@ -127,10 +141,13 @@ SECTIONS = (
     Section("What the trials say together", "Belief", belief_over_width),
     Section("The front", "Front", front_of_metrics, several_metrics),
     Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
+    Section("Natural accuracy, stability and robust accuracy by width", "Decomposition", rates_against_width),
     Section("The best trials over training", "Training", accuracy_over_epochs),
     Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),
-    Section("Lipschitz ratio and margin against λ", "Lipschitz and margin", measures_against_lam),
+    Section("Lipschitz ratio and margin", "Lipschitz and margin", lipschitz_and_margin),
+    Section("Layer norms and spectra", "Layers", norms_and_spectra),
     Section("Cost by width", "Cost", cost_by_width),
+    Section("Failures", "Failures", failures),
     Section("All trials", "All trials", all_trials),
     Section("How this was made", "Setting", setting),
 )

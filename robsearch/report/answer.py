@@ -9,6 +9,7 @@ from pandas import DataFrame, Series
 
 from .evidence import Evidence, number, words
 from .goals import aims
+from .hover import linked
 from .markup import ABSENT, Html, html, join, left_out, row, table, tag
 from .numerals import counted, percent, plain, points
 
@@ -81,7 +82,18 @@ def lam_table(evidence: Evidence) -> Html:
         rows.append(row(swatch(place, plain(width)), [*optimum_cells(evidence, width), ended(own)]))
         if censored := evidence.search.ridge.optimum(width).censored:
             rows.append(tag("tr", tag("td"), tag("td", typeset(censored), colspan="4"), class_="aside"))
-    return table(ESTIMATED, head, [rows])
+    return table(ESTIMATED, head, [rows + not_tried(evidence)])
+
+
+def not_tried(evidence: Evidence) -> list[Html]:
+    """Where there is a law, what it recommends one step beyond the widest net, as far as the last two are apart."""
+    if evidence.search.ridge.law is None:
+        return []
+    before, widest = evidence.widths[-2:]
+    width = widest * widest / before
+    found = evidence.search.ridge.optimum(width)
+    cells = [ABSENT if found.lam is None else plain(found.lam), between(found.low, found.high), ABSENT]
+    return [row(f"{plain(width)}, not tried", [*cells, "by the law, beyond the widths searched"])]
 
 
 def optimum_cells(evidence: Evidence, width: float) -> list[str]:
@@ -133,7 +145,7 @@ def best_cells(evidence: Evidence, width: float) -> list[object]:
     controls = evidence.controls[evidence.controls["width"] == width]
     against = [versus(best, control) for _, control in controls.iterrows()]
     return [
-        tag("span", best["trial"], class_="whole"),
+        tag("span", linked(evidence, best["trial"]), class_="whole"),
         plain(number(best, "lam")),
         percent(number(best, "value")),
         *([over_seeds(evidence, best)] if len(evidence.replicated) else []),

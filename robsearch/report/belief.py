@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.patches import Patch
 
 from .canvas import ACCENT, INK, PAPER, ROBUST, Drawing, filled, legend, log_axis, look, svg, tone, width_axis
 from .evidence import Evidence
+from .hover import Spot, layer, spots
 from .markup import Html, tag
 from .numerals import plain
 from .picture import Picture, assumed, caption, optima_table
@@ -37,6 +39,7 @@ def belief_over_width(evidence: Evidence) -> list[Html | Drawing]:
 
 def belief_figure(picture: Picture) -> Drawing:
     """A map over width and lambda, where there are several widths, and below it each width's curve."""
+    found: list[Spot] = []
     with look():
         figure, whole, slices = canvas(len(picture.widths))
         if whole is not None:
@@ -46,9 +49,12 @@ def belief_figure(picture: Picture) -> Drawing:
             dress(whole, picture)
         for axes, width in zip(slices, picture.widths, strict=False):
             curve(axes, picture, width)
+            own = picture.trials[picture.trials["width"] == width]
+            found += spots(axes, picture.evidence, own, own["lam"], 100 * own["value"])
         level(slices[: len(picture.widths)])
         entries(figure, picture)
-        drawn = svg(figure, "belief", "Believed robust accuracy over width and lambda, with the trials")
+        label = "Believed robust accuracy over width and lambda, with the trials"
+        drawn = svg(figure, "belief", label, partial(layer, found=found))
     return Drawing(drawn, caption(picture))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -170,8 +170,15 @@ def width_axis(axes: Axes, widths: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(list(widths)))
 
 
-def svg(figure: Figure, name: str, label: str) -> Html:
-    """The figure as inline SVG that takes its colours from the page and shares no id with another figure."""
+def svg(figure: Figure, name: str, label: str, over: Callable[[Figure], Html] | None = None) -> Html:
+    """The figure as inline SVG that takes its colours from the page and shares no id with another figure.
+
+    Args:
+        figure: to be drawn.
+        name: of the figure, from which its ids derive.
+        label: for those who cannot see it.
+        over: makes elements that lie above the drawing, once places are known.
+    """
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
@@ -184,7 +191,7 @@ def svg(figure: Figure, name: str, label: str) -> Html:
     drawn = re.sub(r"#0500([0-9a-f]{2})", lambda found: f"var(--w{int(found[1], 16)})", drawn)
     for placeholder, variable in VARIABLES.items():
         drawn = drawn.replace(placeholder, f"var(--{variable})")
-    return Html(drawn)
+    return Html(drawn.replace("</svg>", f"{over(figure)}</svg>") if over else drawn)
 
 
 def width_entries(widths: Sequence[float], line: bool = True) -> list[tuple[Any, str]]:

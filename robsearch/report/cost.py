@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
+from matplotlib.lines import Line2D
 from pandas import DataFrame, concat, to_numeric
 
 from .answer import swatch
+from .canvas import (
+    SOFT,
+    Drawing,
+    filled,
+    legend,
+    log_axis,
+    look,
+    panels,
+    svg,
+    tone,
+    width_axis,
+    width_entries,
+)
 from .evidence import Evidence, LeftOutError
+from .hover import layer, spots
 from .markup import ABSENT, Html, row, table
 from .numerals import duration, plain, whole
 
@@ -19,12 +35,35 @@ HEAD = (
 )  # fmt: skip
 
 
-def cost_by_width(evidence: Evidence) -> Html:
+def cost_by_width(evidence: Evidence) -> list[Html | Drawing]:
     """One row per width: all its trainings, pruned, failed, controls and scouts too, as far as they got."""
     if evidence.epochs.empty:
         raise LeftOutError("no epoch has ended yet")
     rows = [row(swatch(place, plain(width)), cells(evidence, width)) for place, width in enumerate(evidence.widths)]
-    return table(caption(evidence), HEAD, [rows])
+    listed: Html = table(caption(evidence), HEAD, [rows])
+    several = evidence.finished[evidence.finished["seconds"] > 0]["width"].nunique() > 1
+    return [listed, times(evidence)] if several else [listed]
+
+
+def times(evidence: Evidence) -> Drawing:
+    """How long each finished training took, against width, and the median of each width."""
+    finished = evidence.finished[evidence.finished["seconds"] > 0]
+    middle = finished.groupby("width")["seconds"].median()
+    with look():
+        figure, (axes,) = panels(2.8)
+        axes.plot(middle.index, middle, color=SOFT, linewidth=1.0, zorder=1.5)
+        for width in evidence.widths:
+            own = finished[finished["width"] == width]
+            color, marker = tone(evidence.widths, width)
+            axes.plot(own["width"], own["seconds"], marker, **filled(color))
+        axes.set(xlabel="width", ylabel="time of a training (s)")
+        width_axis(axes, evidence.widths)
+        log_axis(axes, "y")
+        found = spots(axes, evidence, finished, finished["width"], finished["seconds"])
+        legend(figure, [*width_entries(evidence.widths, line=False), (Line2D([], [], color=SOFT), "median")])
+        drawn = svg(figure, "times", "Time of a training against width", partial(layer, found=found))
+    told = "How long each finished training took, with its judging on validation, both axes logarithmic. Line: the "
+    return Drawing(drawn, f"{told}median of each width. {evidence.sample(finished, 'finished trial')}.")
 
 
 def caption(evidence: Evidence) -> str:

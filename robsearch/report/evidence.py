@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
@@ -16,6 +16,7 @@ from .numerals import counted
 
 TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
 TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "reason", "seed")
+LAYER_COLUMNS = ("trial", "width", "measure", "layer", "position", "kind", "mean", "max")
 EPOCH_NUMBERS = ("epoch", "train/lam", "val/robust_accuracy", "train/natural_loss", "train/robust_loss")
 
 
@@ -73,6 +74,11 @@ class Searched(Protocol):
         ...
 
     @property
+    def layers(self) -> DataFrame:
+        """Of the best trial of each width, a row per layer measure and layer (``LAYER_COLUMNS``)."""
+        ...
+
+    @property
     def ridge(self) -> Ridge:
         """The response surface fitted to all finished trials; it may say that it determines nothing."""
         ...
@@ -90,15 +96,21 @@ class Evidence:
     controls: DataFrame
     scouts: DataFrame
     epochs: DataFrame
+    pages: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, search: Searched) -> Evidence:
-        """The evidence in a search."""
+    def of(cls, search: Searched, pages: Mapping[str, str] | None = None) -> Evidence:
+        """The evidence in a search; ``pages`` has the address of each trial's run, as far as it is known."""
         rows = tidy(search.trials, TRIAL_COLUMNS, TRIAL_NUMBERS, ("test", "val/"))
         epochs = tidy(search.epochs, ("trial", *EPOCH_NUMBERS), EPOCH_NUMBERS, ("val/",))
         epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last").sort_values(["trial", "epoch"])
         is_control, is_scout = (rows[kind].map(words) != "" for kind in ("control", "rung"))
-        return cls(search, rows[~is_control & ~is_scout], rows[is_control], rows[is_scout], epochs)
+        return cls(search, rows[~is_control & ~is_scout], rows[is_control], rows[is_scout], epochs, pages or {})
+
+    @property
+    def layers(self) -> DataFrame:
+        """The layers of the best trials."""
+        return self.search.layers.reindex(columns=list(LAYER_COLUMNS))
 
     @property
     def widths(self) -> Sequence[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +13,7 @@ from .answer import swatch
 from .canvas import Drawing, faint, filled, legend, look, mark, panels, svg, tone, width_entries
 from .evidence import Evidence, LeftOutError, meets, number
 from .goals import column, named
+from .hover import Spot, layer, spots
 from .markup import Html, row, table
 from .numerals import counted, percent, plain
 
@@ -47,6 +49,7 @@ def pairs_of_metrics(evidence: Evidence, metrics: list[str], found: DataFrame) -
     pairs = list(combinations(metrics, 2))
     columns = min(len(pairs), COLUMNS)
     rows = -(-len(pairs) // columns)
+    told: list[Spot] = []
     with look():
         figure, axes = panels(0.4 + rows * (4.0 if columns == 1 else 3.2), rows=rows, columns=columns)
         for own, pair in zip(axes, pairs, strict=False):
@@ -56,11 +59,14 @@ def pairs_of_metrics(evidence: Evidence, metrics: list[str], found: DataFrame) -
             own.set(xlabel=x, ylabel=y)
             own.set_xlim(left=least(found, pair[1]))
             own.set_ylim(bottom=least(found, pair[0]))
+            across, up = (100 * evidence.finished[column(metric)] for metric in reversed(pair))
+            told += spots(own, evidence, evidence.finished, across, up)
         for spare in axes[len(pairs) :]:
             spare.remove()
         behind = "beaten by another trial" if meets(evidence.finished).all() else "beaten, or misses a constraint"
         legend(figure, [*width_entries(evidence.widths), (mark("o", **faint()), behind)])
-        drawn = svg(figure, "front", "Pairs of the metrics that are maximised, with the front of each width")
+        label = "Pairs of the metrics that are maximised, with the front of each width"
+        drawn = svg(figure, "front", label, partial(layer, found=told))
     return Drawing(drawn, front_caption(evidence, metrics, found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from .canvas import (
 from .crest import ends, interval_name
 from .evidence import Evidence, LeftOutError, meets
 from .goals import Constraint, constraints, named
+from .hover import layer, spots
 from .numerals import counted, plain
 
 ROOM = 0.06
@@ -67,7 +69,10 @@ def accuracy_against_lam(evidence: Evidence) -> Drawing:
             interval(strip, evidence, width, place)
         strip.set(xlabel=LAMBDA, ylabel="λ*", ylim=(count - 0.4, -0.6), yticks=[])
         legend(figure, [*width_entries(evidence.widths), *state_entries(evidence)], columns=5)
-        drawn = svg(figure, "response", "Validation robust accuracy against lambda, one colour per width")
+        shown = evidence.trials[evidence.trials["state"].isin(["COMPLETE", "PRUNED"])]
+        found = spots(axes, evidence, shown, shown["lam"], (100 * shown["value"]).clip(lower=floor(finished)))
+        label = "Validation robust accuracy against lambda, one colour per width"
+        drawn = svg(figure, "response", label, partial(layer, found=found))
     return Drawing(drawn, response_caption(evidence, floor(finished)))
 
 

@@ -6,6 +6,7 @@ from pandas import DataFrame, Series
 
 from .answer import TEST, swatch
 from .evidence import Evidence, LeftOutError, number, words
+from .hover import linked
 from .markup import ABSENT, Html, html, row, table, tag
 from .numerals import counted, duration, percent, plain, whole
 
@@ -52,11 +53,12 @@ def group(evidence: Evidence, place: int, width: float) -> list[Html]:
     listed: list[Html] = [header]
     for _, suggestion in trials.groupby("number", dropna=False, sort=False):
         for _, trial in suggestion.iterrows():
-            listed += trial_rows(trial, best is not None and trial["trial"] == best["trial"])
+            is_best = best is not None and trial["trial"] == best["trial"]
+            listed += trial_rows(trial, is_best, linked(evidence, trial["trial"]))
         listed += mean_row(suggestion)
     for frame in (controls, scouts):
         for _, trial in frame.iterrows():
-            listed += trial_rows(trial, False)
+            listed += trial_rows(trial, False, linked(evidence, trial["trial"]))
     return listed
 
 
@@ -71,9 +73,9 @@ def mean_row(suggestion: DataFrame) -> list[Html]:
     return [tag("tr", name, *(tag("td", cell) for cell in told), class_="aside")]
 
 
-def trial_rows(trial: Series, is_best: bool) -> list[Html]:
+def trial_rows(trial: Series, is_best: bool, link: Html) -> list[Html]:
     """A trial's row, and beneath it the reason when there is one."""
-    name = tag("strong", trial["trial"]) if is_best else trial["trial"]
+    name = tag("strong", link) if is_best else link
     shown = [row(name, cells(trial, is_best))]
     if reason := words(trial["reason"]):
         shown.append(tag("tr", tag("td", reason, colspan=str(len(HEAD))), class_="reason"))

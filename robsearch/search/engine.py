@@ -18,6 +18,7 @@ from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
 from robsearch.search import learning
 from robsearch.search.driver import Driver
+from robsearch.search.opening import invocation
 from robsearch.search.packing import packed
 from robsearch.search.planning import turns_of
 from robsearch.search.preflight import check_numbers, check_space, check_writable, manner, new_name, setting
@@ -35,7 +36,7 @@ from robsearch.study import (
     repair_journal,
     without_password,
 )
-from robsearch.tracking import Tracker, check_tracking
+from robsearch.tracking import Tracker, check_tracking, served
 
 TRIALS_PER_WIDTH = 10
 MAX_RETRIES = 2
@@ -117,9 +118,21 @@ def resume(
         raise InputError(refusal(f"the widths {name} was started with, {record.widths}", space.widths, do))
     recipe = check_space(space)[0].recipe
     check_writable(means.place.folder(name))
-    check_tracking(means.uri(record.tracking))
-    tracker = Tracker(means.uri(record.tracking), name, means.place.results)
-    return _drive(space, replace(record, trials=record.trials + trials), tracker, means, recipe, console)
+    uri = means.uri(record.tracking)
+    if not served(uri):
+        check_tracking(uri)
+    with cluster.connected(means.address, means.parallel):
+        tracker = _patient(uri, name, means, console)
+        return _drive(space, replace(record, trials=record.trials + trials), tracker, means, recipe, console)
+
+
+def _patient(uri: str, name: str, means: Means, console: Console) -> Tracker:
+    """The search's record, also during an outage; that there is one is said."""
+    tracker = Tracker(uri, name, means.place.results, patient=True)
+    if tracker.trouble:
+        text = f"{tracker.trouble}; training goes on, and records wait until MLflow answers"
+        console.print(f"[bold yellow]note:[/] {escape(text)}", soft_wrap=True)
+    return tracker
 
 
 def _record(space: Space, name: str, trials: int | None, seed: int, facts: dict[str, str], told: str) -> SearchRecord:
@@ -151,8 +164,8 @@ def _drive(
     finally:
         try:  # the lease last: whoever holds it owns the spool
             if unsent := tracker.close():
-                text = f"{unsent} records did not reach MLflow; `robsearch sync {record.name}` sends them"
-                console.print(f"[bold yellow]note:[/] {text}", soft_wrap=True)
+                text = f"{unsent} records did not reach MLflow; `{invocation('sync', record, means)}` sends them"
+                console.print(f"[bold yellow]note:[/] {escape(text)}", soft_wrap=True)
         finally:
             lease.release()
 
@@ -188,20 +201,19 @@ def _conclude(driver: Driver, means: Means, console: Console) -> Search:
     tracker = driver.recorder.tracker
     driver.interrupt()
     search = load_search(tracker.search, means.results, means.storage)
-    write_report(search, search.report)
+    write_report(search, search.report, tracker.pages)
     bests = [search.best(width) for width in search.widths]
     winners = [str(best["trial"]) for best in bests if best is not None]
     tracker.mark_best(set(winners))
-    if not driver.stopping:
+    if means.models and not driver.stopping:
         for trial, problem in log_models(winners, driver.turns.tallies, tracker, search.folder / "trials").items():
             console.print(f"{trial}  MLflow model: {problem}", soft_wrap=True, highlight=False, markup=False)
-    tracker.artifact("search", search.report)
-    tracker.tag("search", {"robsearch.law": search.ridge.sentence()})
+    driver.recorder.conclude(search)
     tracker.end("search", "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
         console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
     if driver.stopping:
-        _say_interrupted(search, console)
+        _say_interrupted(search, means, console)
     return search
 
 
@@ -218,9 +230,9 @@ def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Cons
     )
 
 
-def _say_interrupted(search: Search, console: Console) -> None:
+def _say_interrupted(search: Search, means: Means, console: Console) -> None:
     counts = search.trials["state"].value_counts()
     saved = f"{counts.get('COMPLETE', 0)} trials done, {counts.get('PRUNED', 0)} pruned, all saved"
     left = f"; to be continued: {', '.join(search.unfinished)}" if search.unfinished else ""
     console.print(f"interrupted: {saved}{left}", soft_wrap=True)
-    console.print(f"go on with: [bold]robsearch resume {search.name}[/]", soft_wrap=True)
+    console.print(f"go on with: [bold]{escape(invocation('resume', search.record, means))}[/]", soft_wrap=True)

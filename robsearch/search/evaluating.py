@@ -19,6 +19,7 @@ from robsearch.masking import Check
 from robsearch.resources import Resources
 from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
+from robsearch.search.recording import compared
 from robsearch.search.workplace import Means, room, stops_on_signal
 from robsearch.spaces import Space, load_space
 from robsearch.tracking import Tracker, check_tracking
@@ -105,7 +106,7 @@ def _record(tracker: Tracker, jobs: _Jobs, console: Console) -> None:
     for one in jobs.finalists:
         if one.trial in jobs.metrics and one.epoch is None:
             table = one.folder / "ladder.parquet"
-            tracker.log(one.trial, jobs.metrics[one.trial], 0, table.stat().st_mtime)
+            tracker.log(one.trial, compared(jobs.metrics[one.trial]), 0, table.stat().st_mtime)
             tracker.artifact(one.trial, table, "tables")
             tracker.artifact(one.trial, one.folder / "masking.json")
             tracker.artifact(one.trial, one.folder / "figures" / "ladder.png", "figures")

@@ -18,8 +18,8 @@ from robsearch.errors import InputError, refusal
 from robsearch.laws import Optimum
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
-from robsearch.study import SearchRecord
-from robsearch.tracking import check_tracking, experiment_of, experiment_page, publish_view, shown, ui_command
+from robsearch.study import SearchRecord, without_password
+from robsearch.tracking import check_tracking, experiment_of, experiment_page, publish_view, served, shown, ui_command
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 OPEN_TO_ALL = "it asks for no password: whoever reaches this machine can read and change the record. "
@@ -28,11 +28,16 @@ OPEN_TO_ALL = "it asks for no password: whoever reaches this machine can read an
 def closing_lines(search: Search, means: Means) -> Iterator[str]:
     """The answer of a search in a few lines, and where the rest is."""
     yield ""
-    for width in search.widths:
-        yield f"  {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
+    yield from (f"  {line}" for line in answer_lines(search))
     yield search.ridge.sentence()
     yield f"report: {search.report}"
-    yield f"compare the trials: {_ui_invocation(search.name, means)}"
+    yield f"compare the trials: {invocation('ui', search.record, means)}"
+
+
+def answer_lines(search: Search) -> Iterator[str]:
+    """Lambda* and the best trial of each width."""
+    for width in search.widths:
+        yield f"{optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
 
 
 def optimum_text(optimum: Optimum) -> str:
@@ -50,10 +55,14 @@ def _best(search: Search, width: float) -> str:
     return f"; best trial {best['trial']} with lam {best['lam']:.3g}, val robust {best['value']:.1%}"
 
 
-def _ui_invocation(name: str, means: Means) -> str:
-    options = {"--results": means.results, "--storage": means.storage, "--tracking": means.tracking}
+def invocation(command: str, record: SearchRecord, means: Means) -> str:
+    """A command for a search as a person types it, without what the search remembers, and without passwords."""
+    tracking = without_password(means.tracking) if means.tracking else None
+    elsewhere = None if tracking == record.tracking else tracking
+    storage = without_password(means.storage) if means.storage else None
+    options = {"--results": means.results, "--storage": storage, "--tracking": elsewhere}
     given = " ".join(f"{option} {value}" for option, value in options.items() if value)
-    return f"robsearch ui {name} {given}".rstrip()
+    return f"robsearch {command} {record.name} {given}".rstrip()
 
 
 def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> int:
@@ -70,7 +79,7 @@ def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> in
     check_tracking(uri)
     experiment = experiment_of(uri, name)
     view = publish_view(uri, experiment) if experiment else None
-    if uri.startswith(("http://", "https://")):
+    if served(uri):
         print(f"MLflow UI: {experiment_page(shown(uri), experiment, view)}", flush=True)
         return 0
     _refuse_taken(host, port)
@@ -97,6 +106,7 @@ def _own_names() -> list[str]:
 def _environment(uri: str, port: int, names: list[str]) -> dict[str, str]:
     """Of the server, which refuses browsers that call it by a name it was not told, or that come from its own page."""
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet["PYTHONWARNINGS"] = "ignore"  # of what MLflow is built on
     known = {
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(["localhost:*", "127.0.0.1:*", *(f"{name}:{port}" for name in names)]),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{port}" for name in names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -60,7 +61,7 @@ def promote(
 
     Args:
         target: a search (the best trial of each width), ``NAME/w4-017``, a trial's folder, or an MLflow run id.
-        name: of the registered model; by default search and width, ``NAME-w4``.
+        name: of the registered model; by default search and width, ``NAME-w4``, for a control ``NAME-w4-standard``.
         space: the space, if it cannot be imported under its reference.
         means: where the search is kept.
         say: prints one line.
@@ -74,18 +75,18 @@ def promote(
     """
     found, means = find_target(target, means or Means())
     search = load_search(found.search, means.results, means.storage)
-    widths = _chosen(search, found.trial)
-    if name is not None and len(widths) > 1:
-        do = f"name one: robsearch promote {search.name}/{next(iter(widths))} --as {name}"
-        raise InputError(refusal("one trial for one model name", f"{', '.join(widths)}", do))
+    chosen = _chosen(search, found.trial)
+    if name is not None and len(chosen) > 1:
+        do = f"name one: robsearch promote {search.name}/{next(iter(chosen))} --as {name}"
+        raise InputError(refusal("one trial for one model name", f"{', '.join(chosen)}", do))
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
     storage = means.place.open(search.name)
     finished = _finished(turns_of(space or load_space(search.space), search.record, storage, full=None).tallies)
     promoted = {}
-    for trial, width in widths.items():
+    for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
-        promoted[trial] = register(uri, search.name, trial, folder, name or f"{search.name}-w{width:g}")
+        promoted[trial] = register(uri, search.name, trial, folder, name or usual)
         say(f"{trial}: {promoted[trial]}")
     return promoted
 
@@ -124,18 +125,26 @@ def _exported(trial: str, recipe: Recipe, folder: Path) -> Path:
         raise InputError(refusal(f"a network of {trial} that torch.export takes", got, do)) from error
 
 
-def _chosen(search: Search, trial: str | None) -> dict[str, float]:
-    """The width of each trial that is meant."""
-    done = search.trials[search.trials["state"] == "COMPLETE"].set_index("trial")["width"]
+def _chosen(search: Search, trial: str | None) -> dict[str, str]:
+    """The usual model name of each trial that is meant: a control is not the next version of what is searched for."""
+    done = search.trials[search.trials["state"] == "COMPLETE"].set_index("trial")
     if trial is None:
         bests = [best for width in search.widths if (best := search.best(width)) is not None]
         chosen = [str(best["trial"]) for best in bests]
     else:
         chosen = [trial]
-    if not chosen or chosen[0] not in done:
+    if not chosen or chosen[0] not in done.index:
         known = ", ".join(done.index) or "none"
         raise InputError(refusal("a finished trial", trial or "none", f"finished are {known}"))
-    return {each: float(done[each]) for each in chosen}
+    return {
+        str(name): "-".join([search.name, f"w{trial['width']:g}", *_kinds(trial)])
+        for name, trial in done.loc[chosen].iterrows()
+    }
+
+
+def _kinds(trial: pd.Series) -> list[str]:
+    """The control or the rung that a trial is, if it is one."""
+    return [trial[name] for name in ("control", "rung") if isinstance(trial[name], str)]
 
 
 def _finished(studies: Iterable[Study]) -> dict[str, tuple[Study, Training]]:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import subprocess
 import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from robsearch.checkpoints import best_epoch, read_history
 from robsearch.data import digest, load
 from robsearch.protocols import Dataset, Metrics
+from robsearch.search.opening import answer_lines
+from robsearch.search.result import Search
 from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
+
+NOT_COMPARED = re.compile(
+    r"(train_set|val_raw|test_raw)/.*|test_last/(?!robust_accuracy$).*|gap/loss"
+    r"|(val|test)/(wrong_to_right|confidence|loss|epoch)|time/(train_seconds|images_per_second)"
+    r"|.*(_se|/(se|min|q05|q50|q95|max|spread|std|condition))|ladder/[^/]+/(?!robust_accuracy$).*"
+)
+"""What a trial's folder keeps and MLflow is not told: its pages draw a chart for every name."""
 
 
 class Recorder:
@@ -35,9 +48,8 @@ class Recorder:
 
     def begin_search(self, record: SearchRecord) -> None:
         """The run of the search itself, which holds its summary, its report and, if asked for, the machine's load."""
-        described = "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
         tags = {**self._facts, "robsearch.kind": "search", "robsearch.seed": str(record.seed)}
-        tags["mlflow.note.content"] = described
+        tags["mlflow.note.content"] = _described(record)
         self.tracker.begin("search", f"search {record.name}", {"space": record.space}, tags)
         self.tracker.watch_machine()
 
@@ -59,7 +71,7 @@ class Recorder:
 
     def epochs(self, trial: str, entries: list[Metrics]) -> None:
         """Per-epoch metrics, at their original times."""
-        self.tracker.epochs(trial, entries)
+        self.tracker.epochs(trial, [compared(entry) for entry in entries])
 
     def ended(self, trial: str, state: str, history: list[Metrics], reason: str | None = None) -> None:
         """A trial ended; its best epoch is logged under names of its own, because MLflow compares last values."""
@@ -73,11 +85,26 @@ class Recorder:
     def measured(self, trial: str, test: Metrics) -> None:
         """The averages as metrics, the tables and figures as artifacts."""
         folder = self.trials / trial
-        self.tracker.log(trial, test, 0, (folder / "test.json").stat().st_mtime)
-        for file in sorted(folder.glob("*.parquet")):
+        self.tracker.log(trial, compared(test), 0, (folder / "test.json").stat().st_mtime)
+        for file in [folder / "test.json", *sorted(folder.glob("*.parquet"))]:
             self.tracker.artifact(trial, file, "tables")
         for file in sorted(folder.glob("figures/*.png")):
             self.tracker.artifact(trial, file, "figures")
+
+    def conclude(self, search: Search) -> None:
+        """What the search found, in its own run: the answer in words, the report, all trials and epochs as tables."""
+        law, lines = search.ridge.sentence(), [f"- {line}" for line in answer_lines(search)]
+        answer = "\n".join([f"__{law}__", "", *lines]).replace("*", r"\*")  # Markdown would take lambda* for emphasis
+        summary = f"{answer}\n\n{_described(search.record)}"
+        self.tracker.tag("search", {"robsearch.law": law, "mlflow.note.content": summary})
+        self.tracker.artifact("search", search.report)
+        folder = search.folder / "tables"
+        folder.mkdir(exist_ok=True)
+        for name in ("trials", "epochs"):
+            pq.write_table(search.table(name), folder / f"{name}.parquet")
+            self.tracker.artifact("search", folder / f"{name}.parquet", "tables")
+        search.trials.to_csv(folder / "trials.csv", index=False)
+        self.tracker.artifact("search", folder / "trials.csv", "tables")
 
     def not_measured(self, trial: str, reason: str) -> None:
         """Measures failed, all or some: a tag, because the trial's own state does not change."""
@@ -102,12 +129,22 @@ class Recorder:
         self.ended(suggestion.trial, training.state, history, training.facts.get("reason"))
 
 
+def compared(metrics: Metrics) -> Metrics:
+    """Those by which a person compares trials; ``load_search`` has all of them, from the trials' folders."""
+    return {name: value for name, value in metrics.items() if not NOT_COMPARED.fullmatch(name)}
+
+
+def _described(record: SearchRecord) -> str:
+    """How a search was made, as Markdown."""
+    return "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
+
+
 def facts(record: SearchRecord) -> dict[str, str]:
     """The tags that all runs of a search share: where the code came from, and what it runs on."""
     known = {"robsearch.commit": "commit", "robsearch.versions": "versions", "robsearch.hardware": "driver"}
     found = {tag: record.setting[label] for tag, label in known.items() if label in record.setting}
-    if gpus := driver_gpus():
-        found["robsearch.hardware"] = f"{found.get('robsearch.hardware', 'driver')}, {gpus}"
+    hardware = [found.get("robsearch.hardware", "driver"), f"{os.cpu_count()} CPUs", driver_gpus()]
+    found["robsearch.hardware"] = ", ".join(filter(None, hardware))
     return {"robsearch.search": record.name, "mlflow.source.name": record.space, **found}
 
 

@@ -148,8 +148,19 @@ class Search:
         if name in ("trials", "epochs"):
             frame: pd.DataFrame = getattr(self, name)
             own = frame[frame["trial"].isin(trials or known)]
-            return pa.Table.from_pandas(own, preserve_index=False)
+            return pa.Table.from_pandas(own.apply(_of_one_type), preserve_index=False)
         return table_of(self.folder / "trials", name, list(trials) or known)
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """Of the best trial of each width, as far as it was measured, one row per layer measure and layer."""
+        bests = [best for width in self.widths if (best := self.best(width)) is not None]
+        names = [str(best["trial"]) for best in bests]
+        measured = [name for name in names if (self.folder / "trials" / name / "layers.parquet").exists()]
+        if not measured:
+            return pd.DataFrame()
+        found = self.table("layers", *measured).drop_columns(["values"]).to_pandas()
+        return pd.DataFrame(found).assign(width=found["trial"].map({best["trial"]: best["width"] for best in bests}))
 
     @property
     def unfinished(self) -> list[str]:
@@ -224,6 +235,12 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     record = SearchRecord.load(opened, name)
     trials, epochs = frames(opened, record, place.folder(name) / "trials")
     return Search(record, place.folder(name), trials, epochs)
+
+
+def _of_one_type(column: pd.Series) -> pd.Series:
+    """A column that Arrow takes: numbers among words, as a choice of both has, become words."""
+    mixed = pd.api.types.infer_dtype(column, skipna=True) in {"mixed", "mixed-integer"}
+    return column.map(str, na_action="ignore") if mixed else column
 
 
 def _undominated(trials: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

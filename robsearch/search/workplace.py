@@ -19,7 +19,7 @@ from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.resources import Resources
 from robsearch.search.result import Place
 from robsearch.spaces import Space
-from robsearch.tracking import default_uri
+from robsearch.tracking import default_uri, shown
 
 AUTO: Literal["auto"] = "auto"
 
@@ -40,6 +40,8 @@ class Means:
             but never less than five times the longest time between two reports so far; None: never.
         disk_budget: GiB that the weights of this search may take; above it, those of finished and measured trials
             go, worst first, never the best of a width. None: no limit.
+        models: whether the best network of each width is exported as an MLflow model when the search ends; that takes
+            some seconds each, and ``robsearch promote`` can do it later.
 
     Raises:
         InputError: ``gpus_per_trial`` is a word other than ``auto``.
@@ -53,6 +55,7 @@ class Means:
     gpus_per_trial: float | Literal["auto"] | None = None
     hang_after: float | None = 7200.0
     disk_budget: float | None = None
+    models: bool = True
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_trial
@@ -72,8 +75,13 @@ class Means:
         return {**least, "hang_after": (self.hang_after, 1), "disk_budget": (self.disk_budget, 0)}
 
     def uri(self, remembered: str | None = None) -> str:
-        """The MLflow URI: as given, else as remembered from the launch, else from the environment."""
-        found = [self.tracking, remembered, os.environ.get("MLFLOW_TRACKING_URI"), default_uri(self.place.results)]
+        """The MLflow URI: as given, else as remembered from the launch, else from the environment.
+
+        What is remembered has no password; where the environment has the same URI with one, that is meant.
+        """
+        around = os.environ.get("MLFLOW_TRACKING_URI")
+        same = around if around and shown(around) == remembered else None
+        found = [self.tracking, same, remembered, around, default_uri(self.place.results)]
         return next(uri for uri in found if uri)
 
 

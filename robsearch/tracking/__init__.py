@@ -18,6 +18,8 @@ from robsearch.tracking.store import (
     default_uri,
     experiment_of,
     experiment_page,
+    run_pages,
+    served,
     shown,
     trial_of_run,
     ui_command,
@@ -25,7 +27,7 @@ from robsearch.tracking.store import (
 from robsearch.tracking.tracker import Tracker
 from robsearch.tracking.view import publish_view
 
-for _name in ("alembic", "mlflow.store.db.utils"):
+for _name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 __all__ = [
@@ -38,7 +40,9 @@ __all__ = [
     "experiment_page",
     "publish_view",
     "register",
+    "run_pages",
     "save_model",
+    "served",
     "shown",
     "trial_of_run",
     "ui_command",

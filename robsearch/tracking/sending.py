@@ -7,6 +7,7 @@ Kinds of a record: ``begin`` (a run is found by its trial tag, or made), ``metri
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +40,9 @@ FINAL = {
     "ALREADY_EXISTS",
 }
 """Error codes of what MLflow would refuse again. After all others, a refused login among them, it is tried again."""
+
+NO_ANSWER = re.compile(r"API request to (https?://[^/\s]+)\S* failed with exception (.*)")
+"""How MLflow puts an outage; the rest repeats the address twice."""
 
 PARAMS_PER_CALL, TAGS_PER_CALL, METRICS_PER_CALL = 100, 20, 850
 """MLflow takes 1,000 in all, 100 parameters and 1 MB in one request."""
@@ -226,6 +230,11 @@ class Sender:
             raise KeyError(f"there is no run of {trial}")
         return self._runs[trial]
 
+    @property
+    def runs(self) -> dict[str, str]:
+        """The id of each trial's run, as far as it is known."""
+        return dict(self._runs)
+
     def _look_up(self) -> None:
         runs = all_runs(self._client, self._experiment)
         self._runs |= {run.data.tags[TRIAL]: run.info.run_id for run in runs if TRIAL in run.data.tags}
@@ -233,8 +242,12 @@ class Sender:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, without user names and passwords."""
-    return f"{type(error).__name__}: {shown(str(error).partition(chr(10))[0])}"
+    """An error in one line, without user names and passwords; what HTTP says of an outage in few words."""
+    text = shown(str(error).partition("\n")[0])
+    if (found := NO_ANSWER.search(text)) is None:
+        return f"{type(error).__name__}: {text}"
+    why = "Connection refused" if "Connection refused" in text else "timed out" if "timed out" in text else found[2]
+    return f"no answer from {found[1]} ({why})"
 
 
 def _final(error: Exception) -> bool:

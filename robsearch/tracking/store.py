@@ -18,6 +18,10 @@ TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
 
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING = "workflowType=machine_learning"
+"""Both open the UI's pages for training, the tag and the part of a link; without them they are for language models."""
+
 RUNS_PER_PAGE = 200
 """With all that is known of each, 1,000 take a busy server longer than a request may."""
 
@@ -27,20 +31,26 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{results.resolve() / 'mlflow.db'}"
 
 
+def served(uri: str) -> bool:
+    """Whether it is a server's address, not a store that is opened here."""
+    return uri.startswith(("http://", "https://"))
+
+
 def check_tracking(uri: str) -> None:
     """Asks the tracking store for an answer, once and briefly.
 
     Raises:
         InputError: it does not answer, or is of a kind MLflow no longer supports.
     """
-    if uri.startswith(("http://", "https://")):
+    if served(uri):
         try:
             urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=5).close()
         except urllib.error.HTTPError:
             return  # it answered; whether it lets us in shows when the experiment is made
         except OSError as error:
             do = "start it, or give another --tracking URI (without one, a sqlite file beside the results serves)"
-            raise InputError(refusal(f"an MLflow server at {shown(uri)}", error, do)) from error
+            got = getattr(error, "reason", error)  # urllib's own text stands in angle brackets
+            raise InputError(refusal(f"an MLflow server at {shown(uri)}", got, do)) from error
     elif "://" not in uri or uri.startswith("file:"):
         do = "pass sqlite:///PATH, a database URL, or the http address of an MLflow server"
         raise InputError(refusal("an MLflow tracking URI", repr(shown(uri)), do))
@@ -48,7 +58,7 @@ def check_tracking(uri: str) -> None:
 
 def shown(text: str) -> str:
     """A URI, or a message that quotes one, without user names and passwords."""
-    return re.sub(r"//[^/@ ]*@", "//", text)
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) -> str:
@@ -56,9 +66,8 @@ def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) 
     known = client.get_experiment_by_name(search)
     if known is not None:
         return str(known.experiment_id)
-    served = uri.startswith(("http://", "https://"))
-    artifacts = None if served else (results.resolve() / "mlartifacts" / search).as_uri()
-    return str(client.create_experiment(search, artifact_location=artifacts))
+    artifacts = None if served(uri) else (results.resolve() / "mlartifacts" / search).as_uri()
+    return str(client.create_experiment(search, artifact_location=artifacts, tags=KIND))
 
 
 def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
@@ -87,7 +96,7 @@ def ui_command(uri: str, port: int, host: str = "127.0.0.1") -> list[str]:
 
 def experiment_page(address: str, experiment: str | None, view: str | None = None) -> str:
     """The deep link to the charts of a search's runs, in a saved view; the first page without an experiment."""
-    page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    page = f"/#/experiments/{experiment}/runs?compareRunsMode=CHART&{TRAINING}" if experiment else ""
     return address.rstrip("/") + page + (f"&viewStateShareKey={view}" if page and view else "")
 
 
@@ -106,6 +115,24 @@ def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:
         do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
         raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
     return search, None if trial == "search" else trial
+
+
+def run_page(uri: str, experiment: str, run: str, port: int = 5000) -> str:
+    """The address of a run in the MLflow UI: that of a server, else where ``robsearch ui`` serves the store."""
+    address = shown(uri).rstrip("/") if served(uri) else f"http://127.0.0.1:{port}"
+    return f"{address}/#/experiments/{experiment}/runs/{run}?{TRAINING}"
+
+
+def run_pages(uri: str, search: str) -> dict[str, str]:
+    """The ``run_page`` of each trial of a search; empty where the store does not answer."""
+    try:
+        check_tracking(uri)
+        experiment = experiment_of(uri, search)
+        runs = all_runs(MlflowClient(uri), experiment) if experiment else []
+    except Exception:  # whatever ails the store, a report does without links
+        return {}
+    found = {run.data.tags[TRIAL]: run.info.run_id for run in runs if TRIAL in run.data.tags}
+    return {trial: run_page(uri, str(experiment), run) for trial, run in found.items()}
 
 
 def experiment_of(uri: str, search: str | None) -> str | None:

@@ -20,7 +20,7 @@ from robsearch.protocols import Metrics
 from robsearch.tracking.machine import Machine
 from robsearch.tracking.sending import STATE, Sender, first_line
 from robsearch.tracking.spool import Record, Spool
-from robsearch.tracking.store import TRIAL, all_runs, open_experiment, shown
+from robsearch.tracking.store import TRIAL, all_runs, open_experiment, run_page, shown
 
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: False)  # tracebacks: ``trouble`` is one line
 
@@ -35,21 +35,24 @@ class Tracker:
         uri: of the tracking store.
         search: its name, and the experiment's.
         results: the results folder; with a database store the artifacts go there too.
+        patient: whether a server that does not answer is waited for, as in an outage, and not refused.
 
     Raises:
         InputError: the store refuses to make or open the experiment.
     """
 
-    def __init__(self, uri: str, search: str, results: Path) -> None:
-        self.uri, self.search = uri, search
+    def __init__(self, uri: str, search: str, results: Path, patient: bool = False) -> None:
+        self.uri, self.search, self._results = uri, search, results
+        self.experiment: str | None = None
+        self._sender: Sender | None = None
         self.trouble: str | None = None
         try:
             self._client = MlflowClient(uri)
-            self.experiment = open_experiment(self._client, uri, search, results)
-            self._sender = Sender(self._client, self.experiment)
+            self.trouble = self._opened()
         except Exception as error:
-            do = "check the address, its credentials and its --allowed-hosts, or choose another --tracking URI"
-            raise InputError(refusal(f"an MLflow store at {shown(uri)}", first_line(error), do)) from error
+            raise _refused(uri, first_line(error)) from error
+        if self.trouble and not patient:
+            raise _refused(uri, self.trouble)
         self._spool = Spool()
         self._said: list[Record] = []
         self._changed = threading.Condition()
@@ -136,12 +139,21 @@ class Tracker:
     # -- what is known, and the end ----------------------------------------------------------------------------
 
     def statuses(self) -> dict[str, str]:
-        """The state tag and MLflow status of each trial's run, as ``COMPLETE FINISHED``."""
+        """The state tag and MLflow status of each trial's run, as ``COMPLETE FINISHED``; none before it answered."""
+        if self.experiment is None:
+            return {}
         return {
             run.data.tags[TRIAL]: f"{run.data.tags.get(STATE)} {run.info.status}"
             for run in all_runs(self._client, self.experiment)
             if TRIAL in run.data.tags
         }
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """The address in the MLflow UI of each trial's run, as far as it is known; nothing is asked."""
+        if self._sender is None or self.experiment is None:
+            return {}
+        return {trial: run_page(self.uri, self.experiment, run) for trial, run in self._sender.runs.items()}
 
     @property
     def left(self) -> int:
@@ -210,13 +222,31 @@ class Tracker:
                 if self.trouble is not None:
                     self._changed.wait_for(lambda: self._left_off, timeout=RETRY_SECONDS)
 
+    def _opened(self) -> str | None:
+        """Opens the experiment if that is still to do; returns why it could not, in one line."""
+        try:
+            if self._sender is None:
+                self.experiment = open_experiment(self._client, self.uri, self.search, self._results)
+                self._sender = Sender(self._client, self.experiment)
+        except Exception as error:
+            return first_line(error)
+        return None
+
     def _sent(self, spool: Spool) -> str | None:
+        if trouble := self._opened():
+            return f"nothing recorded in MLflow yet: {trouble}"
+        assert self._sender is not None
         while records := spool.take():
             trouble = self._sender.send(records, lambda: not self._left_off)
             if trouble is not None or self._left_off:
                 return trouble
             spool.delivered()
         return None
+
+
+def _refused(uri: str, got: str) -> InputError:
+    do = "check the address, its credentials and its --allowed-hosts, or choose another --tracking URI"
+    return InputError(refusal(f"an MLflow store at {shown(uri)}", got, do))
 
 
 def _shown(tags: dict[str, str]) -> dict[str, str]:

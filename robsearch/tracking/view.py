@@ -35,6 +35,8 @@ COLUMNS = (
     "tags.`robsearch.state`",
     "tags.`robsearch.best`",
 )
+DRAWN = 100
+"""The UI draws so many runs, the first: where there are more, the newest, which are of all widths, not the best."""
 RUNS_READ = 200
 """Runs whose metrics are looked at for the sections' names."""
 
@@ -62,7 +64,7 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
         ],
         "isAccordionReordered": True,
         "selectedColumns": list(COLUMNS),
-        "orderByKey": f"metrics.`{BEST}`",
+        "orderByKey": f"metrics.`{BEST}`" if len(runs) <= DRAWN else "attributes.start_time",
         "orderByAsc": False,
         "searchFilter": f"tags.`{TRIAL}` != 'search'",
         "runsHiddenMode": "SHOW_ALL",
@@ -73,7 +75,7 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
 def _charts(fixed: bool) -> list[dict[str, Any]]:
     """Where lambda is not a number that stays (WAR), its last value stands for it."""
     lam = {"key": "log10_lam", "type": "PARAM"} if fixed else {"key": "train/lam", "type": "METRIC"}
-    axes = {"selectedParams": ["lam", "width"] if fixed else ["width"]}
+    axes = {"selectedParams": ["log10_lam", "width"] if fixed else ["width"]}
     axes["selectedMetrics"] = [BEST] if fixed else ["train/lam", BEST]
     natural, robust = ({"key": f"test/{name}_accuracy", "type": "METRIC"} for name in ("natural", "robust"))
     by_epoch = {"metricKey": "val/robust_accuracy", "selectedMetricKeys": ["val/robust_accuracy"]}
