@@ -67,6 +67,7 @@ def launched(means):
     return search, console.export_text()
 
 
+@pytest.mark.slow
 def test_after_six_faults_everybody_tells_the_same_and_nothing_runs(launched):
     search, _ = launched
     states = settled(search)
@@ -159,6 +160,7 @@ def test_status_shows_each_failure_with_its_traceback_or_what_was_saved_in_80_co
 # --- faults of the driver ---
 
 
+@pytest.mark.slow
 def test_a_torn_journal_is_mended_and_a_late_worker_of_a_dead_driver_writes_nothing(launched, means, monkeypatch):
     """A driver asked for trial 7, its worker saved two epochs, the disk tore its last word, and it was killed."""
     monkeypatch.setattr(trial, "REPORT_SECONDS", 0.0)  # of the late worker: each epoch is saved

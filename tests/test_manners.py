@@ -27,6 +27,7 @@ def launched(space, results, trials, name="s", parallel=2):
     return robsearch.launch(space, name=name, trials=trials, means=Means(results, parallel=parallel))
 
 
+@pytest.mark.slow
 def test_rungs_seeds_a_constraint_and_a_first_point_in_one_search(tmp_path):
     search = launched(manner_spaces.at_once, tmp_path, trials=4)
     assert sorted(search.trials["trial"]) == sorted(

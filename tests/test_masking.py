@@ -86,6 +86,7 @@ def test_an_honest_net_passes_all(judged):
     assert failed(judged) == set(), judged
 
 
+@pytest.mark.slow
 def test_an_honest_net_passes_all_in_l2(honest, held_out):
     assert failed(checks(honest, *held_out, L2)) == set()
 

@@ -190,6 +190,7 @@ def test_a_step_that_does_not_fit_is_halved_and_the_attempt_does_not_count(gpu, 
     assert report.test == {"training": 10, "peak": 10, "context": 2, "total": 100, "micro_batch": 10}
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_once_the_optimisers_state_is_there_is_halved_as_well(gpu, tmp_path):
     """The first step passes clean and adversarial images once each; the second is halved, the third is measured."""
     with pytest.warns(UserWarning, match="20 of 40 images at a time"):
@@ -197,12 +198,14 @@ def test_a_step_that_does_not_fit_once_the_optimisers_state_is_there_is_halved_a
     assert report.test == {"training": 20, "peak": 20, "context": 2, "total": 100, "micro_batch": 20}
 
 
+@pytest.mark.slow
 def test_no_room_for_one_image_is_said_as_a_trial_would(gpu, tmp_path):
     (report,) = rehearse(recipe(8, model=Tight(limit=0)), tmp_path)
     assert report.ended == "FAIL"
     assert "with one image at a time" in report.reason
 
 
+@pytest.mark.slow
 def test_a_perturbation_after_its_warmup_and_what_is_due_every_so_many_steps_are_part_of_it(gpu, tmp_path):
     late = recipe(8, objective=Counted(), weight_perturbation=WeightPerturbation(gamma=0.01, warmup=0.9))
     counts = []

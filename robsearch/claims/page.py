@@ -119,7 +119,7 @@ def _claim(verdict: Verdict) -> list[Html]:
 def part_cells(part: Part) -> list[str]:
     """Mean with interval, unit, delta, p, seeds."""
     found = part.found
-    return [estimated(part), part.effect.unit, f"{part.effect.delta:g}", f"{found.p:.2g}", str(found.n)]
+    return [estimated(part), part.effect.unit, f"{part.effect.delta:.3g}", f"{found.p:.2g}", str(found.n)]
 
 
 def estimated(part: Part) -> str:
