@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robsearch.attacks import FGSM as FGSM
     from robsearch.attacks import PGD as PGD
     from robsearch.attacks import AutoAttack as AutoAttack
+    from robsearch.attacks import OwnLoss as OwnLoss
     from robsearch.attacks import WorstCase as WorstCase
     from robsearch.averaging import EMA as EMA
     from robsearch.data import CIFAR10 as CIFAR10
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
     from robsearch.trainer import train as train
 
 _HOME = {
-    "attacks": ["AutoAttack", "FGSM", "PGD", "WorstCase"],
+    "attacks": ["AutoAttack", "FGSM", "OwnLoss", "PGD", "WorstCase"],
     "averaging": ["EMA"],
     "data": ["CIFAR10", "CIFAR100", "CropFlip", "Digits", "FashionMNIST", "Folder", "MNIST", "SVHN"],
     "errors": ["InputError"],

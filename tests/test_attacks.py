@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robsearch.attacks import FGSM, PGD, AutoAttack, WorstCase, cross_entropy, dlr, margin, targeted_dlr
+from robsearch.attacks import FGSM, PGD, AutoAttack, OwnLoss, WorstCase, cross_entropy, dlr, margin, targeted_dlr
 from robsearch.data import Digits
 from robsearch.errors import InputError
 
@@ -712,3 +712,37 @@ def test_autoattack_refuses_no_repeated_and_unordered_attacks(unchecked, attacks
 def test_the_package_behind_it_is_imported_by_a_call_alone():
     code = "import sys, robsearch.attacks as a; a.AutoAttack(); sys.exit('pyautoattack' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- an attack with a loss of its own ---
+
+
+@pytest.mark.parametrize(("name", "loss"), [("margin", margin), ("dlr", dlr), ("cross_entropy", cross_entropy)])
+def test_an_own_loss_is_climbed_whatever_loss_is_handed_over(name, loss):
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.rand(6, 3, 2, 2), torch.arange(6) % 4
+    pgd = PGD(eps=0.1, step_size=0.05, steps=3, start="none")
+    own = OwnLoss(pgd, name)(model, x, y, lambda logits: -cross_entropy(y)(logits))
+    torch.testing.assert_close(own, pgd(model, x, y, loss(y)), rtol=0, atol=0)
+
+
+def test_the_margin_turns_an_image_whose_cross_entropy_leads_astray():
+    """On one pixel: brighter, nine classes come near the label's but not over it; darker, one overtakes it."""
+
+    class Astray(nn.Module):
+        def forward(self, x):
+            t = x.flatten(1)[:, :1] - 0.5
+            nine = (0.95 - 4 * (0.1 - t).clamp_min(0)).expand(-1, 9)
+            return torch.cat([torch.ones_like(t), 0.96 - 10 * t, nine], dim=1)
+
+    x, y = torch.full((1, 1, 1, 1), 0.5), torch.zeros(1, dtype=torch.long)
+    pgd = PGD(eps=0.1, step_size=0.02, steps=10, start="none")
+    assert Astray()(pgd(Astray(), x, y, cross_entropy(y))).argmax(1) == 0
+    assert Astray()(OwnLoss(pgd)(Astray(), x, y)).argmax(1) == 1
+    assert Astray()(WorstCase((pgd, OwnLoss(pgd)))(Astray(), x, y, cross_entropy(y))).argmax(1) == 1
+
+
+def test_an_own_loss_refuses_what_it_does_not_know(unchecked):
+    with pytest.raises(InputError) as refused:
+        OwnLoss(PGD, "hinge")
+    assert len(refused.value.problems) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from robsearch.attacks import PGD, AutoAttack
+from dataclasses import replace
+
+from robsearch.attacks import PGD, AutoAttack, OwnLoss, WorstCase
 from robsearch.data import CIFAR10, CropFlip, Digits, FashionMNIST
 from robsearch.models import MLP, SmallCNN, WideResNet
 from robsearch.optimisers import SGD, Piecewise
@@ -15,6 +17,15 @@ PIXEL = 1 / 255
 def final(eps: float, batch_size: int = 1000) -> AutoAttack:
     """What judges on test: APGD-CE and APGD-T, which find what PGD leaves standing on thin nets."""
     return AutoAttack(eps=eps, attacks=("apgd-ce", "apgd-t"), batch_size=batch_size)
+
+
+def selecting(attack: PGD) -> WorstCase:
+    """What chooses on val after each epoch: ``attack`` on the cross-entropy and on the margin.
+
+    On the cross-entropy alone, PGD-10 ranked lambda 8 above 2 on the widest digits net, where APGD ranks 2 above 8.
+    """
+    judge = replace(attack, start="uniform")
+    return WorstCase((judge, OwnLoss(judge)))
 
 
 def digits() -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from robsearch.attacks import PGD
-from robsearch.claims.settings import final
+from robsearch.claims.settings import final, selecting
 from robsearch.claims.war import WidthStudy
 from robsearch.data import CIFAR10, CropFlip, Digits, FashionMNIST
 from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
@@ -24,10 +24,12 @@ Designs = Mapping[str, WidthStudy]
 def digits_recipe(images: int, noise: float, epochs: int) -> Recipe:
     """TRADES on digits: an MLP with two hidden layers, eps 0.15."""
     eps = 0.15
+    attack = PGD(eps=eps, step_size=eps / 4, steps=10, start="gaussian")
     return Recipe(
         model=MLP(width=16, depth=2),
         data=Digits(train=images, label_noise=noise),
-        attack=PGD(eps=eps, step_size=eps / 4, steps=10, start="gaussian"),
+        attack=attack,
+        eval_attack=selecting(attack),
         test_attack=final(eps),
         objective=TRADES(),
         lam=Fixed(1.0),
@@ -53,10 +55,12 @@ def war_digits() -> Designs:
 def war_fashion() -> Designs:
     """Fashion-MNIST reduced to 2,000 images, SmallCNN at four widths, 20 epochs, PGD-5 in training."""
     eps = 0.1
+    attack = PGD(eps=eps, step_size=eps / 2.5, steps=5, start="gaussian")
     base = Recipe(
         model=SmallCNN(width=1),
         data=FashionMNIST(train=2000, val=1000),
-        attack=PGD(eps=eps, step_size=eps / 2.5, steps=5, start="gaussian"),
+        attack=attack,
+        eval_attack=selecting(attack),
         test_attack=final(eps),
         learning_rate=Piecewise(drops=(0.5, 0.75), factor=0.1),
         epochs=20,
@@ -68,10 +72,12 @@ def war_fashion() -> Designs:
 
 def cifar10_recipe(depth: int, epochs: int, drops: tuple[float, ...]) -> Recipe:
     """TRADES on CIFAR-10 as it is usually trained, eps 8/255."""
+    attack = PGD(eps=EPS, step_size=2 / 255, steps=10, start="gaussian")
     return Recipe(
         model=WideResNet(depth=depth, width=1),
         data=CIFAR10(),
-        attack=PGD(eps=EPS, step_size=2 / 255, steps=10, start="gaussian"),
+        attack=attack,
+        eval_attack=selecting(attack),
         test_attack=final(EPS),
         optimiser=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
         learning_rate=Piecewise(drops=drops, factor=0.1),
