@@ -107,13 +107,10 @@ def _claim(verdict: Verdict) -> list[Html]:
     claim = verdict.claim
     rows = [row(part.effect.what, part_cells(part)) for part in verdict.parts]
     caption = f"{claim.name}. {claim.sentence} ({claim.source}) What would change our mind: {claim.change}."
-    return [
-        table(
-            caption,
-            ["effect, claimed to be above 0", "mean [95 % interval]", "unit", "smallest that matters", "p", "seeds"],
-            [rows],
-        )
-    ]
+    if not rows:
+        return [tag("p", caption, class_="note"), tag("p", verdict.reason, class_="absent")]
+    head = ["effect, claimed to be above 0", "mean [95 % interval]", "unit", "smallest that matters", "p", "seeds"]
+    return [table(caption, head, [rows])]
 
 
 def part_cells(part: Part) -> list[str]:
