@@ -79,8 +79,8 @@ def regret_by_cost(found: Found, thin: float, wide: float) -> Drawing:
     n = trials["seed"].nunique()
     caption = (
         f"Robust accuracy at width {wide:g} below that of the full search, paired over {n} fresh seeds, with 95 % "
-        "intervals. In brackets the operations of tuning, as a share of the full search's. Left of the line at 0 a way is "
-        f"better than the full search; right of the dashed one it loses more than {SHORTFALL:g} points."
+        "intervals. In brackets the operations of tuning, as a share of the full search's. Left of the line at 0 a way "
+        f"is better than the full search; right of the dashed one it loses more than {SHORTFALL:g} points."
     )
     return Drawing(drawn, caption)
 
