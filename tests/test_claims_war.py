@@ -304,10 +304,10 @@ def test_a_table_with_columns_missing_or_no_numbers_is_refused(tmp_path: Path) -
         read_table(tmp_path / "none.csv")
 
 
-def test_the_public_logs_say_what_is_known_of_them() -> None:
-    file = Path(__file__).parents[2] / "shared/data/rice2020_width_sweep.csv"
+def test_the_public_logs_say_what_is_known_of_them(data_root: Path) -> None:
+    file = data_root / "rice2020_width_sweep.csv"
     if not file.exists():
-        pytest.skip("the table of public logs is not beside the checkout")
+        pytest.skip(f"ROBSEARCH_DATA has no {file.name}")
     _, shown = judged_table(read_table(file))
     trends = shown["Trends over widths"].set_index("trend")
     assert trends.index[0] == "ratio = 1.97 width^b"
