@@ -68,7 +68,9 @@ def test_the_figures_are_recorded_in_the_trials_runs(means, evaluated):
         last = standings(ladder)[-1]
         metrics = runs[trial].data.metrics
         assert metrics["ladder/apgd-ce/robust_accuracy"] == pytest.approx(last.robust_accuracy)
-        assert metrics["ladder/apgd-ce/low"] < metrics["ladder/apgd-ce/high"]
+        ladders = {name for name in metrics if name.startswith("ladder/")}
+        assert ladders == {f"ladder/{rung}/robust_accuracy" for rung in ("natural", "pgd", "apgd-ce")}
+        assert last.low < last.robust_accuracy < last.high  # as `standings` of the table among the artifacts has it
         files = {file.path for file in MlflowClient(means.uri()).list_artifacts(runs[trial].info.run_id, "tables")}
         assert "tables/ladder.parquet" in files
         assert runs[trial].info.status == "FINISHED"
