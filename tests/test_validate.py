@@ -7,13 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from robsearch import cli
 from robsearch.attacks import PGD, AutoAttack
-from robsearch.claims.experiment import gradients_per_image, operations
+from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
 from robsearch.claims.running import plan, validate
 from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
@@ -24,6 +25,7 @@ from robsearch.models import MLP
 from robsearch.objectives import Standard
 from robsearch.optimisers import SGD, Piecewise
 from robsearch.recipe import Recipe
+from robsearch.report.canvas import Drawing
 from robsearch.search import Means, load_search
 from robsearch.tracking import default_uri
 
@@ -46,14 +48,14 @@ WITH_CONTROLS = replace(TINY, arm_seeds=2, control_seeds=1)
 
 def test_a_plan_counts_its_trainings_and_measures_an_epoch() -> None:
     planned = plan(WITH_CONTROLS)
-    assert [(one["experiment"], one["trainings"]) for one in planned] == [
+    assert [(one.experiment.name, one.experiment.trainings) for one in planned] == [
         ("grid", 27),
         ("arms", 14),
         ("constants", 8),
         ("normalised", 6),
         ("retuned", 36),
     ]
-    assert all(one["seconds"] > 0 for one in planned)
+    assert all(one.seconds > 0 for one in planned)
 
 
 def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:
@@ -119,6 +121,35 @@ def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(tmp_path: P
     with pytest.raises(InputError, match="tiny-grid to be a search of 9 trainings, got one of 27"):
         validate(replace(TINY, seeds=1), "tiny", means=means)
     assert {file: file.stat().st_mtime for file in tmp_path.glob("tiny-*/*.log")} == journals
+
+
+class OneDiverges:
+    """A study without claims, of two arms: one whose weights overflow in its first step, and one that trains."""
+
+    claims = ()
+    experiments = (Experiment("pair", ("trains", "diverges"), (4.0,), 2, lambda arm, width, found: DIVERGING[arm]),)
+
+    def tables(self, found: Found) -> dict[str, pd.DataFrame]:
+        return {}
+
+    def figures(self, found: Found) -> list[Drawing]:
+        return []
+
+
+DIVERGING = {"trains": BASE, "diverges": replace(BASE, optimiser=SGD(lr=1e30))}
+
+
+@pytest.mark.slow
+def test_trainings_that_fail_are_missing_and_are_not_waited_for(tmp_path: Path) -> None:
+    means = Means(tmp_path, parallel=2)
+    found = validate(OneDiverges(), "pair", means=means)
+    assert found is not None
+    assert list(found.found["pair"].trials["arm"]) == ["trains", "trains"]
+    search = load_search("pair-pair", tmp_path)
+    assert sorted(search.trials["state"]) == ["COMPLETE", "COMPLETE", "FAIL"]
+    tried = set(search.trials["trial"])
+    assert validate(OneDiverges(), "pair", means=means) is not None
+    assert set(load_search("pair-pair", tmp_path).trials["trial"]) == tried
 
 
 def test_tables_are_judged_from_the_command_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -152,8 +152,3 @@ def contrast(trials: pd.DataFrame, metric: str, arm: str, other: str) -> tuple[f
 def points(shares: Iterable[float]) -> tuple[float, ...]:
     """Shares as percentage points."""
     return tuple(100 * share for share in shares)
-
-
-def summary(verdicts: Sequence[Verdict]) -> Mapping[str, str]:
-    """Name to answer."""
-    return {verdict.claim.name: verdict.answer for verdict in verdicts}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -48,8 +48,11 @@ class Validation:
     figures: Sequence[Drawing]
 
 
-class Planned(dict[str, Any]):
-    """One experiment of a dry run: ``experiment, arms, widths, seeds, trainings, seconds`` on one device."""
+class Planned(NamedTuple):
+    """One experiment of a dry run, with the seconds of its trainings on one device."""
+
+    experiment: Experiment
+    seconds: float
 
 
 def validate(
@@ -67,7 +70,8 @@ def validate(
         console: where progress is shown.
 
     Returns:
-        The validation, or None where an experiment was stopped before its end: the same call goes on.
+        The validation, or None where an experiment was stopped before its end: the same call goes on. Trainings that
+        failed are missing from the evidence; a seed without one of its arms is left out where that arm counts.
 
     Raises:
         InputError: everything that is wrong with the study, the options or the places.
@@ -78,11 +82,11 @@ def validate(
     found: dict[str, Evidence] = {}
     for number, experiment in enumerate(study.experiments):
         search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)
-        if search.ended < search.record.trials:
+        if not _over(experiment, search):
             return None
         found[experiment.name] = experiment.evidence(search, found)
     validation = judged(study, name, found, means.place.folder(name))
-    _tell(validation, study, means)
+    _tell(validation, study, means, console)
     return validation
 
 
@@ -107,16 +111,7 @@ def plan(study: Study) -> list[Planned]:
             if width not in seconds:
                 seconds[width] = _training_seconds(experiment, width)
         whole = len(experiment.arms) * experiment.seeds * sum(seconds[width] for width in experiment.widths)
-        planned.append(
-            Planned(
-                experiment=experiment.name,
-                arms=experiment.arms,
-                widths=experiment.widths,
-                seeds=experiment.seeds,
-                trainings=experiment.trainings,
-                seconds=whole,
-            )
-        )
+        planned.append(Planned(experiment, whole))
     return planned
 
 
@@ -139,12 +134,17 @@ def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Mean
         do = "choose another --name, or the plan that it was begun with"
         got = f"one of {search.record.trials}"
         raise InputError(refusal(f"{name} to be a search of {experiment.trainings} trainings", got, do))
-    if search.ended < search.record.trials:
-        return resume(name, space=space, means=means, console=console)
-    return search
+    return search if _over(experiment, search) else resume(name, space=space, means=means, console=console)
 
 
-def _tell(validation: Validation, study: Study, means: Means) -> None:
+def _over(experiment: Experiment, search: Search) -> bool:
+    """Whether every arm was tried at every width; one that fails is tried once, and is missing from the evidence."""
+    tried = search.trials.drop_duplicates(["width", "number"])
+    asked = len(experiment.arms) * len(experiment.widths)
+    return len(tried) >= asked and not (search.trials["suggestion"] == "RUNNING").any()
+
+
+def _tell(validation: Validation, study: Study, means: Means, console: Console) -> None:
     """The verdicts into the folder, and to the MLflow run of the last search that they rest on."""
     folder = validation.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,11 +153,12 @@ def _tell(validation: Validation, study: Study, means: Means) -> None:
         pd.concat(frame).to_parquet(folder / f"{part}.parquet")
     last = load_search(f"{validation.name}-{study.experiments[-1].name}", means.results, means.storage)
     write(_page(validation, study, last), folder / "report.html")
-    tracker = Tracker(means.uri(last.record.tracking), last.name, means.place.results)
+    tracker = Tracker(means.uri(last.record.tracking), last.name, means.place.results, patient=True)
     tracker.tag("search", {f"robsearch.verdict.{each.claim.name}": each.answer for each in validation.verdicts})
     for file in (folder / VERDICTS, folder / "report.html"):
         tracker.artifact("search", file, "claims")
-    tracker.close()
+    if unsent := tracker.close():
+        console.print(f"note: {unsent} records did not reach MLflow; the same command sends them", soft_wrap=True)
 
 
 def _page(validation: Validation, study: Study, last: Search) -> Page:

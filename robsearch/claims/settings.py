@@ -1,4 +1,4 @@
-"""Recipes that the studies of norms, margins and regularisation begin with, one for each preset."""
+"""Recipes that the studies begin with, one for each preset."""
 
 from __future__ import annotations
 

@@ -53,10 +53,11 @@ def plan_lines(planned: Mapping[str, Sequence[Planned]]) -> Iterator[Table | Tex
     total = trainings = 0.0
     for design, experiments in planned.items():
         for one in experiments:
-            name = "-".join(part for part in (design, one["experiment"]) if part)
-            widths = ", ".join(f"{width:g}" for width in one["widths"])
-            told = [str(len(one["arms"])), widths, str(one["seeds"]), str(one["trainings"]), duration(one["seconds"])]
-            table.add_row(name, *told)
-            total, trainings = total + one["seconds"], trainings + one["trainings"]
+            asked = one.experiment
+            name = "-".join(part for part in (design, asked.name) if part)
+            widths = ", ".join(f"{width:g}" for width in asked.widths)
+            counts = [str(len(asked.arms)), widths, str(asked.seeds), str(asked.trainings)]
+            table.add_row(name, *counts, duration(one.seconds))
+            total, trainings = total + one.seconds, trainings + asked.trainings
     yield table
     yield Text(f"{trainings:.0f} trainings, about {duration(total)} of training on one device like this one")

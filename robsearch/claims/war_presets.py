@@ -6,39 +6,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from robsearch.attacks import PGD
-from robsearch.claims.settings import final, selecting
+from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, selecting
 from robsearch.claims.war import WidthStudy
-from robsearch.data import CIFAR10, CropFlip, Digits, FashionMNIST
+from robsearch.data import Digits
 from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
 from robsearch.models import MLP, SmallCNN, WideResNet
-from robsearch.objectives import TRADES
-from robsearch.optimisers import SGD, Piecewise
+from robsearch.optimisers import Piecewise
 from robsearch.recipe import Recipe
-from robsearch.schedules import Fixed
 
 LAMS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-EPS = 8 / 255
 Designs = Mapping[str, WidthStudy]
+
+
+def along_width(base: Recipe) -> Recipe:
+    """A base as it is trained for WAR: with weight decay, its lambda chosen under more than the cross-entropy."""
+    assert isinstance(base.attack, PGD), "that of every base"
+    return replace(
+        base,
+        eval_attack=selecting(base.attack),
+        optimiser=replace(base.optimiser, weight_decay=5e-4),
+        measures=(LogitMargin(), LogitRatio(base.attack.eps), GlobalBound()),
+        measured_epoch="best",
+        measured_examples=1000,
+    )
 
 
 def digits_recipe(images: int, noise: float, epochs: int) -> Recipe:
     """TRADES on digits: an MLP with two hidden layers, eps 0.15."""
-    eps = 0.15
-    attack = PGD(eps=eps, step_size=eps / 4, steps=10, start="gaussian")
-    return Recipe(
-        model=MLP(width=16, depth=2),
-        data=Digits(train=images, label_noise=noise),
-        attack=attack,
-        eval_attack=selecting(attack),
-        test_attack=final(eps),
-        objective=TRADES(),
-        lam=Fixed(1.0),
-        optimiser=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
-        learning_rate=Piecewise(drops=(0.5, 0.75), factor=0.1),
-        epochs=epochs,
-        batch_size=64,
-        measures=(LogitMargin(), LogitRatio(eps), GlobalBound()),
-    )
+    data = Digits(train=images, label_noise=noise)
+    return along_width(replace(digits(), model=MLP(width=16, depth=2), data=data, epochs=epochs))
 
 
 def war_digits() -> Designs:
@@ -54,44 +50,14 @@ def war_digits() -> Designs:
 
 def war_fashion() -> Designs:
     """Fashion-MNIST reduced to 2,000 images, SmallCNN at four widths, 20 epochs, PGD-5 in training."""
-    eps = 0.1
-    attack = PGD(eps=eps, step_size=eps / 2.5, steps=5, start="gaussian")
-    base = Recipe(
-        model=SmallCNN(width=1),
-        data=FashionMNIST(train=2000, val=1000),
-        attack=attack,
-        eval_attack=selecting(attack),
-        test_attack=final(eps),
-        learning_rate=Piecewise(drops=(0.5, 0.75), factor=0.1),
-        epochs=20,
-        batch_size=100,
-        measures=(LogitMargin(), LogitRatio(eps), GlobalBound()),
-    )
+    base = along_width(replace(fashion(), model=SmallCNN(width=1)))
     return {"": WidthStudy((1.0, 2.0, 4.0, 8.0), LAMS, base, control_seeds=0)}
-
-
-def cifar10_recipe(depth: int, epochs: int, drops: tuple[float, ...]) -> Recipe:
-    """TRADES on CIFAR-10 as it is usually trained, eps 8/255."""
-    attack = PGD(eps=EPS, step_size=2 / 255, steps=10, start="gaussian")
-    return Recipe(
-        model=WideResNet(depth=depth, width=1),
-        data=CIFAR10(),
-        attack=attack,
-        eval_attack=selecting(attack),
-        test_attack=final(EPS),
-        optimiser=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
-        learning_rate=Piecewise(drops=drops, factor=0.1),
-        augment=CropFlip(),
-        epochs=epochs,
-        batch_size=128,
-        measures=(LogitMargin(), LogitRatio(EPS), GlobalBound()),
-        measured_examples=1000,
-    )
 
 
 def war_cifar10() -> Designs:
     """WRN-16-k, k of 1, 2, 4 and 8, 30 epochs: for GPUs."""
-    return {"": WidthStudy((1.0, 2.0, 4.0, 8.0), LAMS, cifar10_recipe(16, 30, (0.5, 0.75)))}
+    base = along_width(replace(cifar10(), model=WideResNet(depth=16, width=1)))
+    return {"": WidthStudy((1.0, 2.0, 4.0, 8.0), LAMS, base)}
 
 
 def war_paper() -> Designs:
@@ -101,12 +67,10 @@ def war_paper() -> Designs:
     is APGD, not PGD-20. The widths and lambdas are ours: the paper's tables could not be recovered.
     """
     halving = tuple((75 + epoch) / 100 for epoch in range(25))
-    base = replace(
-        cifar10_recipe(34, 100, halving),
-        attack=PGD(eps=EPS, step_size=0.007, steps=10, start="gaussian"),
-        learning_rate=Piecewise(drops=halving, factor=0.5),
-        optimiser=SGD(lr=0.1, momentum=0.9, weight_decay=2e-4),
-    )
+    attack = PGD(eps=8 * PIXEL, step_size=0.007, steps=10, start="gaussian")
+    base = along_width(replace(cifar10(100), model=WideResNet(depth=34, width=1), attack=attack))
+    rate = Piecewise(drops=halving, factor=0.5)
+    base = replace(base, learning_rate=rate, optimiser=replace(base.optimiser, weight_decay=2e-4))
     return {"": WidthStudy((1.0, 2.0, 5.0, 10.0), LAMS, base)}
 
 

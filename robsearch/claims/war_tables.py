@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from robsearch.claims.experiment import Found
-from robsearch.claims.form import NotDecidableError, by_seed, contrast, points
+from robsearch.claims.form import NotDecidableError, contrast, points
 from robsearch.claims.statistics import interval
 from robsearch.claims.war_claims import (
     LAW,
@@ -73,9 +73,11 @@ def tuning(found: Found, arm: str, thin: float, wide: float, unit: str) -> float
 
 def tuning_shares(found: Found, arm: str, thin: float, wide: float) -> dict[str, str]:
     """In gradient evaluations, in operations and in seconds (GPU-seconds where there was a GPU)."""
-    units = {"gradients": "gradients", "operations": "operations", "seconds": "seconds"}
-    whole = {unit: tuning(found, ORACLE, thin, wide, unit) for unit in units.values()}
-    return {said: f"{tuning(found, arm, thin, wide, unit) / whole[unit]:.1%}" for said, unit in units.items()}
+    shares = {}
+    for unit in ("gradients", "operations", "seconds"):
+        whole = tuning(found, ORACLE, thin, wide, unit)
+        shares[unit] = f"{tuning(found, arm, thin, wide, unit) / whole:.1%}"
+    return shares
 
 
 def peaks(found: Found) -> pd.DataFrame:
@@ -124,16 +126,10 @@ def best_and_last(found: Found) -> pd.DataFrame:
     """By width; contrary evidence says that they differ (see arXiv 2010.01279's premise and PGD-AT's public logs)."""
     rows = []
     for width, own in found["grid"].trials.groupby("width"):
-        rows.append(
-            {
-                "width": f"{width:g}",
-                **{
-                    said: interval(points(by_seed(own, lambda one, name=metric: float(one[name].mean()))))  # type: ignore[misc]
-                    for said, metric in (("best epoch", ROBUST), ("last epoch", LAST), ("natural", NATURAL))
-                },
-                "trainings": len(own),
-            }
-        )
+        means = own.groupby("seed")[[ROBUST, LAST, NATURAL]].mean()
+        told = {name: interval(points(means[name])) for name in means}
+        row = {"width": f"{width:g}", "best epoch": told[ROBUST], "last epoch": told[LAST], "natural": told[NATURAL]}
+        rows.append({**row, "trainings": len(own)})
     return pd.DataFrame(rows)
 
 
