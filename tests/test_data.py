@@ -89,6 +89,8 @@ def test_bad_fields_are_refused_all_at_once() -> None:
     assert len(caught.value.problems) == 2
     with pytest.raises(InputError, match="from 10 to 45000, got 45001"):
         CIFAR10(train=45_001)
+    with pytest.raises(InputError, match="test to be a whole number from 10 to 26032, got 26033"):
+        SVHN(test=26_033)
     with pytest.raises(InputError) as caught:
         MNIST(train=0, val=0)
     assert len(caught.value.problems) == 2
@@ -146,7 +148,7 @@ def test_svhn_has_upright_images_and_the_digit_as_class(tmp_path: Path, monkeypa
 
 
 def test_real_images_are_split_as_promised(real: type[CIFAR10]) -> None:
-    some, all_ = real(train=1000).read(), real().read()
+    some, all_ = real(train=1000, test=500).read(), real().read()
     total = real.TRAIN_IMAGES
     tested = 26_032 if real.__name__ == "SVHN" else 10_000
     assert [len(all_[name].labels) for name in ("train", "val", "test")] == [total - 5000, 5000, tested]
@@ -156,6 +158,10 @@ def test_real_images_are_split_as_promised(real: type[CIFAR10]) -> None:
     for split in (some["train"], all_["train"], all_["val"]):
         share = whole * len(split.labels) / total
         assert float((split.labels.bincount() - share).abs().max()) < 1.0 + 1e-3
+    assert len(some["test"].labels) == 500
+    assert set(rows(some["test"])) <= set(rows(all_["test"]))
+    share = all_["test"].labels.bincount() * 500 / tested
+    assert float((some["test"].labels.bincount() - share).abs().max()) < 1.0 + 1e-3
 
 
 def test_spec_of_real_images_is_their_training_pixels(real: type[CIFAR10]) -> None:

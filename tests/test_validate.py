@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from robsearch import cli
 from robsearch.attacks import PGD, AutoAttack
 from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
-from robsearch.claims.running import plan, validate
+from robsearch.claims.planning import plan
+from robsearch.claims.running import validate
 from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
 from robsearch.data import Digits
@@ -55,7 +56,8 @@ def test_a_plan_counts_its_trainings_and_measures_an_epoch() -> None:
         ("normalised", 6),
         ("retuned", 36),
     ]
-    assert all(one.seconds > 0 for one in planned)
+    assert all(one.cost.training > 0 for one in planned)
+    assert all(one.cost.judging > 0 for one in planned)
 
 
 def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:

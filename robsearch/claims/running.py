@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -15,13 +15,11 @@ from rich.console import Console
 from robsearch.claims.experiment import Experiment, Found, Study
 from robsearch.claims.form import Evidence, Verdict, judge
 from robsearch.claims.page import Page, write
-from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, Search, launch, load_search, resume, search_names
 from robsearch.search.preflight import NAME
 from robsearch.tracking import Tracker
-from robsearch.trainer import train
 
 SEEDS_APART = 100
 """Experiments of one study have seeds of their own, so that what was chosen in one is tested on fresh ones."""
@@ -46,13 +44,6 @@ class Validation:
     found: Found
     tables: Mapping[str, pd.DataFrame]
     figures: Sequence[Drawing]
-
-
-class Planned(NamedTuple):
-    """One experiment of a dry run, with the seconds of its trainings on one device."""
-
-    experiment: Experiment
-    seconds: float
 
 
 def validate(
@@ -96,33 +87,6 @@ def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:
     return Validation(
         name, folder, tuple(judge(study.claims, evidence)), found, study.tables(found), study.figures(found)
     )
-
-
-def plan(study: Study) -> list[Planned]:
-    """What ``validate`` would train, with the time of it on one device like this one, from a measured epoch.
-
-    What arms of a later experiment depend on is not known yet: their time is taken from the first experiment that is
-    trained at their width. Measuring afterwards is not counted.
-    """
-    seconds: dict[float, float] = {}
-    planned = []
-    for experiment in study.experiments:
-        for width in experiment.widths:
-            if width not in seconds:
-                seconds[width] = _training_seconds(experiment, width)
-        whole = len(experiment.arms) * experiment.seeds * sum(seconds[width] for width in experiment.widths)
-        planned.append(Planned(experiment, whole))
-    return planned
-
-
-def _training_seconds(experiment: Experiment, width: float) -> float:
-    """From the second epoch of a training: the first one also warms up."""
-    recipe = experiment.recipe(experiment.arms[0], width, {})
-    load(recipe.data)
-    for epoch in train(recipe):
-        if epoch.number == min(2, recipe.epochs):
-            return float(epoch.metrics["time/epoch_seconds"]) * recipe.epochs
-    return math.nan
 
 
 def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Means, console: Console) -> Search:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from robsearch.claims.form import Verdict
 from robsearch.claims.page import estimated, why
-from robsearch.claims.running import Planned
+from robsearch.claims.planning import Planned
 from robsearch.search.table import duration
 
 COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
@@ -48,16 +48,15 @@ def frame_lines(tables: Mapping[str, pd.DataFrame], room: float = math.inf) -> I
 def plan_lines(planned: Mapping[str, Sequence[Planned]]) -> Iterator[Table | Text]:
     """What would be trained, by design."""
     table = Table(box=None, header_style="dim")
-    for name in ("experiment", "arms", "widths", "seeds", "trainings", "time on one device"):
+    for name in ("experiment", "arms", "widths", "seeds", "trainings", "training", "judging ≤"):
         table.add_column(name, justify="left" if name == "experiment" else "right")
-    total = trainings = 0.0
-    for design, experiments in planned.items():
-        for one in experiments:
-            asked = one.experiment
-            name = "-".join(part for part in (design, asked.name) if part)
-            widths = ", ".join(f"{width:g}" for width in asked.widths)
-            counts = [str(len(asked.arms)), widths, str(asked.seeds), str(asked.trainings)]
-            table.add_row(name, *counts, duration(one.seconds))
-            total, trainings = total + one.seconds, trainings + asked.trainings
+    rows = [(design, one) for design, experiments in planned.items() for one in experiments]
+    for design, (asked, cost) in rows:
+        name = "-".join(part for part in (design, asked.name) if part)
+        widths = ", ".join(f"{width:g}" for width in asked.widths)
+        counts = [str(len(asked.arms)), widths, str(asked.seeds), str(asked.trainings)]
+        table.add_row(name, *counts, *map(duration, cost))
     yield table
-    yield Text(f"{trainings:.0f} trainings, about {duration(total)} of training on one device like this one")
+    trainings = sum(one.experiment.trainings for _, one in rows)
+    training, judging = (duration(sum(seconds)) for seconds in zip(*(one.cost for _, one in rows), strict=True))
+    yield Text(f"{trainings} trainings: on one device like this one {training}, and up to {judging} of attacks on test")

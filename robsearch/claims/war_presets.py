@@ -10,7 +10,7 @@ from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, selecting
 from robsearch.claims.war import WidthStudy
 from robsearch.data import Digits
 from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
-from robsearch.models import MLP, SmallCNN, WideResNet
+from robsearch.models import MLP, WideResNet
 from robsearch.optimisers import Piecewise
 from robsearch.recipe import Recipe
 
@@ -38,20 +38,19 @@ def digits_recipe(images: int, noise: float, epochs: int) -> Recipe:
 
 
 def war_digits() -> Designs:
-    """500 images without and with 30 % wrong labels, and 1,000 images for 40 epochs."""
-    widths = (16.0, 32.0, 64.0, 128.0, 256.0)
-    designs = {
-        "clean": digits_recipe(500, 0.0, 60),
-        "noise": digits_recipe(500, 0.3, 60),
-        "1000": digits_recipe(1000, 0.0, 40),
+    """500 images without and with 30 % wrong labels, and 1,000 images for 40 epochs; the first has the controls."""
+    clean = WidthStudy((16.0, 32.0, 64.0, 128.0, 256.0), LAMS, digits_recipe(500, 0.0, 60))
+    bare = replace(clean, control_seeds=0)
+    return {
+        "clean": clean,
+        "noise": replace(bare, base=digits_recipe(500, 0.3, 60)),
+        "1000": replace(bare, base=digits_recipe(1000, 0.0, 40)),
     }
-    return {name: WidthStudy(widths, LAMS, base) for name, base in designs.items()}
 
 
 def war_fashion() -> Designs:
-    """Fashion-MNIST reduced to 2,000 images, SmallCNN at four widths, 20 epochs, PGD-5 in training."""
-    base = along_width(replace(fashion(), model=SmallCNN(width=1)))
-    return {"": WidthStudy((1.0, 2.0, 4.0, 8.0), LAMS, base, control_seeds=0)}
+    """SmallCNNs of 2 to 16 first channels on reduced Fashion-MNIST."""
+    return {"": WidthStudy((0.125, 0.25, 0.5, 1.0), LAMS, along_width(fashion()), control_seeds=0)}
 
 
 def war_cifar10() -> Designs:

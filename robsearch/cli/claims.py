@@ -65,7 +65,7 @@ def _chosen(found: Designs, design: str | None) -> Designs:
 
 
 def _show_plan(chosen: Designs, console: Console) -> None:
-    from robsearch.claims.running import plan
+    from robsearch.claims.planning import plan
     from robsearch.claims.showing import plan_lines
 
     for part in plan_lines({suffix: plan(study) for suffix, study in chosen.items()}):

@@ -95,8 +95,10 @@ class _FromTorchvision:
     root: str | None = field(default=None, compare=False)
     train: int | None = None
     val: int = 5000
+    test: int | None = None
 
     TRAIN_IMAGES: ClassVar[int]
+    TEST_IMAGES: ClassVar[int] = 10_000
     FOLDER: ClassVar[str]
     FILES: ClassVar[tuple[str, ...]]
     SPEC: ClassVar[ImageSpec]
@@ -111,6 +113,8 @@ class _FromTorchvision:
         if self.train is not None:
             left = total - least if problems else total - self.val
             problems += count_problem("train", self.train, least, left, why + " (None: all that val leaves)")
+        if self.test is not None:
+            problems += count_problem("test", self.test, least, self.TEST_IMAGES, "None keeps them all")
         problems += root_problems(self.root)
         if problems:
             raise InputError(*problems)
@@ -121,7 +125,7 @@ class _FromTorchvision:
         return self.SPEC
 
     def read(self) -> Mapping[str, Split]:
-        """The splits ``train``, ``val`` and ``test`` (torchvision's test set in its own order).
+        """The splits ``train``, ``val`` and ``test`` (whole, torchvision's test set in its own order).
 
         Raises:
             InputError: the data is not there; names the folder looked in and how to get the data.
@@ -135,10 +139,13 @@ class _FromTorchvision:
         val, rest = draw(labels, np.arange(len(labels)), self.val, random)
         train, _ = draw(labels, rest, len(rest) if self.train is None else self.train, random)
         test_images, test_labels = self._source(root, folder, 1)
+        test = np.arange(len(test_labels))
+        if self.test is not None:
+            test, _ = draw(test_labels, test, self.test, seeded(0))
         return {
             "train": take(images, labels, train),
             "val": take(images, labels, val),
-            "test": take(test_images, test_labels, np.arange(len(test_labels))),
+            "test": take(test_images, test_labels, test),
         }
 
     def _source(self, root: str, folder: Path, part: int) -> tuple[UInt8[np.ndarray, "n c h w"], Indices]:
@@ -187,9 +194,10 @@ class MNIST(_FromTorchvision):
             are equal.
         train: keep only this many training images, stratified; None: all that ``val`` leaves.
         val: images of torchvision's training set that form ``val``, stratified; the same whatever ``train``.
+        test: keep only this many test images, stratified; None: all.
 
     Raises:
-        InputError: ``train`` and ``val`` do not fit the set, or ``root`` has a password in it.
+        InputError: ``train``, ``val`` or ``test`` do not fit the set, or ``root`` has a password in it.
     """
 
     TRAIN_IMAGES: ClassVar[int] = 60_000
@@ -253,6 +261,7 @@ class SVHN(_FromTorchvision):
     """
 
     TRAIN_IMAGES: ClassVar[int] = 73_257
+    TEST_IMAGES: ClassVar[int] = 26_032
     FOLDER: ClassVar[str] = ""
     FILES: ClassVar[tuple[str, ...]] = ("train_32x32.mat", "test_32x32.mat")
     SPEC: ClassVar[ImageSpec] = ImageSpec((3, 32, 32), _CLASSES, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
