@@ -35,6 +35,7 @@ from robsearch.claims.margins_claims import (
     sweep,
 )
 from robsearch.claims.paired import shown
+from robsearch.claims.paired_figures import matched, over_epochs
 from robsearch.claims.settings import cifar10, digits, fashion
 from robsearch.errors import InputError, refusal
 from robsearch.measures import InputMargin, LogitMargin
@@ -169,10 +170,17 @@ class MarginsStudy:
         }
 
     def figures(self, found: Found) -> Sequence[Drawing]:
-        """None: the tables say it."""
-        return ()
+        """Margins over training; robust accuracy and margin over natural accuracy."""
+        margins = {f"{which} margin (pixel units)": f"train_set/{MARGIN}/{each}" for which, each in EXTREMES.items()}
+        gained = {"robust accuracy (%)": ROBUST, "average margin (pixel units)": AVERAGE}
+        groups = {group: sweep(group, self.lams) for group in self.GROUPS}
+        return (
+            over_epochs(found[TRAINING].trials, sorted(self.epochs), margins),
+            matched(found[STRENGTHS].trials, groups, gained),
+        )
 
 
+EXTREMES = {"minimum": "min", "average": "mean"}
 LENGTHS: dict[str, tuple[str, float]] = {
     "minimum margin (pixel units)": (f"train_set/{MARGIN}/min", 1),
     "average margin": (f"train_set/{MARGIN}/mean", 1),

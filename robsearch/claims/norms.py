@@ -42,6 +42,7 @@ from robsearch.claims.norms_claims import (
     n4,
 )
 from robsearch.claims.paired import layer_columns, shown
+from robsearch.claims.paired_figures import bound_and_local, norms_by_arm
 from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, final
 from robsearch.errors import InputError, refusal
 from robsearch.measures import GlobalBound, LogitRatio, OperatorNorm
@@ -158,18 +159,24 @@ class NormsStudy:
 
     def tables(self, found: Found) -> Mapping[str, pd.DataFrame]:
         """Accuracies, norms and Lipschitz figures of every arm, by experiment."""
-        captions = {
-            REGULARISED: f"Standard training with norm regularisers (test, APGD at eps {self.small_eps:.3g})",
-            LAST: "TRADES and others at lambda 1 without weight decay, last epoch (test, APGD)",
-            EARLY: "TRADES and others at lambda 6 with weight decay 5e-4, best epoch (test, APGD)",
-        }
-        return {captions[name]: shown(evidence.trials, HEADINGS) for name, evidence in found.items()}
+        attacks = {REGULARISED: f"APGD at eps {self.small_eps:.3g}", LAST: "APGD", EARLY: "APGD"}
+        return {f"{TITLES[name]} (test, {attacks[name]})": shown(found[name].trials, HEADINGS) for name in found}
 
     def figures(self, found: Found) -> Sequence[Drawing]:
-        """None: the tables say it."""
-        return ()
+        """Norms of every arm relative to standard training; the product of norms beside the local estimate."""
+        columns = {name: layer_columns(self.base, TARGETS[family]) for name, family in FAMILIES.items()}
+        lipschitz = {"product of layer norms": PRODUCT, "local estimate": LOCAL}
+        trials, trained = {name: found[name].trials for name in found}, (STANDARD, *FRAMEWORKS)
+        drawn = [norms_by_arm(own, STANDARD, columns, TITLES[name]) for name, own in trials.items()]
+        return [*drawn, *(bound_and_local(trials[name], trained, lipschitz, TITLES[name]) for name in (LAST, EARLY))]
 
 
+TITLES = {
+    REGULARISED: "Standard training with norm regularisers",
+    LAST: "TRADES and others at lambda 1 without weight decay, last epoch",
+    EARLY: "TRADES and others at lambda 6 with weight decay 5e-4, best epoch",
+}
+FAMILIES = {"l1 norm": "l1", "linf norm": "linf", "spectral norm": "clip"}
 NORMS: tuple[OperatorNorm, ...] = (OperatorNorm("l1"), OperatorNorm("linf"), OperatorNorm("l2"))
 HEADINGS: dict[str, tuple[str, float]] = {
     "natural (%)": (NATURAL, 100),

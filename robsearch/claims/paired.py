@@ -14,18 +14,24 @@ from robsearch.recipe import Recipe
 Numbers = NDArray[np.float64]
 
 
-def by_arm(trials: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) -> Numbers:
-    """(seeds, arms, metrics), in the orders given; seeds that lack a training or a finite number are left out.
+def laid_out(trials: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) -> Numbers:
+    """(seeds, arms, metrics), in the orders given; NaN where there is no training or no number.
 
     Args:
         trials: of one experiment at one width.
         arms: that are compared.
-        metrics: columns of ``trials``; one that is missing leaves no seed.
+        metrics: columns of ``trials``; one that is missing is NaN.
     """
     own, place = trials[trials["arm"].isin(arms)], {arm: i for i, arm in enumerate(arms)}
     seeds, rows = np.unique(own["seed"].to_numpy(dtype=int), return_inverse=True)
     values = np.full((len(seeds), len(arms), len(metrics)), np.nan)
     values[rows, [place[arm] for arm in own["arm"]]] = own.reindex(columns=list(metrics)).to_numpy(dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def by_arm(trials: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) -> Numbers:
+    """``laid_out`` without the seeds that lack a training or a number: what effects are computed from."""
+    values = laid_out(trials, arms, metrics)
     return np.asarray(values[np.isfinite(values).all(axis=(1, 2))])
 
 

@@ -16,6 +16,7 @@ from robsearch.attacks import PGD
 from robsearch.claims.experiment import Experiment, Found
 from robsearch.claims.form import Claim, Evidence
 from robsearch.claims.paired import Numbers, by_arm, layer_columns, shown, slopes
+from robsearch.claims.paired_figures import over_eps
 from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, final
 from robsearch.claims.statistics import Effect
 from robsearch.errors import InputError, refusal
@@ -144,8 +145,10 @@ class RegularizationStudy:
         }
 
     def figures(self, found: Found) -> Sequence[Drawing]:
-        """None: the tables say it."""
-        return ()
+        """Margins, singular values, feature change and rates over eps."""
+        layers = {f"sd of {m.name}": layer_columns(self.base, m.name, "std") for m in self.spectra}
+        layers["feature change"] = layer_columns(self.base, CHANGE)
+        return (over_eps(found[STRENGTHS].trials, sorted(self.eps), (LOW, MEDIAN, HIGH), layers, GAP),)
 
 
 HEADINGS: dict[str, tuple[str, float]] = {
