@@ -240,9 +240,12 @@ def test_tables_can_be_made_of_every_experiment() -> None:
     found = {"grid": grid(rng(), 3, noise=0.3), "arms": arms(rng(), noise=0.0)}
     made = tables(found, 16.0, 256.0, LAMS)
     ways = next(iter(made.values())).set_index("way")
-    assert ways.loc["lambda 6", "operations"] == "0.0%"
-    assert ways.loc["full search", "operations"] == "100.0%"
-    assert ways.loc["thin lambda", "operations"] == f"{16**2 / 256**2:.1%}"
+    # A search is one training of each of seven lambdas; at a width each takes width^2 operations, 1,000 gradients, 1 s.
+    assert ways.loc["lambda 6", "operations"] == "0 (0.0%)"
+    assert ways.loc["full search", "gradients"] == "7e+03 (100.0%)"
+    assert ways.loc["full search", "operations"] == f"{7 * 256**2:.3g} (100.0%)"
+    assert ways.loc["thin lambda", "operations"] == f"{7 * 16**2:.3g} ({16**2 / 256**2:.1%})"
+    assert ways.loc["law", "seconds"] == f"{7 * 4:.3g} (400.0%)"
     assert ways.loc["thin lambda", "regret"].startswith("2.")
     assert len(STUDY.figures(found)) == 3
 

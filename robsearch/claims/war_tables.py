@@ -27,7 +27,7 @@ RANGE = 0.5
 def tables(found: Found, thin: float, wide: float, lams: Sequence[float]) -> Mapping[str, pd.DataFrame]:
     """By caption; accuracies in percent, differences in points, intervals at 95 % over seeds."""
     made = {
-        f"Ways of choosing lambda at width {wide:g} (test, APGD; tuning cost as a share of the full search's)": ways(
+        f"Ways of choosing lambda at width {wide:g} (test, APGD; the cost of tuning, and as a share)": ways(
             found, thin, wide
         ),
         "The best lambda at each width": peaks(found),
@@ -56,7 +56,7 @@ def ways(found: Found, thin: float, wide: float) -> pd.DataFrame:
                 "natural": interval(points(own[NATURAL])),
                 "stability": interval(points(own[STABLE])),
                 "regret": "" if arm == ORACLE else interval(points(contrast(trials, ROBUST, ORACLE, arm))),
-                **tuning_shares(found, arm, thin, wide),
+                **tuning_costs(found, arm, thin, wide),
                 "seeds": len(own),
             }
         )
@@ -71,13 +71,13 @@ def tuning(found: Found, arm: str, thin: float, wide: float, unit: str) -> float
     return float(rows.groupby("seed")[unit].sum().mean()) if len(rows) else 0.0
 
 
-def tuning_shares(found: Found, arm: str, thin: float, wide: float) -> dict[str, str]:
-    """In gradient evaluations, in operations and in seconds (GPU-seconds where there was a GPU)."""
-    shares = {}
+def tuning_costs(found: Found, arm: str, thin: float, wide: float) -> dict[str, str]:
+    """Gradient evaluations, operations and seconds (GPU-seconds where there was a GPU), and as shares."""
+    costs = {}
     for unit in ("gradients", "operations", "seconds"):
-        whole = tuning(found, ORACLE, thin, wide, unit)
-        shares[unit] = f"{tuning(found, arm, thin, wide, unit) / whole:.1%}"
-    return shares
+        own, whole = (tuning(found, each, thin, wide, unit) for each in (arm, ORACLE))
+        costs[unit] = f"{own:.3g} ({own / whole:.1%})"
+    return costs
 
 
 def peaks(found: Found) -> pd.DataFrame:
