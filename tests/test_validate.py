@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from robsearch import cli
 from robsearch.attacks import PGD, AutoAttack
+from robsearch.claims import planning
 from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
 from robsearch.claims.planning import plan
 from robsearch.claims.running import validate
@@ -21,6 +22,7 @@ from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
 from robsearch.data import Digits
 from robsearch.errors import InputError
+from robsearch.evaluation import best_device
 from robsearch.measures import GlobalBound, LogitRatio
 from robsearch.models import MLP
 from robsearch.objectives import Standard
@@ -58,6 +60,15 @@ def test_a_plan_counts_its_trainings_and_measures_an_epoch() -> None:
     ]
     assert all(one.cost.training > 0 for one in planned)
     assert all(one.cost.judging > 0 for one in planned)
+
+
+def test_a_plan_measures_large_nets_on_fewer_images_but_on_sixteen_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(planning.AFFORDED, best_device().type, 6e11)
+    assert planning._fewer(BASE) == BASE.data
+    # 67.7 million weights, 6 operations each, 3 gradients of each image.
+    large = replace(BASE, data=Digits(train=500), model=MLP(width=8192, depth=2))
+    assert planning._fewer(large) == Digits(train=int(6e11 / (6 * 8192 * (64 + 8192 + 10) * 3))) == Digits(train=492)
+    assert planning._fewer(replace(BASE, model=MLP(width=65536, depth=2))) == Digits(train=16)
 
 
 def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:

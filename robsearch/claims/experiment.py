@@ -145,6 +145,6 @@ def operations(model: Model, images: ImageSpec) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         model.build(images).eval()(torch.zeros(1, *images.shape))
     return float(PASSES * counter.get_total_flops())

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from robsearch.attacks import AutoAttack
-from robsearch.claims.experiment import Experiment, Study
+from robsearch.claims.experiment import Experiment, Study, gradients_per_image, operations
 from robsearch.data import load
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
 from robsearch.modes import evaluating
-from robsearch.protocols import Split
+from robsearch.protocols import Dataset, Split
 from robsearch.recipe import Recipe
 from robsearch.trainer import Epoch, train
 
-ATTACKED = 250
-"""Images on which the final attack is timed."""
+AFFORDED: dict[str, float] = {"cpu": 6e11, "cuda": 1e14}
+"""Floating-point operations that one measurement may take: seconds."""
+LEAST = 16
+"""Images of an epoch, at least, however large the net."""
+ATTACKED, ITERATIONS = 250, 1000
+"""Images on which the final attack is timed at most, and about how many gradients it takes of each."""
 HARMLESS = 1e-6
 """At this eps AutoAttack turns no image, and goes on to its last step on all of them."""
 
@@ -56,19 +61,37 @@ def plan(study: Study) -> list[Planned]:
 
 
 def _measured(recipe: Recipe) -> Cost:
-    """From the second epoch of a training: the first one also warms up."""
-    load(recipe.data)
-    *_, epoch = islice(train(recipe), 2)
-    return Cost(float(epoch.metrics["time/epoch_seconds"]) * recipe.epochs, _judging_seconds(recipe, epoch))
+    """From the second epoch of a training, on as many images as can be afforded: the first epoch also warms up."""
+    splits, few = load(recipe.data), _fewer(recipe)
+    *_, epoch = islice(train(replace(recipe, data=few)), 2)
+    training, whole = (float(epoch.metrics[f"time/{what}_seconds"]) for what in ("train", "epoch"))
+    train_share, val_share = (len(load(few)[name].labels) / len(splits[name].labels) for name in ("train", "val"))
+    seconds = training / train_share + (whole - training) / val_share
+    return Cost(seconds * recipe.epochs, _judging_seconds(recipe, splits, epoch))
 
 
-def _judging_seconds(recipe: Recipe, epoch: Epoch) -> float:
+def _fewer(recipe: Recipe) -> Dataset:
+    """The recipe's data, with as many images as can be afforded where the data set lets one choose."""
+    data: Any = recipe.data
+    splits, n = load(recipe.data), _affordable(recipe, gradients_per_image(recipe))
+    n = max(n, LEAST, recipe.data.spec.num_classes)
+    chosen = {name: n for name in ("train", "val") if hasattr(data, name) and n < len(splits[name].labels)}
+    return replace(data, **chosen) if chosen else recipe.data
+
+
+def _affordable(recipe: Recipe, gradients: int) -> int:
+    """How many images may be measured on this device, at a number of gradients of each."""
+    return int(AFFORDED[best_device().type] / (operations(recipe.model, recipe.data.spec) * gradients))
+
+
+def _judging_seconds(recipe: Recipe, splits: Mapping[str, Split], epoch: Epoch) -> float:
     """All of ``test`` at the last epoch and at the measured one, and as many images of ``train`` at the latter."""
-    splits, device, attack = load(recipe.data), best_device(), recipe.test_attack
+    device, attack = best_device(), recipe.test_attack
     assert attack is not None, "Recipe fills it in"
     model = recipe.model.build(recipe.data.spec).to(device)
     model.load_state_dict(epoch.state["judged"])
-    images = to_device(sampled(splits["test"], ATTACKED).split, device).images
+    n = min(ATTACKED, max(1, _affordable(recipe, ITERATIONS)))
+    images = to_device(sampled(splits["test"], n).split, device).images
     with evaluating(model):
         predicted = model(to_float(images)).argmax(1)
     if isinstance(attack, AutoAttack):

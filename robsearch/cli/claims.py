@@ -68,7 +68,9 @@ def _show_plan(chosen: Designs, console: Console) -> None:
     from robsearch.claims.planning import plan
     from robsearch.claims.showing import plan_lines
 
-    for part in plan_lines({suffix: plan(study) for suffix, study in chosen.items()}):
+    with console.status("measuring an epoch at each width"):
+        planned = {suffix: plan(study) for suffix, study in chosen.items()}
+    for part in plan_lines(planned):
         console.print(part, highlight=False)
 
 
