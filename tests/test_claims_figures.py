@@ -15,7 +15,7 @@ from test_claims_regularization import evidence as of_regularization
 
 from robsearch.claims.experiment import Found, Study
 from robsearch.claims.form import Evidence
-from robsearch.claims.paired_figures import whiskers
+from robsearch.claims.paired_figures import of_ratios, whiskers
 
 CASES = {
     "norms": (NORMS, of_norms, 5, ["PGD-AT", "ALP", "clip 2", "l1 0.001", "local estimate", "spectral norm"]),
@@ -33,6 +33,13 @@ def test_marks_are_means_and_whiskers_reach_to_both_ends_of_the_t_interval() -> 
     mean, ends = whiskers(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, np.nan]]))
     assert mean.tolist() == [2.0, 5.0]
     assert ends == pytest.approx(np.array([[4.303 / 3**0.5, 0.0], [4.303 / 3**0.5, 0.0]]), abs=1e-3)
+
+
+def test_ratios_have_a_geometric_mean_and_an_interval_on_the_log_scale() -> None:
+    mean, ends = of_ratios(np.log([[1.0], [2.0], [4.0]]))  # the logs' deviation is that of 2
+    reach = 2 ** (4.303 / 3**0.5)
+    assert mean == pytest.approx(2.0)
+    assert ends[:, 0] == pytest.approx([2 - 2 / reach, 2 * reach - 2], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", CASES)

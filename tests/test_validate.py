@@ -20,17 +20,19 @@ from robsearch.claims.planning import plan
 from robsearch.claims.running import validate
 from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
-from robsearch.data import Digits
+from robsearch.data import Digits, load
 from robsearch.errors import InputError
 from robsearch.evaluation import best_device
 from robsearch.measures import GlobalBound, LogitRatio
 from robsearch.models import MLP
 from robsearch.objectives import Standard
 from robsearch.optimisers import SGD, Piecewise
+from robsearch.protocols import Split
 from robsearch.recipe import Recipe
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, load_search
 from robsearch.tracking import default_uri
+from robsearch.trainer import train
 
 EPS = 0.15
 BASE = Recipe(
@@ -69,6 +71,18 @@ def test_a_plan_measures_large_nets_on_fewer_images_but_on_sixteen_at_least(monk
     large = replace(BASE, data=Digits(train=500), model=MLP(width=8192, depth=2))
     assert planning._fewer(large) == Digits(train=int(6e11 / (6 * 8192 * (64 + 8192 + 10) * 3))) == Digits(train=492)
     assert planning._fewer(replace(BASE, model=MLP(width=65536, depth=2))) == Digits(train=16)
+
+
+def test_judging_costs_two_epochs_on_test_and_one_on_as_many_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch, clock = next(iter(train(BASE))), [0.0]
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
+
+    def takes_a_second_per_image(model: object, split: Split, attack: object) -> None:
+        assert attack == AutoAttack(eps=1e-6, attacks=("apgd-ce",), batch_size=1000)
+        clock[0] += len(split.labels)
+
+    monkeypatch.setattr(planning, "judge", takes_a_second_per_image)
+    assert planning._judging_seconds(BASE, load(BASE.data), epoch) == pytest.approx(2 * 849 + 100)
 
 
 def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:

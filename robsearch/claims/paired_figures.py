@@ -38,6 +38,12 @@ def whiskers(values: Numbers) -> tuple[Numbers, Numbers]:
     return mean, np.where(np.isfinite(ends), ends, 0.0)
 
 
+def of_ratios(logs: Numbers) -> tuple[Numbers, Numbers]:
+    """The same of values given as their logs: geometric means, and intervals that were formed on the log scale."""
+    mean, (low, high) = whiskers(logs)
+    return np.exp(mean), np.exp(mean) * [1 - np.exp(-low), np.exp(high) - 1]
+
+
 # -- regularisation (arXiv 2011.07478) --------------------------------------------------------------------------
 
 
@@ -138,13 +144,10 @@ def norms_by_arm(trials: pd.DataFrame, reference: str, columns: Mapping[str, Seq
         entries = []
         for shift, series, (label, layers) in zip((-0.2, 0, 0.2), SERIES, columns.items(), strict=True):
             logs = np.log(laid_out(trials, [reference, *arms], layers)).mean(axis=2)
-            mean, ends = whiskers(logs[:, 1:] - logs[:, :1])
-            low, high = ends
-            spread = np.exp(mean) * [1 - np.exp(-low), np.exp(high) - 1]
+            mean, ends = of_ratios(logs[:, 1:] - logs[:, :1])
             places = np.arange(len(arms)) + shift
-            entries.append(
-                (axes.errorbar(np.exp(mean), places, None, spread, linestyle="none", **MARKS, **series), label)
-            )
+            mark = axes.errorbar(mean, places, None, ends, linestyle="none", **MARKS, **series)
+            entries.append((mark, label))
         axes.axvline(1, **FAINT)
         axes.set_yticks(range(len(arms)), arms)
         axes.invert_yaxis()

@@ -91,7 +91,7 @@ def traces(found: Found, thin: float, thin_arm: str) -> Drawing:
     shown = [("thin net, found by search", grid[(grid["width"] == thin) & (grid["arm"] == thin_arm)])]
     shown += [(arm, arms[arms["arm"] == arm]) for arm in (*WARS, "thin lambda")]
     widths = widths_of(found)
-    styles = ["-", "--", "-.", ":", (0, (1, 1))]
+    styles = ["-", "--", "-.", ":", "-"]
     with look():
         figure, (ratio, lam) = panels(4.8, rows=2, sharex=True, height_ratios=[3, 2])
         entries = []
