@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 from typer.testing import CliRunner
 
 from robsearch import cli
@@ -18,6 +20,7 @@ from robsearch.claims import planning
 from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
 from robsearch.claims.planning import plan
 from robsearch.claims.running import validate
+from robsearch.claims.showing import frame_lines
 from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
 from robsearch.data import Digits, load
@@ -177,6 +180,16 @@ def test_trainings_that_fail_are_missing_and_are_not_waited_for(tmp_path: Path) 
     tried = set(search.trials["trial"])
     assert validate(OneDiverges(), "pair", means=means) is not None
     assert set(load_search("pair-pair", tmp_path).trials["trial"]) == tried
+
+
+def test_a_table_that_is_too_wide_breaks_between_words_and_never_inside_one() -> None:
+    tables = {"ways": pd.DataFrame({"way": ["full search"], "robust": ["56.52 [56.05, 56.99]"]})}
+    for width, lines in ((17, ["full", "56.52", "search", "[56.05,", "56.99]"]), (16, [])):
+        console = Console(width=width, file=io.StringIO(), highlight=False)
+        console.print(*frame_lines(tables, width))
+        said = console.file.getvalue()
+        assert [word for word in said.split() if word in lines] == lines
+        assert ("too wide" in " ".join(said.split())) == (not lines)
 
 
 def test_tables_are_judged_from_the_command_line(tmp_path: Path) -> None:

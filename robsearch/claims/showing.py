@@ -31,17 +31,21 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[Text]:
 
 
 def frame_lines(tables: Mapping[str, pd.DataFrame], room: float = math.inf) -> Iterator[Table | Text]:
-    """Data frames as tables; one that ``room`` columns do not hold is left to the page."""
+    """Data frames as tables; one that ``room`` columns do not hold, even a word to a line, is left to the page."""
     for caption, frame in tables.items():
-        widths = [max(map(len, [str(name), *map(str, frame[name])])) for name in frame.columns]
-        if sum(widths) + 2 * len(widths) > room:
+        cells = [[str(name), *map(str, frame[name])] for name in frame.columns]
+        least = [max(len(word) for cell in own for word in cell.split()) for own in cells]
+        wanted = [max(map(len, own)) - width for own, width in zip(cells, least, strict=True)]
+        spare = room - sum(least) - 2 * len(least)
+        if spare < 0:
             yield Text(f"{caption}: {len(frame)} rows, too wide for this terminal; see the report", style="dim")
             continue
+        share = min(1.0, spare / max(sum(wanted), 1))
         table = Table(title=caption, title_justify="left", title_style="bold", box=None, header_style="dim")
-        for name in frame.columns:
-            table.add_column(str(name), overflow="fold")
-        for row in frame.itertuples(index=False):
-            table.add_row(*map(str, row))
+        for own, width, more in zip(cells, least, wanted, strict=True):
+            table.add_column(own[0], width=width + int(share * more))
+        for row in zip(*(own[1:] for own in cells), strict=True):
+            table.add_row(*row)
         yield table
 
 
