@@ -31,9 +31,10 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
         raise InputError(refusal(f"{noun} as module:name", repr(reference), f"such as {example}"))
     module = _module(module_name)
     found = getattr(module, name, None)
-    if isinstance(found, kind):
+    if isinstance(found, kind) and not isinstance(found, type):
         return found
-    known = sorted(key for key, value in vars(module).items() if isinstance(value, kind))
+    objects = {key: value for key, value in vars(module).items() if not isinstance(value, type)}
+    known = sorted(key for key, value in objects.items() if isinstance(value, kind))
     got = f"{name!r} is a {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
     has = f"use one of {', '.join(known)}" if known else how
     raise InputError(refusal(f"a {kind.__name__} in {module_name}", got, has))

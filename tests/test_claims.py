@@ -11,7 +11,7 @@ from scipy import stats
 
 from robsearch.claims.form import Claim, Evidence, NotDecidableError, by_seed, contrast, judge
 from robsearch.claims.page import why
-from robsearch.claims.statistics import Effect, Estimate, estimate, holm, seeds_needed, slope
+from robsearch.claims.statistics import Effect, Estimate, estimate, holm, seeds_needed, share_above, slope
 
 NOTHING = Evidence(pd.DataFrame(), pd.DataFrame())
 
@@ -79,6 +79,22 @@ def test_an_effect_below_what_matters_is_told_from_that() -> None:
     assert seeds_needed(Estimate(0.0, -1, 1, 0.5, 1.0, 5), delta=0.0) is None
 
 
+def test_seeds_with_no_finite_number_are_left_out_of_estimates() -> None:
+    assert estimate([1.0, 2.0, 3.0, math.nan, math.inf]) == estimate([1.0, 2.0, 3.0])
+    assert math.isnan(estimate([math.nan] * 4).mean)
+    assert estimate([math.nan] * 4).p == 1.0
+
+
+def test_a_share_has_the_exact_interval() -> None:
+    found = share_above([1.0] * 500, 0.99)
+    assert found.low == pytest.approx(0.025 ** (1 / 500) - 0.99)
+    assert (found.mean, found.high) == pytest.approx((0.01, 0.01))
+    assert found.p == pytest.approx(0.99**500)
+    one_less = share_above([0.0] + [1.0] * 499, 0.99)
+    assert one_less.low < 0
+    assert one_less.p == pytest.approx(0.99**500 + 500 * 0.01 * 0.99**499)
+
+
 def test_slope_by_hand() -> None:
     assert slope([0, 1, 2], [1, 3, 5]) == 2
     assert math.isnan(slope([1, 1], [0, 5]))
@@ -131,6 +147,17 @@ def test_holm_makes_the_second_of_two_claims_harder() -> None:
     secondary = judge([claim((weak, 0.1), name="A"), claim(([0.0, 1.0, -1.0], 0.1), name="B", primary=False)], NOTHING)
     assert [alone[0].answer, both[0].answer, secondary[0].answer] == ["supported", "inconclusive", "supported"]
     assert both[0].p_holm == pytest.approx(2 * p)
+    # What stands in the way is the correction: more seeds than there are, and not so many that none would do.
+    assert both[0].needed == seeds_needed(estimate(weak), 0.1, alpha=0.0125)
+    assert len(weak) < seeds_needed(estimate(weak), 0.1) < both[0].needed < 40
+
+
+def test_an_exact_estimate_takes_the_place_of_students() -> None:
+    effect = Effect("share", "share", (0.01,) * 200, 0.0, share_above([1.0] * 200, 0.99))
+    by_share = Claim("M", "So.", "arXiv 0000.00000", lambda _: [effect], "less")
+    (verdict,) = judge([by_share], NOTHING)
+    assert verdict.answer == "inconclusive"
+    assert verdict.p == pytest.approx(0.99**200)
 
 
 def test_an_experiment_that_cannot_tell_says_why() -> None:

@@ -19,6 +19,7 @@ from robsearch.claims.war_claims import (
     LOCAL,
     MATCHED,
     STABLE,
+    along_width,
     best_lambda_rises,
     claims,
     cost,
@@ -301,10 +302,63 @@ def test_a_table_with_columns_missing_or_no_numbers_is_refused(tmp_path: Path) -
     with pytest.raises(InputError, match="add train_rob_loss"):
         read_table(tmp_path / "short.csv")
     pd.read_csv(file).astype({"width": object}).replace({"width": {4: "four"}}).to_csv(tmp_path / "words.csv")
-    with pytest.raises(InputError, match="line 22"):
+    with pytest.raises(InputError, match=r"a number above 0 as width .*, got 'four' in line 22"):
         read_table(tmp_path / "words.csv")
     with pytest.raises(InputError, match="pass a CSV"):
         read_table(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("width", -4, "a number above 0 as width .*, got -4.* in line 7"),
+        ("test_rob_acc", 50.0, "a share from 0 to 1 as test_rob_acc .*, got 50.0 in line 7"),
+        ("train_nat_loss", math.inf, "a number from 0 up as train_nat_loss .*, got inf in line 7"),
+        ("lam", "six", "a number above 0 as lam .*, got 'six' in line 7"),
+        ("seed", "", "a number from 0 up as seed .*, got nan in line 7"),
+        ("test_stability", "high", "a share from 0 to 1 as test_stability .*, got 'high' in line 7"),
+        ("epoch", 4, "each width, lam, seed, epoch once in .*, got line 7 again"),
+    ],
+)
+def test_what_is_out_of_range_in_a_table_is_named_with_its_line(
+    tmp_path: Path, column: str, value: object, told: str
+) -> None:
+    rows = pd.read_csv(table(tmp_path, -0.27, seeds=1)).assign(lam=1.0, test_stability=0.5).astype(object)
+    rows.loc[5, column] = value
+    rows.to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(InputError, match=told) as refused:
+        read_table(tmp_path / "wrong.csv")
+    assert len(refused.value.problems) == 1
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    pd.read_csv(table(tmp_path, -0.27, seeds=1)).head(0).to_csv(tmp_path / "empty.csv")
+    with pytest.raises(InputError, match="expected rows in"):
+        read_table(tmp_path / "empty.csv")
+
+
+def test_what_a_seed_lacks_at_one_width_is_left_out_of_slopes_and_choices() -> None:
+    trials = pd.DataFrame(
+        [
+            {"seed": seed, "arm": f"lam {lam:g}", "width": width, "value": lam / 10, STABLE: lam * math.log(width)}
+            for seed in (0, 1)
+            for lam in (1.0, 2.0)
+            for width in (1.0, math.e)
+        ]
+    )
+    assert along_width(trials, STABLE, 1.0) == pytest.approx((1.5, 1.5))  # slopes 1 and 2
+    lost = trials.drop(index=3)  # seed 0, lambda 2, the wide net
+    assert along_width(lost, STABLE, 1.0) == pytest.approx((1.0, 1.5))
+    assert along_width(lost.drop(index=1), STABLE, 1.0) == pytest.approx((1.5,))
+    best = STUDY.best_lam(math.e)
+    assert (best({"grid": Evidence(trials, trials)}), best({"grid": Evidence(lost, lost)})) == (2.0, 1.0)
+
+
+def test_a_predictor_of_zero_leaves_h5_without_a_number() -> None:
+    trials = grid(rng(), 3, noise=0.3).trials
+    assert math.isfinite(left_out_error(trials, LOCAL))
+    trials.loc[trials.index[0], LOCAL] = 0.0
+    assert math.isnan(left_out_error(trials, LOCAL))
 
 
 def test_the_public_logs_say_what_is_known_of_them(data_root: Path) -> None:

@@ -1,5 +1,7 @@
 """Suggestions of several trainings, goals, grids, first points, and trials from elsewhere."""
 
+import math
+
 import optuna
 import pytest
 from small_spaces import recipe
@@ -112,6 +114,23 @@ def test_a_failed_seed_fails_its_suggestion(storage):
         ("COMPLETE", None),
         ("FAIL", "loss became nan"),
     ]
+
+
+def test_where_seeds_are_paired_a_failed_one_leaves_the_others_of_its_suggestion(storage):
+    paired = study(storage, replicates=3, paired=True)
+    told = paired.fail(paired.ask(), "loss became nan")
+    assert (told.state, told.following.trial) == ("RUNNING", "w4-000-r1")
+    (adopted,) = study(storage, replicates=3, paired=True).adopt()
+    assert adopted == told.following
+    told = paired.complete(told.following, *done(0.5))
+    assert (told.state, told.following.trial) == ("RUNNING", "w4-000-r2")
+    assert paired.complete(told.following, *done(0.6)).state == "FAIL"
+    assert [row["state"] for row in all_rows(storage).values()] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert {row["suggestion"] for row in all_rows(storage).values()} == {"FAIL"}
+    told = paired.complete(paired.ask(), *done(0.5))
+    told = paired.complete(told.following, *done(0.5))
+    told = paired.fail(told.following, "loss became nan")
+    assert (told.state, math.isnan(told.value), told.following) == ("FAIL", True, None)
 
 
 # --- all widths ---

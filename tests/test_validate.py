@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from robsearch import cli
 from robsearch.attacks import PGD, AutoAttack
 from robsearch.claims import planning
 from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
+from robsearch.claims.form import Evidence
 from robsearch.claims.planning import plan
-from robsearch.claims.running import validate
+from robsearch.claims.running import judged, validate
 from robsearch.claims.showing import frame_lines
 from robsearch.claims.war import ARMS, WidthStudy
 from robsearch.claims.war_presets import digits_recipe, war_paper
@@ -107,6 +109,9 @@ def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: 
 def test_what_a_training_costs_by_hand() -> None:
     assert gradients_per_image(digits_recipe(100, 0.0, 1)) == 10 + 2
     assert gradients_per_image(Recipe(model=MLP(width=4), data=Digits(), objective=Standard())) == 1
+    # Training of 100 images, then PGD-10 on the cross-entropy and on the margin on the 848 of val.
+    experiment = Experiment("one", ("arm",), (16.0,), 1, lambda arm, width, found: digits_recipe(100, 0.0, 1))
+    assert experiment._cost("arm", 16.0, {})[0] == 12 * 100 + (10 + 10) * 848
     # Two hidden layers: 64 w + w w + 10 w multiply-adds, two operations each, and three passes.
     assert operations(MLP(width=16, depth=2), Digits().spec) == 3 * 2 * (64 * 16 + 16 * 16 + 10 * 16)
 
@@ -144,12 +149,21 @@ def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(tmp_path: P
     experiment = client.get_experiment_by_name("tiny-arms")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`robsearch.kind` = 'search'")
     assert run.data.tags["robsearch.verdict.H1"] == first.answer
+    longer = replace(BASE, epochs=6)
     journals = {file: file.stat().st_mtime for file in tmp_path.glob("tiny-*/*.log")}
     again = validate(TINY, "tiny", means=means)
     assert again is not None
     assert again.verdicts[0].parts == first.parts
-    with pytest.raises(InputError, match="tiny-grid to be a search of 9 trainings, got one of 27"):
-        validate(replace(TINY, seeds=1), "tiny", means=means)
+    others = {
+        "tiny-grid with 9 trainings, got 27": (replace(TINY, seeds=1), 0),
+        "tiny-grid with seed 100, got 0": (TINY, 1),
+        r"widths \(4.0, 8.0, 32.0\), got \(4.0, 8.0, 16.0\)": (replace(TINY, widths=(4.0, 8.0, 32.0)), 0),
+        "arms lam 1, lam 4, lam 8, got lam 16": (replace(TINY, lams=(1.0, 4.0, 8.0)), 0),
+        "the recipe of arm 'lam .*' at width .*, got another one, in w": (replace(TINY, base=longer), 0),
+    }
+    for told, (study, seed) in others.items():
+        with pytest.raises(InputError, match=told):
+            validate(study, "tiny", seed=seed, means=means)
     assert {file: file.stat().st_mtime for file in tmp_path.glob("tiny-*/*.log")} == journals
 
 
@@ -176,10 +190,19 @@ def test_trainings_that_fail_are_missing_and_are_not_waited_for(tmp_path: Path) 
     assert found is not None
     assert list(found.found["pair"].trials["arm"]) == ["trains", "trains"]
     search = load_search("pair-pair", tmp_path)
-    assert sorted(search.trials["state"]) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert sorted(search.trials["state"]) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
     tried = set(search.trials["trial"])
+    judged = search.folder / "trials" / found.found["pair"].trials["trial"][0] / "test.json"
+    judged.unlink()
     assert validate(OneDiverges(), "pair", means=means) is not None
+    assert judged.exists()
     assert set(load_search("pair-pair", tmp_path).trials["trial"]) == tried
+
+
+def test_what_was_not_judged_on_test_is_no_evidence(tmp_path: Path) -> None:
+    trials = pd.DataFrame({"experiment": "pair", "seed": [0, 1], "test/robust_accuracy": [0.5, math.nan]})
+    found = {"pair": Evidence(trials, trials[["experiment"]])}
+    assert list(judged(OneDiverges(), "pair", found, tmp_path).found["pair"].trials["seed"]) == [0]
 
 
 def test_a_table_that_is_too_wide_breaks_between_words_and_never_inside_one() -> None:
@@ -211,6 +234,7 @@ def test_tables_are_judged_from_the_command_line(tmp_path: Path) -> None:
         (["war", "--design", "clear"], "--design out of clean, noise, 1000"),
         (["norms", "--from-table", "x.csv"], "war with --from-table"),
         (["robsearch.models:MLP"], "a Study in robsearch.models"),
+        (["robsearch.claims.war:WidthStudy"], "'WidthStudy' is a type"),
         (["war", "--name", "a/b"], "a name that can be a folder"),
     ],
 )

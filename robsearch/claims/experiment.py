@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import optuna
 import pandas as pd
 
-from robsearch.attacks import PGD
+from robsearch.attacks import PGD, OwnLoss, WorstCase
 from robsearch.claims.form import Claim, Evidence
 from robsearch.data import load
 from robsearch.protocols import ImageSpec, Model
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 ARM = "arm"
 COSTS = ("gradients", "operations")
-"""Columns of the evidence: gradient evaluations of one image, and floating-point operations, of a whole training."""
+"""Columns of the evidence: gradient evaluations of one image, and floating-point operations, of a whole training and
+of the attacks on ``val`` that choose its best epoch."""
 PASSES = 3
 """A forward and a backward pass take about three times the operations of the forward one."""
 
@@ -90,10 +91,11 @@ class Experiment:
         return column.map(self.arms.index) if column.name == ARM else column
 
     def _cost(self, arm: str, width: float, found: Found) -> tuple[float, float]:
-        """Gradient evaluations of one epoch, and floating-point operations of each."""
+        """Gradient evaluations of one epoch and of the attack on ``val`` after it, and operations of each."""
         recipe = self.recipe(arm, width, found)
-        images = len(load(recipe.data)["train"].labels)
-        return float(gradients_per_image(recipe) * images), operations(recipe.model, recipe.data.spec)
+        train, val = (len(load(recipe.data)[name].labels) for name in ("train", "val"))
+        gradients = gradients_per_image(recipe) * train + attack_gradients(recipe.eval_attack) * val
+        return float(gradients), operations(recipe.model, recipe.data.spec)
 
 
 @runtime_checkable
@@ -130,14 +132,23 @@ def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
     return trials.join(table, on="trial")
 
 
+def attack_gradients(attack: object) -> int:
+    """Gradient evaluations of one image under an attack made of ``PGD``s; 0 for others."""
+    if isinstance(attack, WorstCase):
+        return sum(map(attack_gradients, attack.attacks))
+    if isinstance(attack, OwnLoss):
+        return attack_gradients(attack.attack)
+    return attack.steps * attack.restarts if isinstance(attack, PGD) else 0
+
+
 def gradients_per_image(recipe: Recipe) -> int:
-    """Gradient evaluations of one image in one epoch: the attack's steps, and one for each term of the loss."""
+    """Gradient evaluations of one training image in one epoch: the attack's, and one for each term of the loss."""
     import torch
 
     logits, y = torch.zeros(1, recipe.data.spec.num_classes), torch.zeros(1, dtype=torch.long)
     if recipe.objective.inner(logits, y) is None:
         return 1
-    return 2 + (recipe.attack.steps * recipe.attack.restarts if isinstance(recipe.attack, PGD) else 0)
+    return 2 + attack_gradients(recipe.attack)
 
 
 def operations(model: Model, images: ImageSpec) -> float:

@@ -84,7 +84,8 @@ class Verdict(NamedTuple):
         parts: each effect with its estimate.
         p: of the claim, one-sided: the largest of its parts.
         p_holm: the same, corrected.
-        needed: seeds that would decide an inconclusive claim, if the effect is what it seems to be.
+        needed: seeds that would decide an inconclusive claim, if the effect is what it seems to be, and Holm's
+            correction as strict as it can be.
         reason: why nothing could be decided, where the experiment cannot tell.
     """
 
@@ -106,7 +107,13 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
     """A verdict for each claim, in their order; Holm's correction is over the primary ones."""
     found = [_weigh(claim, evidence) for claim in claims]
     adjusted = holm({verdict.claim.name: verdict.p for verdict in found if verdict.claim.primary})
-    return [_answered(verdict, adjusted.get(verdict.claim.name, verdict.p)) for verdict in found]
+    strictest = ALPHA / max(len(adjusted), 1)
+    return [
+        _answered(verdict, adjusted[verdict.claim.name], strictest)
+        if verdict.claim.primary
+        else _answered(verdict, verdict.p, ALPHA)
+        for verdict in found
+    ]
 
 
 def _weigh(claim: Claim, evidence: Evidence) -> Verdict:
@@ -114,11 +121,12 @@ def _weigh(claim: Claim, evidence: Evidence) -> Verdict:
         effects = claim.effects(evidence)
     except NotDecidableError as error:
         return Verdict(claim, "inconclusive", reason=str(error))
-    parts = tuple(Part(effect, estimate(effect.per_seed)) for effect in effects)
+    parts = tuple(Part(effect, effect.exact or estimate(effect.per_seed)) for effect in effects)
     return Verdict(claim, "inconclusive", parts, max(part.found.p for part in parts))
 
 
-def _answered(verdict: Verdict, p_holm: float) -> Verdict:
+def _answered(verdict: Verdict, p_holm: float, strictest: float) -> Verdict:
+    """``strictest``: the level at which the claim would pass whatever became of the others."""
     found = verdict._replace(p_holm=p_holm)
     if verdict.reason:
         return found
@@ -129,7 +137,8 @@ def _answered(verdict: Verdict, p_holm: float) -> Verdict:
         return found._replace(answer="refuted")
     if p_holm < ALPHA:
         return found._replace(answer="supported")
-    counts = [seeds_needed(part.found, part.effect.delta) for part in verdict.parts if part.found.low <= 0]
+    open_parts = [part for part in verdict.parts if part.found.p >= strictest]
+    counts = [seeds_needed(part.found, part.effect.delta, strictest) for part in open_parts]
     return found._replace(needed=None if None in counts else max((n for n in counts if n), default=None))
 
 

@@ -92,7 +92,7 @@ class MarginsStudy:
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
-        """``strengths`` and ``training``; the dearest arms come first, so that a plan's time is not too low."""
+        """``strengths``, TRADES along lambda; ``training``, standard and ever longer."""
         widths = (self.base.model.width,)
         arms = tuple(arm for group in self.GROUPS for arm in sweep(group, self.lams))
         lengths = tuple(map(str, sorted(self.epochs, reverse=True)))

@@ -44,30 +44,32 @@ class Planned(NamedTuple):
 def plan(study: Study) -> list[Planned]:
     """What ``validate`` would train, with the time of it on one device like this one.
 
-    What arms of a later experiment depend on is not known yet: at each width all arms are taken to cost what the
-    first arm of the first experiment there does. The measures other than accuracy under attack are not counted.
+    What arms of a later experiment depend on is not known yet: at each width an epoch and the judging of all arms are
+    taken to cost what they do in the first arm of the first experiment there. Measures are not counted, but for
+    accuracy under attack.
     """
     costs: dict[float, Cost] = {}
     planned = []
     for experiment in study.experiments:
+        training = judging = 0.0
         for width in experiment.widths:
             if width not in costs:
                 costs[width] = _measured(experiment.recipe(experiment.arms[0], width, {}))
-        each = len(experiment.arms) * experiment.seeds
-        own = [costs[width] for width in experiment.widths]
-        whole = Cost(each * sum(cost.training for cost in own), each * sum(cost.judging for cost in own))
-        planned.append(Planned(experiment, whole))
+            epochs = sum(experiment.recipe(arm, width, {}).epochs for arm in experiment.arms)
+            training += experiment.seeds * epochs * costs[width].training
+            judging += experiment.seeds * len(experiment.arms) * costs[width].judging
+        planned.append(Planned(experiment, Cost(training, judging)))
     return planned
 
 
 def _measured(recipe: Recipe) -> Cost:
-    """From the second epoch of a training, on as many images as can be afforded: the first epoch also warms up."""
+    """Of an epoch and of judging: from the second epoch, on as many images as can be afforded; the first warms up."""
     splits, few = load(recipe.data), _fewer(recipe)
     *_, epoch = islice(train(replace(recipe, data=few)), 2)
     training, whole = (float(epoch.metrics[f"time/{what}_seconds"]) for what in ("train", "epoch"))
     train_share, val_share = (len(load(few)[name].labels) / len(splits[name].labels) for name in ("train", "val"))
     seconds = training / train_share + (whole - training) / val_share
-    return Cost(seconds * recipe.epochs, _judging_seconds(recipe, splits, epoch))
+    return Cost(seconds, _judging_seconds(recipe, splits, epoch))
 
 
 def _fewer(recipe: Recipe) -> Dataset:

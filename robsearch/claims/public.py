@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from robsearch.schedules import FLOOR
 
 LOSSES = ("train_nat_loss", "train_rob_loss")
 COLUMNS = ("width", "epoch", *LOSSES, "test_nat_acc", "test_rob_acc")
+OPTIONAL = {"lam": 1.0, "seed": 0, "test_stability": math.nan}
+POSITIVE, SHARES = ("width", "lam"), ("test_nat_acc", "test_rob_acc", "test_stability")
 
 
 def read_table(file: Path) -> Evidence:
@@ -30,7 +32,8 @@ def read_table(file: Path) -> Evidence:
             on test, which flatters.
 
     Raises:
-        InputError: no such file, missing columns, or numbers that are out of their range.
+        InputError: no such file, no rows, missing columns, numbers out of their range, or an epoch that stands there
+            twice for one width, lambda and seed.
     """
     try:
         rows = pd.read_csv(file)
@@ -39,17 +42,44 @@ def read_table(file: Path) -> Evidence:
     if missing := [name for name in COLUMNS if name not in rows]:
         got = ", ".join(map(str, rows.columns))
         raise InputError(refusal(f"columns {', '.join(COLUMNS)} in {file}", got, f"add {', '.join(missing)}"))
-    numbers = rows[list(COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    if numbers.isna().any(axis=None) or (numbers["width"] <= 0).any():
-        bad = int(numbers.isna().any(axis=1).argmax()) + 2
-        raise InputError(refusal(f"numbers, and widths above 0, in {file}", f"line {bad}", "correct it"))
-    return _evidence(rows.assign(**numbers))
+    return _evidence(_checked(rows, file))
+
+
+def _checked(rows: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """All columns as numbers, with those that may be left out."""
+    rows = rows.assign(**{name: rows.get(name, value) for name, value in OPTIONAL.items()})
+    numbers: pd.DataFrame = rows[[*COLUMNS, *OPTIONAL]].apply(pd.to_numeric, errors="coerce").astype(float)
+    problems = [problem for name in numbers for problem in _out_of_range(rows[name], numbers[name], file)]
+    keys = ["width", "lam", "seed", "epoch"]
+    if (twice := numbers.duplicated(keys)).any() and not problems:
+        do = "number the trainings of one width in a column seed"
+        problems = [refusal(f"each {', '.join(keys)} once in {file}", f"line {_line(twice)} again", do)]
+    if rows.empty:
+        problems = [refusal(f"rows in {file}", "none", "pass one for each epoch of each training")]
+    if problems:
+        raise InputError(*problems)
+    return numbers
+
+
+def _out_of_range(given: pd.Series, numbers: pd.Series, file: Path) -> Iterator[str]:
+    name, most = str(given.name), 1.0 if given.name in SHARES else math.inf
+    right = np.isfinite(numbers) & (numbers >= 0) & (numbers <= most)
+    expected = "a share from 0 to 1" if name in SHARES else "a number from 0 up"
+    if name in POSITIVE:
+        right, expected = right & (numbers > 0), "a number above 0"
+    wrong = ~right & (given.notna() | (name != "test_stability"))
+    if wrong.any():
+        got = f"{given[wrong].tolist()[0]!r} in line {_line(wrong)}"
+        yield refusal(f"{expected} as {name} in {file}", got, "correct it")
+
+
+def _line(marked: pd.Series) -> int:
+    """Of the first that is marked, in the file."""
+    return int(marked.to_numpy().argmax()) + 2
 
 
 def _evidence(rows: pd.DataFrame) -> Evidence:
-    lam = rows.get("lam", 1.0)
-    seed = rows.get("seed", 0)
-    rows = rows.assign(experiment="grid", lam=lam, seed=seed).sort_values(["seed", "lam", "width", "epoch"])
+    rows = rows.assign(experiment="grid").sort_values(["seed", "lam", "width", "epoch"])
     rows = rows.assign(arm=[f"lam {each:g}" for each in rows["lam"]])
     keys = ["experiment", "arm", "lam", "width", "seed"]
     first, longest = (rows.groupby(keys)["epoch"].transform(of) for of in ("min", "max"))

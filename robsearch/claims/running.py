@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from robsearch.claims.experiment import Experiment, Found, Study
+from robsearch.claims.experiment import ARM, Experiment, Found, Study
 from robsearch.claims.form import Evidence, Verdict, judge
 from robsearch.claims.page import Page, write
 from robsearch.errors import InputError, refusal
@@ -62,7 +62,8 @@ def validate(
 
     Returns:
         The validation, or None where an experiment was stopped before its end: the same call goes on. Trainings that
-        failed are missing from the evidence; a seed without one of its arms is left out where that arm counts.
+        failed, or could not be judged on ``test``, are missing from the evidence; a seed that lacks one is left out of
+        what is compared with it.
 
     Raises:
         InputError: everything that is wrong with the study, the options or the places.
@@ -73,7 +74,7 @@ def validate(
     found: dict[str, Evidence] = {}
     for number, experiment in enumerate(study.experiments):
         search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)
-        if not _over(experiment, search):
+        if search.stopped or not _over(experiment, search):
             return None
         found[experiment.name] = experiment.evidence(search, found)
     validation = judged(study, name, found, means.place.folder(name))
@@ -82,7 +83,8 @@ def validate(
 
 
 def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:
-    """The verdicts on what has been found; nothing is trained or written."""
+    """The verdicts on what has been found and judged on ``test``; nothing is trained or written."""
+    found = {each: Evidence(trials[_tested(trials)], epochs) for each, (trials, epochs) in found.items()}
     evidence = Evidence(*(pd.concat(frames) for frames in zip(*found.values(), strict=True)))
     return Validation(
         name, folder, tuple(judge(study.claims, evidence)), found, study.tables(found), study.figures(found)
@@ -94,18 +96,45 @@ def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Mean
     if name not in search_names(means.place):
         return launch(space, name=name, seed=seed, means=means, console=console)
     search = load_search(name, means.results, means.storage)
-    if search.record.trials != experiment.trainings:
-        do = "choose another --name, or the plan that it was begun with"
-        got = f"one of {search.record.trials}"
-        raise InputError(refusal(f"{name} to be a search of {experiment.trainings} trainings", got, do))
-    return search if _over(experiment, search) else resume(name, space=space, means=means, console=console)
+    if problems := list(_differences(experiment, search, seed, found)):
+        do = "choose another --name, or the plan and the --seed that it was begun with"
+        raise InputError(*(refusal(f"{name} with {asked}", got, do) for asked, got in problems))
+    trained = search.trials[search.trials["state"] == "COMPLETE"]
+    if _over(experiment, search) and _tested(trained).all():
+        return search
+    return resume(name, space=space, means=means, console=console)
+
+
+def _differences(experiment: Experiment, search: Search, seed: int, found: Found) -> Iterator[tuple[str, object]]:
+    """What is asked for and what there is, where an existing search is of another plan."""
+    record = search.record
+    if record.trials != experiment.trainings:
+        yield f"{experiment.trainings} trainings", record.trials
+    if record.seed != seed:
+        yield f"seed {seed}", record.seed
+    if record.widths != experiment.widths:
+        yield f"widths {experiment.widths}", record.widths
+        return
+    for row in search.trials.dropna(subset=["recipe"]).to_dict("records"):
+        arm, width = str(row[f"param/{ARM}"]), float(row["width"])
+        if arm not in experiment.arms:
+            yield f"arms {', '.join(experiment.arms)}", arm
+            return
+        if replace(experiment.recipe(arm, width, found), seed=int(row["seed"])).digest != row["recipe"]:
+            yield f"the recipe of arm {arm!r} at width {width:g}", f"another one, in {row['trial']}"
+            return
 
 
 def _over(experiment: Experiment, search: Search) -> bool:
-    """Whether every arm was tried at every width; one that fails is tried once, and is missing from the evidence."""
+    """Whether every arm was tried at every width; what fails is tried once, and is missing from the evidence."""
     tried = search.trials.drop_duplicates(["width", "number"])
     asked = len(experiment.arms) * len(experiment.widths)
     return len(tried) >= asked and not (search.trials["suggestion"] == "RUNNING").any()
+
+
+def _tested(trials: pd.DataFrame) -> pd.Series:
+    """Whether each training was judged on ``test``."""
+    return trials.reindex(columns=["test/robust_accuracy"])["test/robust_accuracy"].notna()
 
 
 def _tell(validation: Validation, study: Study, means: Means, console: Console) -> None:

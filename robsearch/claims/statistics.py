@@ -29,12 +29,14 @@ class Effect(NamedTuple):
         per_seed: one number per seed; seeds that lack a training it needs are left out.
         delta: the smallest effect that matters, at least 0, fixed before the data was seen. A part whose interval
             lies wholly below it is refuted.
+        exact: the estimate, where it is not Student's.
     """
 
     what: str
     unit: str
     per_seed: tuple[float, ...]
     delta: float
+    exact: Estimate | None = None
 
 
 class Estimate(NamedTuple):
@@ -49,8 +51,9 @@ class Estimate(NamedTuple):
 
 
 def estimate(per_seed: Sequence[float]) -> Estimate:
-    """What the seeds say together; with fewer than ``LEAST_SEEDS`` the interval is everything and p is 1."""
+    """What the seeds with a finite number say together; below ``LEAST_SEEDS`` the interval is everything, p is 1."""
     values = np.asarray(per_seed, dtype=float)
+    values = values[np.isfinite(values)]
     n = len(values)
     mean, sd = (float(values.mean()) if n else math.nan), (float(values.std(ddof=1)) if n > 1 else math.nan)
     if n < LEAST_SEEDS:
@@ -58,6 +61,16 @@ def estimate(per_seed: Sequence[float]) -> Estimate:
     error = max(sd / math.sqrt(n), 1e-12)  # seeds that agree to the last bit must not divide by 0
     reach = float(stats.t.ppf(1 - ALPHA, n - 1)) * error
     return Estimate(mean, mean - reach, mean + reach, float(stats.t.sf(mean / error, n - 1)), sd, n)
+
+
+def share_above(agreed: Sequence[float], least: float) -> Estimate:
+    """Of the share of ones, less ``least``: the interval of Clopper and Pearson (1934), and the exact p-value."""
+    n, k = len(agreed), sum(map(bool, agreed))
+    found = stats.binomtest(k, n, least, alternative="greater")
+    low, high = stats.binomtest(k, n).proportion_ci(LEVEL, method="exact")
+    share = k / n
+    deviation = math.sqrt(share * (1 - share))
+    return Estimate(share - least, float(low) - least, float(high) - least, float(found.pvalue), deviation, n)
 
 
 def interval(per_seed: Sequence[float], digits: int = 2) -> str:
@@ -78,26 +91,26 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def seeds_needed(found: Estimate, delta: float) -> int | None:
+def seeds_needed(found: Estimate, delta: float, alpha: float = ALPHA) -> int | None:
     """The seeds at which an effect like this one would be decided, with a power of 80 %.
 
-    The mean and the spread are taken to be what was found. An effect above 0 can be told from 0, one below ``delta``
-    from ``delta``; the cheaper of the two counts.
+    The mean and the spread are taken to be what was found. An effect above 0 can be told from 0 at ``alpha``, one below
+    ``delta`` from ``delta`` by its 95 % interval; the cheaper of the two counts.
 
     Returns:
         The number, or None where nothing is known of the spread, or above ``MOST_SEEDS``.
     """
     if not math.isfinite(found.mean) or not math.isfinite(found.sd):
         return None
-    gaps = [gap for gap in (found.mean, delta - found.mean) if gap > 0]
-    counts = [n for gap in gaps if (n := _count(gap, found.sd)) is not None]
+    gaps = [(gap, level) for gap, level in ((found.mean, alpha), (delta - found.mean, ALPHA)) if gap > 0]
+    counts = [n for gap, level in gaps if (n := _count(gap, found.sd, level)) is not None]
     return min(counts, default=None)
 
 
-def _count(gap: float, sd: float) -> int | None:
+def _count(gap: float, sd: float, alpha: float) -> int | None:
     def enough(n: int) -> bool:
         shift = gap * math.sqrt(n) / max(sd, 1e-12)
-        power = stats.nct.sf(stats.t.ppf(1 - ALPHA, n - 1), n - 1, min(shift, 1e3))
+        power = stats.nct.sf(stats.t.ppf(1 - alpha, n - 1), n - 1, min(shift, 1e3))
         return not power < POWER  # NaN, where the shift is too large for the distribution's series
 
     counts = range(LEAST_SEEDS, MOST_SEEDS + 1)

@@ -177,12 +177,15 @@ class WidthStudy:
     # -- what the grid says ------------------------------------------------------------------------------------
 
     def best_lam(self, width: float) -> Callable[[Found], float]:
-        """The lambda of highest robust accuracy on ``val`` at a width, mean over seeds: what a search would return."""
+        """The lambda of highest robust accuracy on ``val`` at a width, mean over seeds: what a search would return.
+
+        Lambdas that lack a seed which another has, because a training failed, are passed over.
+        """
 
         def best(found: Found) -> float:
             grid = found["grid"].trials
-            means = grid[grid["width"] == width].groupby("arm")["value"].mean()
-            return _lam_of(str(means.idxmax()))
+            values = grid[grid["width"] == width].groupby("arm")["value"]
+            return _lam_of(str(values.mean()[values.count() == values.count().max()].idxmax()))
 
         return best
 

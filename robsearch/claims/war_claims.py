@@ -95,6 +95,8 @@ def ratio_slopes(epochs: pd.DataFrame) -> tuple[float, ...]:
 def trade_off(evidence: Evidence) -> Sequence[Effect]:
     """Points per doubling of width at the best epoch, averaged over lambdas."""
     trials = evidence.of("grid").trials
+    if trials[STABLE].isna().all():
+        raise NotDecidableError("stability is not known")
     per_doubling = 100 * math.log(2)
     return [
         Effect("rise of natural accuracy per doubling", "points", along_width(trials, NATURAL, per_doubling), 0.25),
@@ -103,12 +105,13 @@ def trade_off(evidence: Evidence) -> Sequence[Effect]:
 
 
 def along_width(rows: pd.DataFrame, metric: str, factor: float) -> tuple[float, ...]:
-    """By seed: ``factor`` times the slope of a metric on log width, averaged over arms."""
+    """By seed: ``factor`` times the slope of a metric on log width, averaged over the arms it has at all widths."""
+    widths = rows["width"].nunique()
 
     def mean_slope(own: pd.DataFrame) -> float:
-        return factor * float(
-            np.mean([slope(np.log(arm["width"]), arm[metric]) for _, arm in own.groupby("arm") if len(arm) > 1])
-        )
+        whole = [arm for _, arm in own.dropna(subset=[metric]).groupby("arm") if arm["width"].nunique() == widths]
+        slopes = [slope(np.log(arm["width"]), arm[metric]) for arm in whole]
+        return factor * float(np.mean(slopes)) if slopes else math.nan
 
     return by_seed(rows, mean_slope)
 
@@ -194,9 +197,15 @@ def lipschitz_explains(evidence: Evidence) -> Sequence[Effect]:
 
 
 def left_out_error(trials: pd.DataFrame, predictor: str) -> float:
-    """Root mean square error of stability at each width in turn, from a line on log predictor at all the others."""
+    """Root mean square error of stability at each width in turn, from a line on log predictor at all the others.
+
+    NaN where a net has no number, or a predictor of 0.
+    """
     squares: list[float] = []
-    x, y = np.log(trials[predictor].to_numpy(float)), trials[STABLE].to_numpy(float)
+    x, y = trials[predictor].to_numpy(float), trials[STABLE].to_numpy(float)
+    if not (np.isfinite(x) & np.isfinite(y) & (x > 0)).all():
+        return math.nan
+    x = np.log(x)
     for width in trials["width"].unique():
         out = (trials["width"] == width).to_numpy()
         if len(np.unique(x[~out])) < 2:

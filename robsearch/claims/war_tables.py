@@ -76,7 +76,7 @@ def tuning_costs(found: Found, arm: str, thin: float, wide: float) -> dict[str, 
     costs = {}
     for unit in ("gradients", "operations", "seconds"):
         own, whole = (tuning(found, each, thin, wide, unit) for each in (arm, ORACLE))
-        costs[unit] = f"{own:.3g} ({own / whole:.1%})"
+        costs[unit] = f"{own:.3g} ({own / whole:.1%})" if whole else "not known"
     return costs
 
 

@@ -22,7 +22,7 @@ def validate(
     ],
     preset: Annotated[str, typer.Option(help="digits, fashion, cifar10 or paper")] = "digits",
     design: Annotated[str | None, typer.Option(help="one of a preset's several designs (default: all)")] = None,
-    name: Annotated[str | None, typer.Option(help="of the validation (default: PAPER-PRESET)")] = None,
+    name: Annotated[str | None, typer.Option(help="of the validation (default: PAPER-PRESET, or MODULE-NAME)")] = None,
     seed: Annotated[int, typer.Option(help="from which every training's seed derives")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, train nothing")] = False,
     from_table: Annotated[
@@ -48,7 +48,7 @@ def validate(
     elif dry_run:
         _show_plan(_chosen(designs(paper, preset), design), console)
     else:
-        stem = name or paper.partition(":")[2] or f"{paper}-{preset}"
+        stem = name or (paper.replace(":", "-") if ":" in paper else f"{paper}-{preset}")
         means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
         _validate_all(_chosen(designs(paper, preset), design), stem, seed, means, console)
 

@@ -228,8 +228,11 @@ class Driver:
     def _fail(self, live: Live, reason: str) -> None:
         if not self._holds_lease():
             return
-        live.study.fail(live.suggestion, reason)
+        told = live.study.fail(live.suggestion, reason)
         self._ended(live, "FAIL", reason)
+        if told.following:
+            self._left.appendleft(Live(told.following, live.study))
+            return
         self._counted(live, "FAIL")
         self._count_failure(f"{live.suggestion.trial}: {reason}")
 

@@ -214,7 +214,7 @@ def _conclude(driver: Driver, means: Means, console: Console) -> Search:
         console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
     if driver.stopping:
         _say_interrupted(search, means, console)
-    return search
+    return replace(search, stopped=driver.stopping)
 
 
 def _printer(console: Console) -> Callable[[str], None]:

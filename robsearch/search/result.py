@@ -73,16 +73,18 @@ class Search:
         record: what was asked for: space, widths, seed, trials.
         folder: its results: ``trials/``, ``report.html``, the journal.
         trials: one row per training: ``trial, width, number, replicate, control, rung, state, suggestion, feasible,
-            lam, value, best_epoch, epochs, seconds, reason, seed``, the ``val/...`` rates of the best epoch, and the
-            ``test/...`` averages of measured ones. ``value`` is the robust accuracy on ``val`` at the best epoch, as a
-            share; ``suggestion`` is the state of the suggestion that the training belongs to.
+            lam, value, best_epoch, epochs, seconds, reason, seed, recipe`` (its digest), the ``val/...`` rates of the
+            best epoch, and the ``test/...`` averages of measured ones. ``value`` is the robust accuracy on ``val`` at
+            the best epoch, as a share; ``suggestion`` is the state of the suggestion that the training belongs to.
         epochs: one row per trial and epoch, with every per-epoch metric.
+        stopped: whether the call that gave it back was told to stop before the end.
     """
 
     record: SearchRecord
     folder: Path
     trials: pd.DataFrame
     epochs: pd.DataFrame
+    stopped: bool = False
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{width:g}" for width in self.widths)

@@ -78,6 +78,7 @@ class Space:
         replicates: trainings of each suggestion and width, with seeds of their own; its value is their mean.
         paired: whether replicate r of every suggestion has the same seed, at every width: the same first weights at
             a width and the same order of the data, so that differences between suggestions are seen through less noise.
+            Where one fails, so does the suggestion, but its other replicates are trained all the same.
         maximise: metrics of the best epoch on ``val`` (the epoch is the one of highest robust accuracy). Several make
             the search multi-objective: it has a front of best trials, and no trial is pruned.
         subject_to: constraints; the best trial is the best of those that meet them all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -163,10 +164,10 @@ class Study:
         """Tells what a dead driver had noted of its last training, but not told."""
         live = self._live[number]
         state = live.trainings[-1]["state"] if live.trainings else "RUNNING"
-        if state in ("PRUNED", "FAIL"):
+        if state == "PRUNED" or (state == "FAIL" and not self.space.paired):
             self._tell(number, TrialState[state])
-        elif state == "COMPLETE" and len(live.trainings) == len(self._members()):
-            self._tell_complete(number)
+        elif state != "RUNNING" and len(live.trainings) == len(self._members()):
+            self._tell_end(number)
         return number not in self._live
 
     def _next_training(self, number: int) -> Suggestion | None:
@@ -227,8 +228,7 @@ class Study:
         live.end("COMPLETE", best, last, self._metrics, self._goals)
         value = live.mean(self._metrics[0])
         if len(live.trainings) == len(self._members()):
-            self._tell_complete(number)
-            return Told("COMPLETE", value)
+            return Told(self._tell_end(number), value)
         if self._gives_up(live, value):
             self._tell(number, TrialState.PRUNED)
             return Told("PRUNED", value)
@@ -248,19 +248,29 @@ class Study:
         self._live[suggestion.number].end("PRUNED", best, last, self._metrics, self._goals)
         self._tell(suggestion.number, TrialState.PRUNED)
 
-    def fail(self, suggestion: Suggestion, reason: str) -> None:
-        """Tells a failed trial, with the reason."""
-        self._live[suggestion.number].fail(reason)
-        self._tell(suggestion.number, TrialState.FAIL)
+    def fail(self, suggestion: Suggestion, reason: str) -> Told:
+        """Tells a failed trial, with the reason; where seeds are paired, the others of its suggestion still count."""
+        number, live = suggestion.number, self._live[suggestion.number]
+        live.fail(reason)
+        if self.space.paired and len(live.trainings) < len(self._members()):
+            following = self._next_training(number)
+            return Told("RUNNING" if following else "FAIL", math.nan, following)
+        self._tell(number, TrialState.FAIL)
+        return Told("FAIL", math.nan)
 
     @property
     def _goals(self) -> tuple[AtLeast, ...]:
         return self.space.subject_to if self.stage.control is None else ()
 
-    def _tell_complete(self, number: int) -> None:
+    def _tell_end(self, number: int) -> str:
+        """Of a suggestion all of whose trainings have ended: COMPLETE, or FAIL if one of them did."""
         live = self._live[number]
+        if any(each["state"] == "FAIL" for each in live.trainings):
+            self._tell(number, TrialState.FAIL)
+            return "FAIL"
         live.constrain(self._goals)
         self._tell(number, TrialState.COMPLETE, [live.mean(metric) for metric in self._metrics])
+        return "COMPLETE"
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
         try:

@@ -52,7 +52,7 @@ class Told(NamedTuple):
     """What the end of a training means for its suggestion.
 
     ``state`` is RUNNING while trainings of it are left, ``following`` the next of them; ``value`` is the mean of the
-    first metric over those that have ended.
+    first metric over those that have ended, NaN after a failure.
     """
 
     state: str
@@ -94,6 +94,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "feasible": training.facts.get("feasible"),
                     "reason": training.facts.get("reason") or trial.user_attrs.get("reason"),
                     "seed": training.facts.get("seed"),
+                    "recipe": training.facts.get("recipe"),
                     **{f"param/{name}": value for name, value in trial.params.items()},
                 }
 
