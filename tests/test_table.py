@@ -146,6 +146,13 @@ def test_seeds_and_widths_of_a_suggestion_count_in_the_time_to_go():
     assert time_left(driver) == Left(2 * 2 * 15.0, known=True)
 
 
+def test_judging_on_test_counts_in_the_time_to_go():
+    driver = driven(6, widths=(4,), parallel=2)
+    finish(driver.turns, 1, seconds=lambda width: 10.0)
+    next(iter(driver.turns.tallies.values())).judging += [25.0, 35.0]
+    assert time_left(driver) == Left(5 * (10 + 30) / 2, known=True)
+
+
 def test_trouble_with_the_record_is_said():
     assert progress(driven(4, trouble="no answer")).endswith("; no answer (training goes on)")
 

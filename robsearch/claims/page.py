@@ -77,8 +77,8 @@ def _sections(page: Page) -> Iterator[tuple[str, list[Html]]]:
 def _verdicts(verdicts: Sequence[Verdict]) -> Html:
     caption = (
         "Seeds are the units. Refuted: the 95 % interval of some part lies wholly below the smallest effect that "
-        "matters, which was fixed beforehand; this is not corrected for the number of parts. Supported: that of every part lies above 0, after Holm's correction over "
-        "the paper's primary claims."
+        "matters, which was fixed beforehand; this is not corrected for the number of parts. Supported: that of every "
+        "part lies above 0, after Holm's correction over the paper's primary claims."
     )
     rows = [
         row(

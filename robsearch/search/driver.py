@@ -16,11 +16,13 @@ from robsearch.resources import Resources
 from robsearch.search.recording import Recorder
 from robsearch.search.shelf import Shelf
 from robsearch.search.turns import Tally, Turns
+from robsearch.spaces import Stage
 from robsearch.study import Lease, Study, Suggestion, trainings_of
 from robsearch.trainer import VALUE
 from robsearch.trial import Report, measure, read_test, run
 
 MAX_FAILURES_IN_A_ROW = 5
+JUDGING = "time/measure_seconds"
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Driver:
         self._jobs: dict[str, Job] = {}
         self._left: deque[Live] = deque()
         self._unmeasured: deque[Suggestion] = deque()
+        self._measuring: dict[str, Stage] = {}
         self._failures_in_a_row = 0
         for study, tally in turns.tallies.items():
             self._recall(study, tally)
@@ -82,7 +85,9 @@ class Driver:
             tally.seconds += sum(training.facts.get("seconds", 0.0) for training in trainings_of(trial))
             for training in done:
                 self._keep(study, training.trial, training.width, training.facts[VALUE])
-                if study.stage.rung is None and not read_test(self.folder / training.trial):
+                if test := read_test(self.folder / training.trial):
+                    tally.judging.append(test.get(JUDGING, 0.0))
+                elif study.stage.rung is None:
                     self._unmeasured.append(study.again(training))
             if trial.state.name == "COMPLETE":
                 tally.complete(trial.values[0], done[-1].facts["lam"])
@@ -128,7 +133,9 @@ class Driver:
         if self.stopping or len(self._jobs) >= self.parallel:
             return None
         if self._unmeasured:
-            return self._handed(self._unmeasured.popleft(), measure)
+            suggestion = self._unmeasured.popleft()
+            self._measuring[suggestion.trial] = suggestion.stage
+            return self._handed(suggestion, measure)
         live = self._left.popleft() if self._left else self._asked()
         if live is None:
             return None
@@ -265,6 +272,8 @@ class Driver:
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
             self.recorder.measured(job.name, report.test)
+            tallies = {study.stage: tally for study, tally in self.turns.tallies.items()}
+            tallies[self._measuring[job.name]].judging.append(report.test.get(JUDGING, 0.0))
         if report.reason:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")

@@ -148,14 +148,14 @@ class Left(NamedTuple):
 
 
 def time_left(driver: Driver) -> Left | None:
-    """From what a training took so far in each study; None before the first has finished.
+    """From what a training and its judging took so far in each study; None before the first has finished.
 
     A control without one counts as a trial of its width, another study as the dearest of those that have one: usually
     it trains a wider net, so it takes longer still.
     """
     tallies = driver.turns.tallies
     left = {study: count for study, count in driver.turns.left.items() if count}
-    costs = {study: cost for study, tally in tallies.items() if (cost := tally.cost) is not None}
+    costs = {study: cost for study, tally in tallies.items() if (cost := tally.whole_cost) is not None}
     if not costs:
         return None
     of_width = {study.stage.width: cost for study, cost in costs.items() if study.stage.deciding}

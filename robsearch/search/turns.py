@@ -19,6 +19,7 @@ class Tally:
     best_lam: float | None = None
     seconds: float = 0.0
     costs: list[float] = field(default_factory=list)
+    judging: list[float] = field(default_factory=list)
 
     def complete(self, value: float, lam: float) -> None:
         """Counts a finished suggestion."""
@@ -35,6 +36,12 @@ class Tally:
     def cost(self) -> float | None:
         """Seconds of one training, on average; None where none has ended."""
         return sum(self.costs) / len(self.costs) if self.costs else None
+
+    @property
+    def whole_cost(self) -> float | None:
+        """The same with the time on ``test`` after it, once that is known."""
+        judging = sum(self.judging) / len(self.judging) if self.judging else 0.0
+        return None if self.cost is None else self.cost + judging
 
 
 class Turns:
