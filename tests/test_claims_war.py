@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +109,14 @@ def test_h5_says_what_was_not_measured() -> None:
 
 def test_a_world_as_claimed_supports_all_five() -> None:
     evidence = both(grid(rng(), 5, noise=0.3), arms(rng(), noise=0.15))
-    assert [each.answer for each in judge(STUDY.claims, evidence)] == ["supported"] * 5
+    assert [each.answer for each in judge((H1, H2, H3, H4, H5), evidence)] == ["supported"] * 5
 
 
 def test_the_mirrored_world_refutes() -> None:
     mirrored = grid(rng(), 5, ratio=0.27, natural=-1.0, stability=1.0, peak=-0.3, noise=0.3)
     mirrored = mirrored._replace(trials=mirrored.trials.rename(columns={LOCAL: GLOBAL, GLOBAL: LOCAL}))
     evidence = both(mirrored, arms(rng(), war=-1.5, thin=-2.0))
-    assert [each.answer for each in judge(STUDY.claims, evidence)] == ["refuted"] * 5
+    assert [each.answer for each in judge((H1, H2, H3, H4, H5), evidence)] == ["refuted"] * 5
 
 
 def test_one_part_of_h2_is_not_enough() -> None:
@@ -249,6 +250,17 @@ def test_tables_can_be_made_of_every_experiment() -> None:
     assert ways.loc["law", "seconds"] == f"{7 * 4:.3g} (400.0%)"
     assert ways.loc["thin lambda", "regret"].startswith("2.")
     assert len(STUDY.figures(found)) == 3
+
+
+def test_where_there_are_controls_h3_is_also_asked_at_one_learning_rate() -> None:
+    assert [claim.name for claim in replace(STUDY, control_seeds=0).claims] == ["H1", "H2", "H3", "H4", "H5"]
+    *paper, control = STUDY.claims
+    assert (control.name, control.primary, len(paper)) == ("H3-normalised", False, 5)
+    flat = grid(rng(1), 5, noise=0.1, peak=0.0)
+    flat = Evidence(*(frame.assign(experiment="normalised") for frame in flat))
+    rising = grid(rng(0), 5, noise=0.1, peak=0.3)
+    answers = {each.claim.name: each.answer for each in judge(STUDY.claims[2:6:3], both(rising, flat))}
+    assert answers == {"H3": "supported", "H3-normalised": "refuted"}
 
 
 def test_bad_plans_are_refused_all_at_once() -> None:

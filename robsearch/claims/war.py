@@ -12,7 +12,17 @@ import pandas as pd
 
 from robsearch.claims.experiment import Experiment, Found
 from robsearch.claims.form import Claim
-from robsearch.claims.war_claims import LAW, MATCHED, ORACLE, SIX, THIN, WAR_LOG, WAR_PAPER, claims
+from robsearch.claims.war_claims import (
+    LAW,
+    MATCHED,
+    ORACLE,
+    SIX,
+    THIN,
+    WAR_LOG,
+    WAR_PAPER,
+    at_one_learning_rate,
+    claims,
+)
 from robsearch.claims.war_tables import tables
 from robsearch.errors import InputError, refuse_unless
 from robsearch.laws import Point, PowerLaw
@@ -85,8 +95,9 @@ class WidthStudy:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """H1 to H5."""
-        return claims(self.thin, self.wide)
+        """H1 to H5; where there are controls, also H3 of nets whose loss is divided by 1 + lambda."""
+        found = claims(self.thin, self.wide)
+        return (*found, at_one_learning_rate(found[2])) if self.control_seeds else found
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -119,9 +120,19 @@ def along_width(rows: pd.DataFrame, metric: str, factor: float) -> tuple[float, 
 # -- H3: where the peak lies -----------------------------------------------------------------------------------
 
 
-def best_lambda_rises(evidence: Evidence) -> Sequence[Effect]:
+def at_one_learning_rate(h3: Claim) -> Claim:
+    """H3 with the loss divided by 1 + lambda; beside the paper's, so without a part in the correction.
+
+    Lambda also scales the gradients: a lambda that is best may be one that trains at the best rate.
+    """
+    sentence = f"{h3.sentence[:-1]}, also where the loss is divided by 1 + lambda."
+    effects = partial(best_lambda_rises, experiment="normalised")
+    return replace(h3, name="H3-normalised", sentence=sentence, effects=effects, primary=False)
+
+
+def best_lambda_rises(evidence: Evidence, experiment: str = "grid") -> Sequence[Effect]:
     """The slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the common ``c``."""
-    trials = evidence.of("grid").trials
+    trials = evidence.of(experiment).trials
     return [Effect("slope of log lambda* on log width", "", peak_slopes(trials, ROBUST), 0.05)]
 
 
