@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from robsearch.checkpoints import best_epoch, drop_weights
+from robsearch.checkpoints import drop_weights
 from robsearch.cluster import Job, Work
 from robsearch.errors import LeaseLostError
-from robsearch.protocols import Metrics
 from robsearch.resources import Resources
+from robsearch.search.live import Live
 from robsearch.search.recording import Recorder
 from robsearch.search.shelf import Shelf
 from robsearch.search.turns import Tally, Turns
@@ -23,21 +22,6 @@ from robsearch.trial import Report, measure, read_test, run
 
 MAX_FAILURES_IN_A_ROW = 5
 JUDGING = "time/measure_seconds"
-
-
-@dataclass
-class Live:
-    """A trial that is being trained, as the driver follows it."""
-
-    suggestion: Suggestion
-    study: Study
-    started: float = field(default_factory=time.time)
-    history: list[Metrics] = field(default_factory=list)
-
-    @property
-    def best(self) -> Metrics:
-        """The epoch with the best value so far."""
-        return self.history[best_epoch(self.history) - 1]
 
 
 class Driver:
@@ -256,7 +240,7 @@ class Driver:
             tally.costs.append(sum(entry.get("time/epoch_seconds", 0.0) for entry in live.history))
         del self.live[trial]
         self.recorder.ended(trial, state, live.history, reason)
-        self.say(_line(live, state, reason))
+        self.say(live.line(state, reason))
 
     def _counted(self, live: Live, state: str, value: float = 0.0) -> None:
         """Counts a suggestion that is no longer running; one with trainings left is."""
@@ -294,13 +278,3 @@ class Driver:
         """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a driver adopts it."""
         for live in self.live.values():
             self.recorder.tracker.end(live.suggestion.trial, "INTERRUPTED", time.time())
-
-
-def _line(live: Live, state: str, reason: str | None) -> str:
-    words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
-    start = f"{live.suggestion.trial:<9} {words[state]:<6}"
-    if reason:
-        return f"{start} {reason}"
-    lam, best, seconds = live.history[-1]["train/lam"], live.best, time.time() - live.started
-    rates = f"val robust {best[VALUE]:5.1%} natural {best['val/natural_accuracy']:5.1%}"
-    return f"{start} lam {lam:<6.3g} {rates} epoch {best['epoch']:.0f}/{len(live.history)} {seconds:.1f} s"

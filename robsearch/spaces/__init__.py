@@ -4,7 +4,7 @@ from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, app
 from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
 from robsearch.spaces.definition import Control, Define, Space, Stage, load_space, space, training_name
 from robsearch.spaces.goals import AtLeast
-from robsearch.spaces.manner import contains, fresh_sampler, grid_size
+from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
 from robsearch.spaces.rungs import Rung
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "apportion",
     "check",
     "contains",
+    "default_sampler",
     "distributions",
     "fresh_sampler",
     "grid_size",

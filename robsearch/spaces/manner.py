@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GridSampler
+from optuna.samplers import BaseSampler, GridSampler, TPESampler
 
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import RATES
@@ -105,3 +105,8 @@ def _sampler_problems(space: Space, known: Distributions) -> Iterator[str]:
             return
         got = f"{type(error).__name__}: {error}"
         yield refusal(f"a sampler that suits this space, {type(space.sampler).__name__}", got, "choose another")
+
+
+def default_sampler(trials: int, seed: int) -> BaseSampler:
+    """TPE that begins to model after half of the trials planned at this width, ten at most (Optuna's default)."""
+    return TPESampler(n_startup_trials=min(10, max(3, trials // 2)), seed=seed)

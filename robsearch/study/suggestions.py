@@ -9,14 +9,14 @@ from typing import Any
 
 import optuna
 from optuna.pruners import NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
-from robsearch.spaces import AtLeast, Space, Stage, fresh_sampler, grid_size, training_name
+from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampler, grid_size, training_name
 from robsearch.study.live import Live
 from robsearch.study.pruning import default_pruner
 from robsearch.study.trainings import Suggestion, Told, Training, derived_seed, own, trainings_of
@@ -292,11 +292,6 @@ class Study:
     def _id(self, number: int) -> int:
         """The storage's own number; to look for it among all trials would cost more with each one."""
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-
-
-def default_sampler(trials: int, seed: int) -> BaseSampler:
-    """TPE that begins to model after half of the trials planned at this width, ten at most (Optuna's default)."""
-    return TPESampler(n_startup_trials=min(10, max(3, trials // 2)), seed=seed)
 
 
 def all_seen(studies: Sequence[Study], elsewhere: Sequence[Seen]) -> Callable[[], Sequence[Seen]]:
