@@ -112,6 +112,7 @@ def test_an_existing_name_is_refused_with_the_two_ways_on(launched, means):
         robsearch.launch(pair, name="pair", means=means)
 
 
+@pytest.mark.slow
 def test_resume_adds_trials_and_repeats_nothing(launched, means, two_cpus):
     before, runs, _ = launched
     after = robsearch.resume("pair", trials=2, space=pair, means=means, console=Console(quiet=True))
