@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -77,7 +77,8 @@ def _fewer(recipe: Recipe) -> Dataset:
     data: Any = recipe.data
     splits, n = load(recipe.data), _affordable(recipe, gradients_per_image(recipe))
     n = max(n, LEAST, recipe.data.spec.num_classes)
-    chosen = {name: n for name in ("train", "val") if hasattr(data, name) and n < len(splits[name].labels)}
+    counts = {each.name for each in fields(data) if isinstance(getattr(data, each.name), int | None)}
+    chosen = {name: n for name in ("train", "val") if name in counts and n < len(splits[name].labels)}
     return replace(data, **chosen) if chosen else recipe.data
 
 

@@ -19,8 +19,7 @@ from robsearch.trial import read_test
 
 TRIAL_COLUMNS = [
     "trial", "width", "number", "replicate", "control", "rung", "state", "suggestion", "feasible", "lam", "value",
-    "best_epoch", "epochs", "seconds", "reason", "seed",
-    "recipe",
+    "best_epoch", "epochs", "seconds", "reason", "seed", "recipe",
 ]  # fmt: skip
 EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", "train/lam", VALUE]
 
