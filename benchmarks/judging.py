@@ -47,7 +47,7 @@ def main() -> None:
     asked = options.parse_args()
     device, rounds = torch.device(asked.device), 3 if asked.quick else 15
     recipe = Recipe(model=WideResNet(depth=asked.depth, width=asked.width), data=CIFAR10(), batch_size=BATCH)
-    learner, attack = Learner.of(recipe, device), recipe.eval_attack
+    learner, attack = Learner.of(recipe, device), recipe.resolved_eval_attack
     train, val = images(9 * BATCH * asked.scale, device), images(BATCH * asked.scale, device)
     learner.epoch = 1
     pairs = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from robsearch.attacks import PGD
 from robsearch.averaging import EMA
 from robsearch.errors import InputError, refusal
+from robsearch.identity import compared_fields, digest, reference
 from robsearch.measures import (
     AttackRatio,
     FeatureChange,
@@ -39,11 +40,12 @@ from robsearch.protocols import (
 from robsearch.schedules import WAR, Fixed
 from robsearch.stopping import RobustOverfittingStopper
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 _LEAVES: dict[str, Any] = {
     "model": Model,
     "data": Dataset,
     "attack": Attack,
-    "eval_attack": Attack,
     "objective": Objective,
     "lam": Schedule,
     "optimiser": SGD,
@@ -54,6 +56,9 @@ _LEAVES: dict[str, Any] = {
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training and its judgement, as a tree of frozen dataclasses.
+
+    What is left at None and follows from other fields is derived when it is used, so that ``dataclasses.replace`` of
+    the training attack changes the judgement too: ``recipe.resolved`` has it filled in.
 
     Attributes:
         model: what is trained, such as ``WideResNet(depth=28, width=4)``.
@@ -111,27 +116,55 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.attack, PGD):
-            self._default("eval_attack", dataclasses.replace(self.attack, start="uniform"))
-        judge = self.eval_attack
-        more = dataclasses.replace(judge, steps=max(20, judge.steps)) if isinstance(judge, PGD) else judge
-        self._default("test_attack", more)
-        self._default("measures", default_measures(self.test_attack))
         problems = [*self._leaf_problems(), *self._number_problems(), *self._pairing_problems()]
         if problems:
             raise InputError(*problems)
 
-    def _default(self, field: str, value: Any) -> None:
-        if getattr(self, field) is None:
-            object.__setattr__(self, field, value)
+    @property
+    def resolved(self) -> Recipe:
+        """The same recipe with ``eval_attack``, ``test_attack`` and ``measures`` filled in."""
+        return dataclasses.replace(
+            self,
+            eval_attack=self.resolved_eval_attack,
+            test_attack=self.resolved_test_attack,
+            measures=self.resolved_measures,
+        )
+
+    @property
+    def resolved_eval_attack(self) -> Attack:
+        """What judges on ``val``: ``eval_attack``, or what is derived from ``attack``."""
+        found = self._judge_on_val()
+        assert found is not None, "a recipe without one is refused when it is made"
+        return found
+
+    @property
+    def resolved_test_attack(self) -> Attack:
+        """What judges on ``test``: ``test_attack``, or what is derived from the attack on ``val``."""
+        judge = self.test_attack or self.resolved_eval_attack
+        if self.test_attack is None and isinstance(judge, PGD):
+            return dataclasses.replace(judge, steps=max(20, judge.steps))
+        return judge
+
+    @property
+    def resolved_measures(self) -> tuple[Measure | LayerMeasure, ...]:
+        """What is measured: ``measures``, or the default ones under the attack on ``test``."""
+        return default_measures(self.resolved_test_attack) if self.measures is None else self.measures
+
+    def _judge_on_val(self) -> Attack | None:
+        if self.eval_attack is None and isinstance(self.attack, PGD):
+            return dataclasses.replace(self.attack, start="uniform")
+        return self.eval_attack
 
     def _leaf_problems(self) -> list[str]:
         leaves: list[tuple[str, object, Any]] = [(n, getattr(self, n), shape) for n, shape in _LEAVES.items()]
-        if self.eval_attack is not None:
+        leaves.append(("eval_attack", self._judge_on_val(), Attack))
+        if self.test_attack is not None:
             leaves.append(("test_attack", self.test_attack, Attack))
         for name, shapes in (("measures", (Measure, LayerMeasure)), ("penalties", (Penalty,))):
             several = getattr(self, name)
             each = several if isinstance(several, tuple) else (several,)
+            if several is None and name == "measures":
+                continue
             leaves += [(f"{name}[{i}]", leaf, _nearest(leaf, shapes)) for i, leaf in enumerate(each)]
         return [
             refusal(f"Recipe.{name} to be a {shape.__name__}", repr(leaf), _how_to_fit(leaf, shape))
@@ -170,19 +203,24 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """A hash of the whole tree: two recipes with one digest train the same model.
+        """What names the recipe for ever: two recipes with one digest train and judge the same model.
 
-        Fields that do not take part in comparison, such as the folder the data lies in, do not count.
+        What is derived counts as if it had been given. Fields that do not take part in comparison, such as the folder
+        the data lies in, do not count. See ``robsearch.identity``.
+
+        Raises:
+            InputError: something in the recipe has no lasting name, such as a lambda.
         """
-        return hashlib.sha256(repr(_identity(self)).encode()).hexdigest()[:16]
+        return digest(self.resolved)
 
     def flat(self) -> dict[str, str | float]:
         """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ...
 
         The measures, which change nothing of the training, are one text.
         """
-        flat = {name: value for name, value in _flat(self, "").items() if not name.startswith("measures.")}
-        return flat | {"measures": ", ".join(map(repr, self.measures or ()))}
+        whole = self.resolved
+        flat = {name: value for name, value in _flat(whole, "").items() if not name.startswith("measures.")}
+        return flat | {"measures": ", ".join(map(repr, whole.resolved_measures))}
 
 
 def default_measures(attack: Attack | None) -> tuple[Measure | LayerMeasure, ...]:
@@ -212,23 +250,16 @@ def _how_to_fit(leaf: object, shape: type) -> str:
     return f"give it the methods of robsearch.protocols.{shape.__name__}, or pass one that has them"
 
 
-def _identity(node: object) -> object:
-    if isinstance(node, tuple):
-        return tuple(_identity(item) for item in node)
-    if not dataclasses.is_dataclass(node):
-        return node
-    fields = tuple((field.name, _identity(getattr(node, field.name))) for field in _compared(node))
-    return f"{type(node).__module__}.{type(node).__qualname__}", fields
-
-
-def _compared(node: Any) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(node) if field.compare]
+def _text(node: object) -> str:
+    """A function by its name, and no addresses: they are others in every process, and MLflow keeps the first text."""
+    named = reference(node) if callable(node) else None
+    return named or ADDRESS.sub("", str(node))
 
 
 def _flat(node: object, prefix: str) -> dict[str, str | float]:
     if not dataclasses.is_dataclass(node):
-        return {prefix: node if isinstance(node, int | float | str) else str(node)}
-    fields = _compared(node)
+        return {prefix: node if isinstance(node, int | float | str) else _text(node)}
+    fields = compared_fields(node)
     if prefix and len(fields) == 1 and fields[0].name == "value":
         return _flat(getattr(node, "value"), prefix)  # noqa: B009 - Fixed(6.0) is tracked as lam = 6.0
     flat: dict[str, str | float] = {prefix: type(node).__name__} if prefix else {}

@@ -44,8 +44,7 @@ def rehearse(recipe: Recipe, folder: Path) -> Iterator[Report]:
 
 
 def _rehearsed(recipe: Recipe) -> Metrics:
-    device, attack = best_device(), recipe.eval_attack
-    assert attack is not None, "Recipe fills it in"
+    device, attack = best_device(), recipe.resolved_eval_attack
     data = load(recipe.data)
     images, val = to_device(data["train"], device), to_device(data["val"], device)
     learner = Learner.of(recipe, device)

@@ -93,8 +93,7 @@ def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
 
     The attack on each share begins with the draws of ``EVAL_SEED``: the same for every model on as many ranks.
     """
-    attack, ranks = learner.recipe.eval_attack, learner.ranks
-    assert attack is not None, "Recipe fills it in"
+    attack, ranks = learner.recipe.resolved_eval_attack, learner.ranks
     if ranks.size == 1:
         return judge(model, val, attack)
     own = Split(ranks.share(val.images), ranks.share(val.labels))

@@ -154,8 +154,7 @@ def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
 def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[str, str]]:
     from robsearch.figures import draw  # here and below: a worker that only trains need not load matplotlib or scipy
 
-    started, device, attack = time.perf_counter(), best_device(), recipe.test_attack
-    assert attack is not None, "Recipe fills it in"
+    started, device, attack = time.perf_counter(), best_device(), recipe.resolved_test_attack
     splits = {name: to_device(split, device) for name, split in load(recipe.data).items() if name != "val"}
     model = recipe.model.build(recipe.data.spec).to(device)
 
@@ -167,7 +166,7 @@ def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[
         model.load_state_dict(state["model"])
         metrics |= {f"test_raw/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
     model.load_state_dict(state["judged"])
-    measurement = Measurement(model, attack, recipe.measures or (), recipe.measured_examples)
+    measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
     tables = measurement.tables(splits)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
@@ -183,7 +182,7 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
     from robsearch.ladder import RUNGS, climb
     from robsearch.masking import checks
 
-    device, here, pgd = best_device(), ladder_folder(folder, epoch), recipe.test_attack
+    device, here, pgd = best_device(), ladder_folder(folder, epoch), recipe.resolved_test_attack
     assert isinstance(pgd, PGD), "finalists are refused without"
     model = recipe.model.build(recipe.data.spec).to(device)
     model.load_state_dict(_checkpoint(folder, epoch)["judged"])

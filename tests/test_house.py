@@ -62,6 +62,7 @@ LAYERS = (
     {"layers"},
     {"modes", "operators"},
     {"resources", "ranks", "references"},
+    {"identity"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""

@@ -63,7 +63,7 @@ SPLITS = {"train": split(50, 1), "test": split(30, 2)}
 def measurement(*measures, n=None):
     torch.manual_seed(0)
     model = recipe(8).model.build(recipe(8).data.spec)
-    return Measurement(model, recipe(8).test_attack, measures, n)
+    return Measurement(model, recipe(8).resolved_test_attack, measures, n)
 
 
 def test_the_tables_hold_every_test_image_and_as_many_of_the_training_images():

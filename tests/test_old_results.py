@@ -1,8 +1,8 @@
 """What a user has stays readable: a results folder written by robsearch 0.1.0, as it was left on its machine.
 
-``tests/data/results-0.1.0.tar.xz`` is ``search_spaces.quickstart:digits`` with 6 trials and one worker on a CPU: w16-000
-failed (its worker was killed three times), w64-000 was evaluated up to APGD, w64-001 was interrupted by Ctrl-C after
-20 of 60 epochs. Ray's own notes and the weights of w256-000 were left out.
+``tests/data/results-0.1.0.tar.xz`` is ``search_spaces.quickstart:digits`` with 6 trials and one worker on a CPU:
+w16-000 failed (its worker was killed three times), w64-000 was evaluated up to APGD, w64-001 was interrupted by Ctrl-C
+after 20 of 60 epochs. Ray's own notes and the weights of w256-000 were left out.
 """
 
 import json

@@ -19,17 +19,30 @@ def test_every_misfit_is_named_at_once():
 
 def test_the_evaluation_attack_is_the_training_attack_and_the_test_attack_has_20_steps():
     made = Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.1, steps=7, start="gaussian"))
-    assert made.eval_attack == PGD(eps=0.1, steps=7, start="uniform")
-    assert made.test_attack == PGD(eps=0.1, steps=20, start="uniform")
-    longer = dataclasses.replace(made, eval_attack=PGD(eps=0.1, steps=50), test_attack=None)
-    assert longer.test_attack.steps == 50
+    assert made.resolved_eval_attack == PGD(eps=0.1, steps=7, start="uniform")
+    assert made.resolved_test_attack == PGD(eps=0.1, steps=20, start="uniform")
+    longer = dataclasses.replace(made, eval_attack=PGD(eps=0.1, steps=50))
+    assert longer.resolved_test_attack.steps == 50
+
+
+def test_another_training_attack_brings_its_own_judgement():
+    """A default that follows from another field is derived when it is used, not when the recipe is made."""
+    base = Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.02, step_size=0.01))
+    stronger = dataclasses.replace(base, attack=PGD(eps=0.2, step_size=0.05, steps=30))
+    assert stronger.resolved_eval_attack == PGD(eps=0.2, step_size=0.05, steps=30)
+    assert stronger.resolved_test_attack == PGD(eps=0.2, step_size=0.05, steps=30)
+    assert next(m for m in stronger.resolved_measures if m.name == "lipschitz/logit_ratio").eps == 0.2
+    assert stronger.flat()["test_attack.eps"] == 0.2
+    kept = dataclasses.replace(stronger, eval_attack=base.resolved_eval_attack)
+    assert kept.resolved_test_attack.eps == 0.02
+    assert base.resolved.resolved == base.resolved
 
 
 def test_the_measures_know_the_ball_of_the_test_attack():
     linf, l2 = (Recipe(model=MLP(8), data=recipe(4).data, attack=PGD(eps=0.1, norm=n)) for n in ("linf", "l2"))
-    assert next(m for m in linf.measures if m.name == "lipschitz/logit_ratio").eps == 0.1
-    assert "margin/input_first_order_l2" in {m.name for m in l2.measures}
-    assert not any(m.name.startswith("lipschitz") for m in l2.measures)
+    assert next(m for m in linf.resolved_measures if m.name == "lipschitz/logit_ratio").eps == 0.1
+    assert "margin/input_first_order_l2" in {m.name for m in l2.resolved_measures}
+    assert not any(m.name.startswith("lipschitz") for m in l2.resolved_measures)
 
 
 def test_another_attack_needs_an_evaluation_attack():

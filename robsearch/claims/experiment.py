@@ -94,7 +94,7 @@ class Experiment:
         """Gradient evaluations of one epoch and of the attack on ``val`` after it, and operations of each."""
         recipe = self.recipe(arm, width, found)
         train, val = (len(load(recipe.data)[name].labels) for name in ("train", "val"))
-        gradients = gradients_per_image(recipe) * train + attack_gradients(recipe.eval_attack) * val
+        gradients = gradients_per_image(recipe) * train + attack_gradients(recipe.resolved_eval_attack) * val
         return float(gradients), operations(recipe.model, recipe.data.spec)
 
 

@@ -89,8 +89,7 @@ def _affordable(recipe: Recipe, gradients: int) -> int:
 
 def _judging_seconds(recipe: Recipe, splits: Mapping[str, Split], epoch: Epoch) -> float:
     """All of ``test`` at the last epoch and at the measured one, and as many images of ``train`` at the latter."""
-    device, attack = best_device(), recipe.test_attack
-    assert attack is not None, "Recipe fills it in"
+    device, attack = best_device(), recipe.resolved_test_attack
     model = recipe.model.build(recipe.data.spec).to(device)
     model.load_state_dict(epoch.state["judged"])
     n = min(ATTACKED, max(1, _affordable(recipe, ITERATIONS)))

@@ -117,10 +117,11 @@ def _best(search: Search, top: int) -> list[str]:
 
 
 def _refuse_without_ball(found: list[Finalist]) -> None:
+    judges = {one.trial: one.recipe.resolved_test_attack for one in found}
     problems = [
-        refusal(f"a PGD as test_attack of {one.trial}", one.recipe.test_attack, "its eps and norm are the ladder's")
-        for one in found
-        if not isinstance(one.recipe.test_attack, PGD)
+        refusal(f"a PGD as test_attack of {trial}", judge, "its eps and norm are the ladder's")
+        for trial, judge in judges.items()
+        if not isinstance(judge, PGD)
     ]
     if problems:
         raise InputError(*problems)

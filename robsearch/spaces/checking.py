@@ -63,11 +63,11 @@ def distributions(draws: Sequence[Draw]) -> dict[str, BaseDistribution]:
 
 
 def recipe_problems(recipe: Recipe) -> Iterator[str]:
-    """What would stop this recipe on a worker: it does not pickle, or its model does not build or fit the data."""
-    try:
-        pickle.dumps(recipe)
-    except Exception as error:
-        yield refusal("a recipe that pickles", error, "use objects of importable classes, no lambdas or closures")
+    """What would stop this recipe on a worker or on another day.
+
+    It has a part without a lasting name, does not pickle, or its model does not build or fit the data.
+    """
+    yield from _naming_problems(recipe) or _pickling_problems(recipe)
     spec = recipe.data.spec
     expected = f"a model that maps {spec.shape} images to {spec.num_classes} logits"
     try:
@@ -77,6 +77,21 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
             yield refusal(expected, f"logits of shape {tuple(logits.shape)} for 2 images", f"mend {recipe.model}")
     except Exception as error:
         yield refusal(expected, f"{type(error).__name__}: {error}", f"mend {recipe.model}")
+
+
+def _naming_problems(recipe: Recipe) -> Sequence[str]:
+    try:
+        recipe.digest  # noqa: B018 - it is made to see whether it can be
+    except InputError as error:
+        return error.problems
+    return ()
+
+
+def _pickling_problems(recipe: Recipe) -> Iterator[str]:
+    try:
+        pickle.dumps(recipe)
+    except Exception as error:
+        yield refusal("a recipe that pickles", error, "use objects of importable classes, no lambdas or closures")
 
 
 def _draw(space: Space, width: float, seed: int) -> Draw:

@@ -1,0 +1,279 @@
+"""What makes two recipes the same one: a digest that outlives processes, machines and moves of the code.
+
+A digest such as ``2.1-0f3a94c1d2e8b765`` has three parts: the version of this format, the version of the numerics,
+and a hash of the recipe's tree. In that tree
+
+- a class is its stable name: that of robsearch's own classes does not tell where they live (``robsearch:PGD``), that of
+  a user's class does (``my_nets:Net``), unless the class declares ``digest_name``;
+- a function is its reference, ``module:name``: what it does may be edited, as the body of a method may;
+- numbers that are equal are one (``4`` and ``4.0``), and so are tuples and lists of the same items;
+- a field that does not take part in ``==`` is left out, and so is one with the metadata ``LATER`` while it has its
+  default: a field that is added to a class later changes no digest that was recorded before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from robsearch.errors import InputError, refusal
+
+FORMAT = 2
+"""Of digests. Those of format 1 hashed module paths and ``repr``; they are 16 hexadecimal digits without a prefix."""
+
+NUMERICS_CHANGES = {1: "the numerics of robsearch 0.1"}
+"""By version of the numerics, what has changed. Add one when the same recipe trains, or is judged, otherwise."""
+
+NUMERICS = max(NUMERICS_CHANGES)
+
+LATER: Mapping[str, bool] = {"robsearch.later": True}
+"""Metadata of a dataclass field that was added to a published class: ``field(default=..., metadata=LATER)``."""
+
+_LEGACY = re.compile(r"[0-9a-f]{16}")
+_CURRENT = re.compile(r"(\d+)\.(\d+)-([0-9a-f]{16})")
+_ADVICE = "use dataclasses, numbers, strings, tuples and functions of an importable module; no lambdas or closures"
+
+
+def digest(value: object) -> str:
+    """The digest of a recipe, or of any part of one.
+
+    Raises:
+        InputError: something in it has no lasting name, such as a lambda; names all such places.
+    """
+    return f"{FORMAT}.{NUMERICS}-{content_hash(value)}"
+
+
+def content_hash(value: object) -> str:
+    """16 hexadecimal digits of a tree, without versions. Raises as ``digest`` does."""
+    text = json.dumps(canonical(value), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def mismatch(recorded: str, value: object) -> str | None:
+    """Why a digest that was recorded is not that of ``value``, in words; None if it is.
+
+    A digest of format 1 is compared as it was made then, so that a search of that time can be read and continued.
+    """
+    if recorded == digest(value):
+        return None
+    if _LEGACY.fullmatch(recorded):
+        same, numerics = recorded == legacy_digest(value), 1
+    elif parsed := _CURRENT.fullmatch(recorded):
+        same, numerics = parsed[3] == content_hash(value), int(parsed[2])
+        if int(parsed[1]) != FORMAT:
+            return f"its digest is of format {parsed[1]}, and this robsearch compares format {FORMAT}"
+    else:
+        return f"its digest {recorded!r} is of a format that this robsearch does not know"
+    if not same:
+        return "another recipe"
+    if numerics == NUMERICS:
+        return None
+    changes = "; ".join(text for version, text in NUMERICS_CHANGES.items() if version > numerics)
+    if numerics > NUMERICS:
+        changes = "it was recorded by a newer robsearch"
+    return f"the same recipe, but robsearch now trains or judges it otherwise: {changes}"
+
+
+def is_legacy(recorded: str) -> bool:
+    """Whether a recorded digest is of format 1."""
+    return _LEGACY.fullmatch(recorded) is not None
+
+
+def canonical(value: object) -> Any:
+    """A tree of plain JSON that is equal for equal recipes, in every process.
+
+    Raises:
+        InputError: something in it has no lasting name; names all such places.
+    """
+    canon = _Canon()
+    tree = canon.of(value, type(value).__name__)
+    if canon.problems:
+        raise InputError(*dict.fromkeys(canon.problems))
+    return tree
+
+
+def type_name(kind: type) -> str:
+    """The stable name of a class: ``robsearch:PGD``, ``my_nets:Net``, or what it declares as ``digest_name``."""
+    if "digest_name" in vars(kind):
+        return str(vars(kind)["digest_name"])
+    module = module_name(kind.__module__)
+    if module.partition(".")[0] == "robsearch":
+        return f"robsearch:{kind.__qualname__}"
+    return f"{module}:{kind.__qualname__}"
+
+
+def module_name(name: str) -> str:
+    """The name under which another process can import a module: that of the file, for the script that runs."""
+    if name != "__main__":
+        return name
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else name
+
+
+def reference(function: Callable[..., Any]) -> str | None:
+    """``module:name`` of a function or class; None for one that cannot be found by its name, such as a lambda."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not module or not name or "<" in name:
+        return None
+    try:
+        found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError):
+        return None
+    return f"{module_name(module)}:{name}" if found is function else None
+
+
+def legacy_digest(value: object) -> str:
+    """The digest as format 1 had it: a hash of ``repr`` with the modules of all classes."""
+    return hashlib.sha256(repr(_legacy(value)).encode()).hexdigest()[:16]
+
+
+def compared_fields(node: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass object that take part in ``==``."""
+    return [field for field in dataclasses.fields(node) if field.compare]
+
+
+class _Canon:
+    """Walks a tree and collects what has no lasting name."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._inside: set[int] = set()
+
+    def of(self, value: Any, where: str) -> Any:
+        """``where`` is the path to the value, for refusals: ``Recipe.attack.eps``."""
+        if value is None or isinstance(value, str | bool):
+            return _plain(value)
+        if isinstance(value, enum.Enum):
+            return ["enum", type_name(type(value)), value.name]
+        if isinstance(value, int | float):
+            return _number(value)
+        if id(value) in self._inside:
+            return self._refuse(value, where, "an object that holds itself")
+        self._inside.add(id(value))
+        try:
+            return self._composite(value, where)
+        finally:
+            self._inside.discard(id(value))
+
+    def _composite(self, value: Any, where: str) -> Any:
+        if isinstance(value, type):
+            return ["class", type_name(value)] if reference(value) else self._refuse(value, where, "a local class")
+        if dataclasses.is_dataclass(value):
+            return ["object", type_name(type(value)), self._fields(value, where)]
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            named = zip(value._fields, value, strict=True)
+            own = {name: self.of(item, f"{where}.{name}") for name, item in named}
+            return ["object", type_name(type(value)), own]
+        if isinstance(value, tuple | list):
+            return ["sequence", *(self.of(item, f"{where}[{i}]") for i, item in enumerate(value))]
+        if isinstance(value, Mapping):
+            pairs = [[self.of(key, where), self.of(item, f"{where}[{key!r}]")] for key, item in value.items()]
+            return ["mapping", *sorted(pairs, key=json.dumps)]
+        if isinstance(value, set | frozenset):
+            return ["set", *sorted((self.of(item, where) for item in value), key=json.dumps)]
+        if isinstance(value, PurePath):
+            return ["path", str(value)]
+        if isinstance(value, bytes):
+            return ["bytes", value.hex()]
+        if isinstance(value, functools.partial):
+            parts = (value.func, value.args, value.keywords)
+            return ["partial", *(self.of(part, where) for part in parts)]
+        return self._object(value, where)
+
+    def _fields(self, value: Any, where: str) -> dict[str, Any]:
+        found = {}
+        for field in compared_fields(value):
+            own = self.of(getattr(value, field.name), f"{where}.{field.name}")
+            if not field.metadata.get("robsearch.later") or own != self._default(field, where):
+                found[field.name] = own
+        return found
+
+    def _default(self, field: dataclasses.Field[Any], where: str) -> Any:
+        if field.default_factory is not dataclasses.MISSING:
+            return self.of(field.default_factory(), where)
+        return self.of(field.default, where) if field.default is not dataclasses.MISSING else object()
+
+    def _object(self, value: Any, where: str) -> Any:
+        """Functions, arrays, and any other object by the state that pickle would keep."""
+        if (owner := getattr(value, "__self__", None)) is not None and hasattr(value, "__func__"):
+            return ["method", self.of(owner, where), value.__name__]
+        if callable(value) and hasattr(value, "__qualname__"):
+            named = reference(value)
+            return ["function", named] if named else self._refuse(value, where, f"{value.__qualname__}")
+        module = type(value).__module__.partition(".")[0]
+        if module in ("numpy", "torch") and (array := _array(value)):
+            return array
+        if hasattr(value, "named_buffers") and hasattr(value, "named_children"):
+            return self._torch_module(value, where)
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception:
+            return self._refuse(value, where, f"a {type(value).__name__}, which cannot be pickled")
+        parts = reduced[:3] if isinstance(reduced, tuple) else (reduced,)
+        return ["pickled", type_name(type(value)), *(self.of(part, where) for part in parts)]
+
+    def _torch_module(self, value: Any, where: str) -> Any:
+        """A ``torch.nn.Module``, such as a transform of torchvision: its public settings, tensors and children."""
+        hidden = {"training", "call_super_init", "dump_patches"}
+        public = {name: item for name, item in vars(value).items() if not name.startswith("_") and name not in hidden}
+        tensors = dict([*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)])
+        parts = (public, tensors, dict(value.named_children()))
+        return ["module", type_name(type(value)), *(self.of(part, where) for part in parts)]
+
+    def _refuse(self, value: object, where: str, got: str) -> None:
+        if isinstance(value, type) or callable(value):
+            expected = f"{where} to be importable by its name in another process"
+        else:
+            expected = f"{where} to be something that another process can name"
+        self.problems.append(refusal(expected, got, _ADVICE))
+
+
+def _plain(value: Any) -> Any:
+    """A ``numpy.str_`` or ``numpy.bool`` is what it stands for."""
+    return str(value) if isinstance(value, str) else value
+
+
+def _number(value: float) -> Any:
+    if isinstance(value, int):
+        return int(value)
+    if not math.isfinite(value):
+        return ["number", repr(float(value))]
+    return int(value) if value.is_integer() and abs(value) < 2**53 else float(value)
+
+
+def _array(value: Any) -> Any:
+    """A NumPy number as Python's, an array or tensor by its content, torch's dtypes and devices by their names."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float().numpy() if value.dtype.is_floating_point and value.itemsize == 2 else value.numpy()
+    if not hasattr(value, "tobytes"):
+        return ["torch", str(value)] if type(value).__name__ in ("dtype", "device") else None
+    if value.shape == ():
+        item = value.item()
+        return _number(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
+    content = hashlib.sha256(value.tobytes()).hexdigest()[:16]
+    return ["array", str(value.dtype), list(value.shape), content]
+
+
+def _legacy(node: object) -> object:
+    if isinstance(node, tuple):
+        return tuple(_legacy(item) for item in node)
+    if not dataclasses.is_dataclass(node):
+        return node
+    known = (field for field in compared_fields(node) if not field.metadata.get("robsearch.later"))
+    fields = tuple((field.name, _legacy(getattr(node, field.name))) for field in known)
+    return f"{type(node).__module__}.{type(node).__qualname__}", fields

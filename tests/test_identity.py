@@ -1,0 +1,186 @@
+"""Digests are for ever: the same in every process, wherever a class lives, whatever fields come later."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from named_parts import UNNAMED, Flip, Noisy, brighter, by_functions, by_lambda
+from optuna.trial import FixedTrial
+from small_spaces import recipe
+from torchvision.transforms import v2
+
+import robsearch
+from robsearch import InputError, Recipe, check, identity
+from robsearch.identity import LATER, content_hash, digest, legacy_digest, mismatch, type_name
+from search_spaces.lambda_by_width import cifar10
+from search_spaces.quickstart import recipe as quickstart
+
+LEAVES = json.loads((Path(__file__).parent / "data" / "digests.json").read_text())
+"""Hash by source: what stands here was published and must not change."""
+
+
+def evaluated(source: str) -> object:
+    return eval(source, {name: getattr(robsearch, name) for name in robsearch.__all__})
+
+
+@pytest.mark.parametrize(("source", "published"), LEAVES.items())
+def test_a_published_digest_of_a_leaf_stays(source, published):
+    assert content_hash(evaluated(source)) == published
+
+
+def test_a_published_digest_of_a_recipe_stays():
+    assert quickstart(16, 2.0).digest == "2.1-04245df84f5269dd"
+    assert quickstart(64, 0.0, robsearch.Standard()).digest == "2.1-feed02d78fbff5fb"
+    assert cifar10.define(FixedTrial({"lam": 6.0}), 4).digest == "2.1-5659ce3cbd733165"
+
+
+def test_every_leaf_that_robsearch_ships_has_a_published_digest():
+    shipped = {getattr(robsearch, name) for name in robsearch.__all__}
+    shipped = {kind for kind in shipped if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    no_leaves = {"Comparison", "Folder", "Means", "Point", "Recipe", "Resources", "Rung", "Search", "Space", "Epoch"}
+    no_leaves |= {"AtLeast", "ByCost", "Equal", "Weighted"}  # how a space is searched
+    published = {type(evaluated(source)).__name__ for source in LEAVES}
+    assert {kind.__name__ for kind in shipped} - no_leaves == published
+
+
+def test_the_digest_of_format_1_is_still_known():
+    """What robsearch 0.1.0 recorded for the first recipe of the quickstart."""
+    assert legacy_digest(quickstart(16, 2.5).resolved) == "c838ae720ea9f2bc"
+    assert mismatch("c838ae720ea9f2bc", quickstart(16, 2.5).resolved) is None
+    assert mismatch("c838ae720ea9f2bc", quickstart(16, 2.6).resolved) == "another recipe"
+
+
+CODE = """
+import sys; sys.path[:0] = ["tests", "."]
+from optuna.trial import FixedTrial
+from named_parts import by_functions
+print(by_functions.define(FixedTrial({"lam": 2.0}), 4).digest)
+"""
+
+
+def test_functions_partials_and_plain_objects_have_one_digest_in_every_process():
+    found = [
+        subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True).stdout.strip()
+        for _ in range(2)
+    ]
+    here = by_functions.define(FixedTrial({"lam": 2.0}), 4).digest
+    assert found == [here, here]
+    assert check(by_functions)
+
+
+def test_what_functions_and_objects_hold_counts():
+    half, most = (functools.partial(brighter, by=by) for by in (0.5, 0.9))
+    assert digest(half) != digest(most)
+    assert digest(Flip(0.5)) == digest(Flip(0.5)) != digest(Flip(0.9))
+    assert digest(v2.RandomHorizontalFlip(0.5)) == digest(v2.RandomHorizontalFlip(0.5))
+    assert digest(v2.RandomHorizontalFlip(0.5)) != digest(v2.RandomHorizontalFlip(0.9))
+    small, large = (v2.Compose([v2.RandomCrop(8, padding=padding)]) for padding in (1, 2))
+    assert digest(small) != digest(large)
+    assert digest(Flip(0.5).__call__) == digest(Flip(0.5).__call__) != digest(Flip(0.9).__call__)
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_what_has_no_lasting_name_is_refused_with_its_place(kind):
+    with pytest.raises(InputError, match=r"expected Recipe\.augment.* to be (importable|something)"):
+        dataclasses.replace(recipe(4), augment=UNNAMED[kind]).digest  # noqa: B018
+
+
+def test_check_refuses_a_lambda():
+    with pytest.raises(InputError, match=r"expected Recipe\.augment to be importable by its name") as error:
+        check(by_lambda)
+    assert all("<lambda>" in problem for problem in error.value.problems)
+
+
+def test_equal_numbers_are_one_number():
+    assert recipe(8, lam=2).digest == recipe(8.0, lam=2.0).digest
+    assert digest(np.float64(0.5)) == digest(0.5)
+    assert digest((np.int64(3), np.float32(0.5))) == digest((3, 0.5))
+    assert digest([1, 2]) == digest((1.0, 2.0))
+    assert digest(-0.0) == digest(0)
+    assert digest(True) != digest(1)
+    assert digest("1") != digest(1)
+    assert digest(float("inf")) != digest("inf")
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})
+    assert digest(torch.ones(2)) == digest(torch.ones(2)) != digest(torch.zeros(2))
+
+
+def test_a_class_may_move_house(monkeypatch):
+    before = digest(robsearch.PGD()), digest(Noisy())
+    monkeypatch.setattr(robsearch.PGD, "__module__", "robsearch.parts.attacks")
+    monkeypatch.setattr(Noisy, "__module__", "elsewhere")
+    assert (digest(robsearch.PGD()), digest(Noisy())) == before
+
+
+def test_classes_of_one_name_in_two_modules_are_two():
+    here, there = (dataclasses.make_dataclass("Net", [("width", int)]) for _ in range(2))
+    here.__module__, there.__module__ = "nets", "other_nets"
+    assert digest(here(4)) != digest(there(4))
+
+
+def test_no_two_classes_of_robsearch_share_a_stable_name():
+    kinds = {getattr(robsearch, name) for name in robsearch.__all__}
+    names = [type_name(kind) for kind in kinds if isinstance(kind, type)]
+    assert len(set(names)) == len(names)
+
+
+def with_fields(**later):
+    fields = [("eps", float, dataclasses.field(default=0.1))]
+    fields += [(name, object, made) for name, made in later.items()]
+    made = dataclasses.make_dataclass("Grown", fields, frozen=True)
+    made.digest_name = "tests:Grown"
+    return made
+
+
+def test_a_field_that_comes_later_counts_when_it_is_not_at_its_default():
+    before = digest(with_fields()(eps=0.2))
+    grown = with_fields(momentum=dataclasses.field(default=0.0, metadata=LATER))
+    assert digest(grown(eps=0.2)) == before
+    assert digest(grown(eps=0.2, momentum=0.0)) == before
+    assert digest(grown(eps=0.2, momentum=0.9)) != before
+    listed = with_fields(drops=dataclasses.field(default_factory=tuple, metadata=LATER))
+    assert digest(listed(eps=0.2)) == before
+    unmarked = with_fields(momentum=dataclasses.field(default=0.0))
+    assert digest(unmarked(eps=0.2)) != before
+
+
+def test_a_changed_default_of_a_class_is_another_recipe():
+    weaker, stronger = (
+        dataclasses.make_dataclass("Changed", [("eps", float, dataclasses.field(default=eps))]) for eps in (0.1, 0.2)
+    )
+    assert digest(weaker()) != digest(stronger())
+
+
+def test_the_resolved_judgement_counts():
+    weak = quickstart(16, 2.0)
+    assert weak.resolved.digest == weak.digest
+    other = dataclasses.replace(weak, eval_attack=robsearch.PGD(eps=0.15, steps=50))
+    assert other.digest != weak.digest
+
+
+def test_other_numerics_are_another_identity_and_the_reason_is_said(monkeypatch):
+    recorded = recipe(4).digest
+    changes = {**identity.NUMERICS_CHANGES, 2: "batches differ in size by at most one image"}
+    monkeypatch.setattr(identity, "NUMERICS_CHANGES", changes)
+    monkeypatch.setattr(identity, "NUMERICS", 2)
+    assert recipe(4).digest != recorded
+    said = mismatch(recorded, recipe(4).resolved)
+    assert said.startswith("the same recipe, but robsearch now trains or judges it otherwise: batches differ")
+    assert "another recipe" in mismatch(recorded, recipe(8).resolved)
+    legacy = legacy_digest(recipe(4).resolved)
+    assert "batches differ" in mismatch(legacy, recipe(4).resolved)
+    assert "a newer robsearch" in mismatch(recipe(4).digest.replace("2.2-", "2.3-"), recipe(4).resolved)
+    assert "format 3" in mismatch("3.1-0123456789abcdef", recipe(4).resolved)
+    assert "does not know" in mismatch("no digest", recipe(4).resolved)
+
+
+def test_the_flat_view_holds_no_addresses():
+    flat = by_functions.define(FixedTrial({"lam": 2.0}), 4).flat()
+    assert flat["learning_rate"] == "named_parts:halved"
+    assert not [value for value in flat.values() if "0x" in str(value)]
+    assert isinstance(by_functions.define(FixedTrial({"lam": 2.0}), 4), Recipe)
