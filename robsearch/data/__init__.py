@@ -9,7 +9,7 @@ node, so that all trials of a node share the images. Training uses ``train``, se
 from robsearch.data.augment import CropFlip
 from robsearch.data.folder import Folder
 from robsearch.data.sets import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-from robsearch.data.store import arrow_file, digest, load
+from robsearch.data.store import arrow_file, content_digest, content_digests, digest, load
 
 __all__ = [
     "CIFAR10",
@@ -21,6 +21,8 @@ __all__ = [
     "FashionMNIST",
     "Folder",
     "arrow_file",
+    "content_digest",
+    "content_digests",
     "digest",
     "load",
 ]
