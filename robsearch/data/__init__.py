@@ -4,6 +4,8 @@
 store, a folder of one's own images); ``load`` gives the same splits as read-only memory maps of one Arrow file per
 node, so that all trials of a node share the images. Training uses ``train``, selection ``val``, the final judgement
 ``test``; the three are disjoint.
+
+``digest`` names what a set is declared to be, without reading it; ``content_digest`` what its images and labels are.
 """
 
 from robsearch.data.augment import CropFlip
