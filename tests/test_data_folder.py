@@ -1,10 +1,15 @@
-"""A folder of one's own images: what ``ImageFolder`` finds, split as promised, named by its files, refused when odd."""
+"""A folder of one's own images: what ``ImageFolder`` finds, split as promised, named by contents, refused when odd."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,14 +121,39 @@ def test_resize_keeps_the_shape_and_cuts_evenly(root: Path) -> None:
 # --- what it is ---
 
 
-def test_a_copy_with_the_same_times_is_the_same_set(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root, tmp_path / "copy")
+def test_a_copy_is_the_same_set_whatever_its_times_and_its_order_on_disk(root: Path, tmp_path: Path) -> None:
+    for file in sorted(root.rglob("*.png"), reverse=True):
+        copy = tmp_path / "copy" / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+        os.utime(copy, (1, 1))
     here, there = Folder(str(root), size=(5, 4)), Folder(str(tmp_path / "copy"), size=(5, 4))
     assert here == there
+    assert hash(here) == hash(there)
     assert digest(here) == digest(there)
     assert same(here.read(), there.read())
     (tmp_path / "copy" / "README.txt").write_text("beside the splits")
     assert Folder(str(tmp_path / "copy"), size=(5, 4)) == here
+
+
+def test_the_fingerprint_is_the_hash_of_names_and_hashes_of_contents(root: Path) -> None:
+    total = hashlib.sha256()
+    for name in sorted(str(file.relative_to(root)) for file in root.rglob("*.png")):
+        total.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
+    assert Folder(str(root), size=(5, 4)).fingerprint == total.hexdigest()[:16]
+
+
+def test_a_touched_file_leaves_the_set_and_its_store_as_they_are(root: Path, tmp_path: Path) -> None:
+    before = Folder(str(root), size=(5, 4))
+    load(before, tmp_path / "cache")
+    (built,) = (tmp_path / "cache").glob("*.arrow")
+    inode = built.stat().st_ino
+    (root / "train" / "ant" / "000.png").touch()
+    os.utime(root / "test" / "bee" / "000.png", (1, 1))
+    after = Folder(str(root), size=(5, 4))
+    assert after == before
+    assert same(load(after, tmp_path / "cache"), load(before, tmp_path / "cache"))
+    assert [file.stat().st_ino for file in (tmp_path / "cache").glob("*.arrow")] == [inode]
 
 
 def test_a_relative_root_is_found_from_any_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +170,9 @@ def test_any_change_of_a_file_makes_another_set(root: Path) -> None:
 
     file = root / "test" / "bee" / "000.png"
     seen = [identity()]
-    os.utime(file, (1, 1))
+    flip_last_byte(file)
     seen.append(identity())
     file.write_bytes(file.read_bytes() + b"\0")
-    os.utime(file, (1, 1))
     seen.append(identity())
     file.rename(file.with_name("renamed.png"))
     seen.append(identity())
@@ -152,6 +181,15 @@ def test_any_change_of_a_file_makes_another_set(root: Path) -> None:
     file.rename(root / "test" / "ant" / "moved.png")
     seen.append(identity())
     assert len(set(seen)) == len(seen) == 6
+
+
+def flip_last_byte(file: Path) -> None:
+    """An edit that leaves the size and the time of modification as they were."""
+    before = file.stat()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
 def test_options_that_change_the_images_make_another_set(root: Path) -> None:
@@ -171,9 +209,96 @@ def test_the_store_gives_new_images_after_a_change(root: Path, tmp_path: Path) -
 def test_an_object_made_before_a_change_refuses_to_read_what_it_is_not(root: Path) -> None:
     sent = pickle.dumps(Folder(str(root), size=(5, 4)))
     assert same(pickle.loads(sent).read(), Folder(str(root), size=(5, 4)).read())
-    (root / "train" / "ant" / "000.png").unlink()
-    with pytest.raises(InputError, match=r"expected the files in .*pets as they were, got other names.*rsync -a"):
+    flip_last_byte(root / "train" / "ant" / "000.png")
+    said = r"expected the files in .*pets as they were, got other names or contents: make the Folder anew"
+    with pytest.raises(InputError, match=said):
         pickle.loads(sent).read()
+    (root / "train" / "ant" / "000.png").unlink()
+    with pytest.raises(InputError, match=said):
+        pickle.loads(sent).read()
+
+
+def test_an_object_reads_a_copy_on_another_node(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Folder(str(root), size=(5, 4))
+    sent, truth = pickle.dumps(dataset), dataset.read()
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(root)
+    for file in (tmp_path / "copy").rglob("*.png"):
+        os.utime(file, (1, 1))
+    (tmp_path / "copy").rename(root)
+    monkeypatch.setenv("ROBSEARCH_CACHE", str(tmp_path / "the other node's cache"))
+    assert pickle.loads(sent) == dataset
+    assert same(pickle.loads(sent).read(), truth)
+
+
+# --- what is read again ---
+
+_OPENED: list[str] = []
+_OPENING: list[bool] = []
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _OPENING and str(arguments[0]).endswith(".png"):
+        _OPENED.append(os.path.basename(str(arguments[0])))
+
+
+sys.addaudithook(_note)  # the interpreter's own report of opened files; it cannot be removed
+
+
+@contextmanager
+def opened() -> Iterator[list[str]]:
+    """Names of the images that are opened inside."""
+    _OPENED.clear()
+    _OPENING.append(True)
+    yield _OPENED
+    _OPENING.clear()
+
+
+def test_only_new_and_changed_files_are_read_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBSEARCH_CACHE", str(tmp_path / "cache"))
+    with opened() as names:
+        dataset = Folder(str(root), size=(5, 4))
+    assert len(names) == 95
+    time.sleep(2.1)  # a file of less than two seconds may change once more at the same time of its clock
+    with opened() as names:
+        assert Folder(str(root), size=(5, 4)) == dataset
+    assert len(names) == 95
+    with opened() as names:
+        assert Folder(str(root), size=(5, 4)) == dataset
+        assert replace(dataset, train=20) != dataset
+    assert names == []
+    flip_last_byte(root / "train" / "bee" / "059.png")
+    write(root, {"test/bee": 4})
+    with opened() as names:
+        assert Folder(str(root), size=(5, 4)) != dataset
+    assert sorted(names) == ["000.png", "001.png", "002.png", "003.png", "059.png"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a cache", "flip"])
+def test_a_damaged_cache_changes_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | str
+) -> None:
+    monkeypatch.setenv("ROBSEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("robsearch.data.contents._YOUNG", 0)  # as if the files were old
+    dataset = Folder(str(root), size=(5, 4))
+    (kept,) = (tmp_path / "cache" / "contents").glob("*.json")
+    good = kept.read_bytes()
+    at = good.rindex(hashlib.sha256((root / "test" / "bee" / "000.png").read_bytes()).hexdigest().encode())
+    other = b"1" if good[at : at + 1] == b"0" else b"0"
+    kept.write_bytes(damage if isinstance(damage, bytes) else good[:at] + other + good[at + 1 :])
+    assert Folder(str(root), size=(5, 4)) == dataset
+    assert kept.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Folder(str(root), size=(5, 4))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("robsearch.data.contents._YOUNG", 0)  # as if the files were old
+    monkeypatch.setenv("ROBSEARCH_CACHE", str(tmp_path / "file" / "cache"))
+    assert Folder(str(root), size=(5, 4)) == dataset
+    assert same(dataset.read(), Folder(str(root), size=(5, 4)).read())
 
 
 # --- what is refused ---
@@ -208,9 +333,46 @@ def test_class_folders_that_differ_among_splits_are_named(root: Path) -> None:
 def test_an_unreadable_image_is_named(root: Path) -> None:
     for name, content in (("cut", (root / "train/ant/000.png").read_bytes()[:60]), ("odd", b"text"), ("nil", b"")):
         (root / "test" / "bee" / f"{name}.png").write_bytes(content)
-    (root / "test" / "bee" / "link.png").symlink_to(root / "nowhere.png")
-    names = ("cut", "link", "nil", "odd")
+    names = ("cut", "nil", "odd")
     refused(root, *(f"expected a readable image in {root}/test/bee/{name}.png, got " for name in names))
+
+
+def test_what_is_no_file_is_named_at_once(root: Path) -> None:
+    (root / "test" / "bee" / "link.png").symlink_to(root / "nowhere.png")
+    (root / "test" / "bee" / "loop.png").symlink_to(root / "test" / "bee" / "loop.png")
+    os.mkfifo(root / "test" / "bee" / "pipe.png")
+    with pytest.raises(InputError) as caught:
+        Folder(str(root), size=(5, 4))
+    reasons = {"link": "No such file", "loop": "Too many levels", "pipe": "a pipe, socket or device"}
+    assert len(caught.value.problems) == len(reasons)
+    for (name, reason), problem in zip(reasons.items(), caught.value.problems, strict=True):
+        assert f"expected a readable image in {root}/test/bee/{name}.png, got {reason}" in problem
+    for i in range(4):
+        (root / "test" / "ant" / f"z{i}.png").symlink_to(root / "nowhere.png")
+    links = [f"a readable image in {root}/test/ant/z{i}.png, got No such file" for i in range(4)]
+    refused(root, *links, f"{root}/test/bee/link.png", "and 2 more images like these")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_may_not_be_read_is_named(root: Path) -> None:
+    (root / "test" / "ant" / "000.png").chmod(0)
+    refused(root, f"expected a readable image in {root}/test/ant/000.png, got Permission denied: replace or")
+    (root / "train" / "bee").chmod(0)
+    refused(root, f"expected a readable folder in {root}/train/bee, got Permission denied: make it readable")
+    (root / "train" / "bee").chmod(0o700)
+
+
+def test_names_that_are_no_text_are_read_and_shown(root: Path) -> None:
+    plain = Folder(str(root), size=(5, 4))
+    odd = Path(os.fsdecode(os.fsencode(root / "test" / "bee") + b"/\xff.png"))
+    shutil.copy(root / "test" / "bee" / "000.png", odd)
+    dataset = Folder(str(root), size=(5, 4))
+    assert dataset != plain
+    assert Folder(str(root), size=(5, 4)) == dataset
+    assert len(digest(dataset)) == 16
+    assert len(dataset.read()["test"].labels) == 6
+    odd.write_bytes(b"text")
+    refused(root, rf"expected a readable image in {root}/test/bee/\xff.png, got ")
 
 
 def test_another_size_without_resize_is_refused_and_long_lists_are_cut(root: Path) -> None:

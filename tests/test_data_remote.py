@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,6 +64,18 @@ def test_a_copy_of_another_size_is_replaced(tmp_path: Path) -> None:
     copy.write_bytes(b"half")
     assert local_copy(root, ["file.gz"]) / "file.gz" == copy
     assert copy.read_bytes() == b"not really compressed"
+
+
+def test_a_source_that_changed_and_kept_its_size_is_copied_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    source = tmp_path / "there" / "labels"
+    root = source.parent.as_uri()
+    source.write_bytes(b"0123")
+    os.utime(source, (1, 1))
+    copy = local_copy(root, ["labels"]) / "labels"
+    source.write_bytes(b"0124")
+    assert local_copy(root, ["labels"]) / "labels" == copy
+    assert copy.read_bytes() == b"0124"
 
 
 def test_a_remote_folder_without_the_files_is_missing_data(tmp_path: Path) -> None:

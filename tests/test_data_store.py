@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from small_images import same
 
-from robsearch.data import CIFAR10, MNIST, Digits, FashionMNIST, digest, load
+from robsearch.data import (
+    CIFAR10,
+    MNIST,
+    Digits,
+    FashionMNIST,
+    arrow_file,
+    content_digest,
+    content_digests,
+    digest,
+    load,
+)
 from robsearch.errors import InputError
 from robsearch.protocols import ImageSpec, Split
 
@@ -190,6 +204,11 @@ class Given(Stripes):
     """Splits handed in, to see them refused."""
 
     splits: Mapping[str, Split] = field(default_factory=dict, compare=False)
+    kind: ImageSpec | None = field(default=None, compare=False)
+
+    @property
+    def spec(self) -> ImageSpec:
+        return self.kind or super().spec
 
     def read(self) -> Mapping[str, Split]:
         return self.splits
@@ -209,3 +228,134 @@ def test_splits_that_do_not_fit_their_spec_are_refused_all_at_once(tmp_path: Pat
     with pytest.raises(InputError) as caught:
         load(Given(splits={"train": empty, "val": floats, "test": good}), tmp_path)
     assert len(caught.value.problems) == 2
+
+
+# --- the digest of the contents ---
+
+
+def notes_changed(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Writes an Arrow file anew with other notes."""
+    with pa.ipc.open_file(file.read_bytes()) as reader:
+        notes = json.loads(reader.schema.metadata[b"robsearch"])
+        change(notes)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    schema = batches[0].schema.with_metadata({b"robsearch": json.dumps(notes)})
+    with pa.ipc.new_file(file.with_suffix(".new"), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    file.with_suffix(".new").replace(file)
+
+
+def as_written_before(notes: dict[str, Any]) -> None:
+    """Files had the names of their splits and one checksum."""
+    del notes["file"], notes["digests"]
+    assert sorted(notes) == ["sha256", "splits"]
+
+
+def test_the_content_digest_is_the_hash_of_types_shapes_and_bytes(tmp_path: Path) -> None:
+    images = np.repeat(np.arange(6, dtype=np.uint8), 4).tobytes()
+    labels = np.array([0, 1, 2, 0, 1, 2], dtype="<i8").tobytes()
+    one = hashlib.sha256(b"uint8 (6, 1, 2, 2) int64\n" + images + labels).hexdigest()
+    whole = hashlib.sha256(f"test\0{one}\ntrain\0{one}\nval\0{one}\n".encode()).hexdigest()
+    assert content_digests(Stripes(), tmp_path) == {
+        "train": one[:16],
+        "val": one[:16],
+        "test": one[:16],
+        "all": whole[:16],
+    }
+    assert content_digest(Stripes(), tmp_path) == whole[:16]
+
+
+def test_the_content_digest_of_the_digits_is_for_ever(tmp_path: Path) -> None:
+    assert content_digest(Digits(train=100), tmp_path) == "12db38fa27832059"
+
+
+def test_the_content_digest_is_the_same_whatever_reads_the_images(tmp_path: Path) -> None:
+    names = content_digests(Digits(), tmp_path)
+    given = Given(splits=dict(reversed(Digits().read().items())), kind=Digits().spec)
+    assert digest(given) != digest(Digits())
+    assert content_digests(given, tmp_path) == names
+    assert list(names)[-1] == "all"
+
+
+def test_the_content_digest_sees_every_change_of_a_split(tmp_path: Path) -> None:
+    def digests(n: int, **changed: Split) -> dict[str, str]:
+        return content_digests(Given(n=n, splits=good | changed), tmp_path)
+
+    good = Stripes().read()
+    images, labels = good["val"]
+    other_image, other_label = images.clone(), labels.clone()
+    other_image[5, 0, 1, 1] += 1
+    other_label[5] -= 1
+    turned = Split(images.flip(0), labels.flip(0))
+    seen = [digests(1)]
+    seen += [digests(2, val=Split(other_image, labels)), digests(3, val=Split(images, other_label))]
+    seen += [digests(4, val=Split(images[:5], labels[:5])), digests(5, val=turned), digests(6, more=good["val"])]
+    assert len({found["all"] for found in seen}) == len(seen)
+    assert len({found["val"] for found in seen[:5]}) == 5
+    assert {found["train"] for found in seen} == {seen[0]["train"]} == {seen[5]["more"]}
+    swapped = digests(7, train=turned)
+    assert (swapped["train"], swapped["val"]) == (seen[4]["val"], seen[4]["train"])
+    assert swapped["all"] != seen[4]["all"]
+
+
+def test_a_file_written_before_opens_as_it_is_and_has_the_same_content_digest(tmp_path: Path) -> None:
+    truth = content_digests(Digits(), tmp_path)
+    file = arrow_file(Digits(), tmp_path)
+    notes_changed(file, as_written_before)
+    written = file.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert content_digests(Digits(), tmp_path) == truth
+        assert same(load(Digits(), tmp_path), Digits().read())
+    assert file.read_bytes() == written
+    at = written.index(Digits().read()["val"].labels.numpy().tobytes()[:400])
+    file.write_bytes(flipped(written, at))
+    with pytest.warns(UserWarning, match="is damaged .*rebuilding it from its source"):
+        assert content_digests(Digits(), tmp_path) == truth
+
+
+def test_versions_from_before_open_the_files_of_today(tmp_path: Path) -> None:
+    """They compare the note ``sha256`` with the hash of the file's name and of all splits in a row."""
+    load(Stripes(), tmp_path)
+    file = arrow_file(Stripes(), tmp_path)
+    total = hashlib.sha256(file.name.encode())
+    for name, split in Stripes().read().items():
+        total.update(f"{name} torch.uint8 (6, 1, 2, 2) torch.int64".encode())
+        total.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
+    with pa.ipc.open_file(file) as reader:
+        assert json.loads(reader.schema.metadata[b"robsearch"])["sha256"] == total.hexdigest()
+
+
+@pytest.mark.parametrize("note", ["digests", "file"])
+def test_an_altered_note_is_found(tmp_path: Path, note: str) -> None:
+    truth = content_digests(Stripes(), tmp_path)
+    file = arrow_file(Stripes(), tmp_path)
+    good = file.read_bytes()
+    other = {"digests": {"train": "0", "val": "0", "test": "0"}, "file": "another.arrow"}
+    notes_changed(file, lambda notes: notes.update({note: other[note]}))
+    with pytest.warns(UserWarning, match="its content does not match its checksum"):
+        assert content_digests(Stripes(), tmp_path) == truth
+    assert file.read_bytes() == good
+
+
+def test_the_content_digest_is_that_of_the_file_that_training_maps(tmp_path: Path) -> None:
+    """The set below keeps its digest when its source changes, so its file stays until it is removed."""
+    good = Stripes().read()
+    changed = good | {"val": Split(good["val"].images + 1, good["val"].labels)}
+    before, after = Given(splits=good), Given(splits=changed)
+    assert arrow_file(before, tmp_path) == arrow_file(after, tmp_path)
+    first = content_digest(before, tmp_path)
+    assert content_digest(after, tmp_path) == first
+    assert same(load(after, tmp_path), good)
+    assert content_digest(after, tmp_path / "another node") != first
+    arrow_file(before, tmp_path).unlink()
+    assert content_digest(after, tmp_path) == content_digest(after, tmp_path / "another node")
+
+
+def test_the_content_is_read_once(tmp_path: Path) -> None:
+    dataset = Stripes(log=tmp_path / "log")
+    content_digests(dataset, tmp_path)
+    load(dataset, tmp_path)
+    content_digest(dataset, tmp_path)
+    assert (tmp_path / "log").read_text() == "read\n"

@@ -71,7 +71,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as problem:
         raise _unwritable(path.parent, problem) from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or its folder never was one
+            temporary.unlink()
 
 
 def _unwritable(folder: Path, problem: OSError) -> InputError:

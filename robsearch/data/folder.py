@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from robsearch.data.contents import contents
 from robsearch.data.remote import is_remote
 from robsearch.data.splits import Indices, count_problem, draw, seeded
 from robsearch.errors import InputError, refusal
@@ -50,11 +51,11 @@ class Folder:
     Images become 8-bit RGB or grey; transparency is dropped and a camera's rotation mark is not applied. They are
     decoded by threads, and all are in memory while the store is built: ``n * channels * h * w`` bytes.
 
-    The identity of the set is its files: ``fingerprint`` is taken from their names below ``root``, their sizes
-    and their times of modification (to the second) when the object is made, so it costs a listing, and is best made
-    once, outside the function of a space. A file added, renamed, changed or touched makes another set, with a file
-    of its own in the store; ``root`` does not count. All nodes of a cluster need the same files with the same
-    times: a shared disk, or ``rsync -a``.
+    The identity of the set is what its files hold: ``fingerprint`` is taken from their names below ``root`` and
+    their bytes when the object is made. A file added, renamed or changed makes another set, with a file of its own
+    in the store; times, owners and ``root`` do not count. So a copy of the files, made in any way, is the same set,
+    and so it must be on all nodes of a cluster. The first object on a node reads every file. The node's cache keeps
+    their hashes, so the next objects cost a listing and read only files that are new or changed.
 
     Attributes:
         root: a local folder, made absolute (or a mounted one: object stores are only for the sets of torchvision).
@@ -72,7 +73,7 @@ class Folder:
 
     Raises:
         InputError: no images, fewer than two classes, class folders that differ among splits, numbers that do not
-            fit; all at once.
+            fit, all at once; or files or folders that cannot be read (names them).
     """
 
     root: str = field(compare=False)
@@ -110,18 +111,18 @@ class Folder:
         """The splits ``train``, ``val`` and ``test``: uint8 images ``(n, c, h, w)``, int64 labels ``(n,)``.
 
         Raises:
-            InputError: an image cannot be read or has another size (names the files), or files are not as
-                they were when the object was made.
+            InputError: an image cannot be read or has another size (names the files), or the files do not
+                hold what they held when the object was made.
         """
         listed = self._listed()
         if self._listing_problems(listed) or self._fingerprint(listed) != self.fingerprint:
-            do = "make the Folder anew; on another machine, copy with times: rsync -a"
-            raise InputError(refusal(f"the files in {self._root} as they were", "other names, sizes or times", do))
+            do = "make the Folder anew; on another machine, copy the files there again"
+            got = "other names or contents"
+            raise InputError(refusal(f"the files in {_shown(self.root)} as they were", got, do))
         chosen = self._chosen(listed)
         found = {name: self._decoded([part.paths[i] for i in at]) for name, (part, at) in chosen.items()}
         if problems := [problem for _, problems in found.values() for problem in problems]:
-            more = len(problems) - _NAMED
-            raise InputError(*problems[:_NAMED], *([f"and {more} more images like these"] if more > 0 else []))
+            raise InputError(*_first(problems))
         return {
             name: Split(torch.from_numpy(found[name][0]), torch.from_numpy(part.labels[at]))
             for name, (part, at) in chosen.items()
@@ -132,8 +133,19 @@ class Folder:
         return Path(self.root).expanduser().absolute()
 
     def _listed(self) -> dict[str, Listed]:
-        """The splits that have a folder."""
-        return {name: _listed(self._root / name) for name in self.SPLITS if (self._root / name).is_dir()}
+        """The splits that have a folder. Raises InputError for folders that cannot be listed."""
+        unread: list[OSError] = []
+        listed = {}
+        for name in self.SPLITS:
+            folder = self._root / name
+            try:
+                if folder.is_dir():
+                    listed[name] = _listed(folder, unread.append)
+            except OSError as problem:
+                unread.append(problem)
+        if unread:
+            raise InputError(*_first([_unreadable("folder", p.filename, p) for p in unread], "folders"))
+        return listed
 
     def _chosen(self, listed: Mapping[str, Listed]) -> dict[str, tuple[Listed, Indices]]:
         """Per split, where its images are listed and which of them it has. ``val`` does not depend on ``train``."""
@@ -173,7 +185,7 @@ class Folder:
                     return None, [refusal(f"an 8-bit image in {path}", f"mode {file.mode}", do)]
                 image: Image.Image = file.convert("L" if self.grey else "RGB")
         except Exception as problem:  # a damaged file breaks its decoder in any way
-            return None, [refusal(f"a readable image in {path}", problem, "replace or remove the file")]
+            return None, [_unreadable("image", path, problem)]
         if image.size == (w, h):
             return image, []
         if self.resize:
@@ -182,8 +194,18 @@ class Folder:
         return None, [refusal(f"images of {h}x{w} pixels", f"{got} in {path}", "pass resize=True or correct size")]
 
     def _fingerprint(self, listed: Mapping[str, Listed]) -> str:
-        facts = [(str(Path(p).relative_to(self._root)), *_facts(p)) for part in listed.values() for p in part.paths]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        """Of names and contents. Raises InputError for files that cannot be read."""
+        root = os.path.join(self.root, "")
+        names = [path.removeprefix(root) for part in listed.values() for path in part.paths]
+        found = contents(self.root, names)
+        if found.problems:
+            failed = [name for name in names if name in found.problems]
+            problems = [_unreadable("image", root + name, found.problems[name]) for name in failed]
+            raise InputError(*_first(problems))
+        total = hashlib.sha256()
+        for name, sha256 in sorted((os.fsencode(name), sha256) for name, sha256 in found.hashes.items()):
+            total.update(name + b"\0" + bytes.fromhex(sha256))
+        return total.hexdigest()[:16]
 
     # --- what can be wrong ---
 
@@ -238,19 +260,32 @@ class Folder:
         return [] if left >= least else [refusal(f"at least {2 * least} images in train", total, why)]
 
 
-def _listed(folder: Path) -> Listed:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+def _listed(folder: Path, failed: Callable[[OSError], None]) -> Listed:
+    """All that torchvision's ``ImageFolder`` would find, in its order."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    numbers = {name: i for i, name in enumerate(classes)}
-    files = make_dataset(folder, numbers, IMG_EXTENSIONS, allow_empty=True) if classes else []
-    return Listed(classes, [path for path, _ in files], np.array([label for _, label in files], dtype=np.int64))
+    _, classes, _ = next(os.walk(folder, onerror=failed), ("", [], []))
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(sorted(classes)):
+        for place, _, files in sorted(os.walk(folder / name, onerror=failed, followlinks=True)):
+            images = sorted(file for file in files if file.lower().endswith(IMG_EXTENSIONS))
+            paths += [os.path.join(place, image) for image in images]
+            labels += [label] * len(images)
+    return Listed(sorted(classes), paths, np.array(labels, dtype=np.int64))
 
 
-def _facts(path: str) -> tuple[int, int]:
-    """Size and time of a file; of a link to nothing, which reading will name, what no file has."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, int(found.st_mtime)
+def _unreadable(what: str, path: str | Path, problem: Exception) -> str:
+    reason = problem.strerror if isinstance(problem, OSError) else None
+    do = "replace or remove the file" if what == "image" else "make it readable or remove it"
+    return refusal(f"a readable {what} in {_shown(path)}", reason or problem, do)
+
+
+def _shown(path: str | Path) -> str:
+    """A path that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _first(problems: Sequence[str], what: str = "images") -> list[str]:
+    more = len(problems) - _NAMED
+    return [*problems[:_NAMED], *([f"and {more} more {what} like these"] if more > 0 else [])]

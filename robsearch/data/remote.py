@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,8 +33,9 @@ def root_problems(root: str | None) -> list[str]:
 def local_copy(root: str, files: Sequence[str]) -> Path:
     """The folder of the node's cache with copies of ``files``, which lie below ``root``.
 
-    A file is copied when there is no copy of its size, under another name first, so that a copy is whole or not
-    there; processes that start at once copy it once. A file that the source lacks is left out.
+    A file is copied when there is no copy of its size and time of modification, under another name first, so that
+    a copy is whole or not there; processes that start at once copy it once. A file that the source lacks is left
+    out.
 
     ``root`` is whatever ``pyarrow.fs.FileSystem.from_uri`` opens: ``s3://bucket/folder?region=...``,
     ``gs://bucket/folder``, ``file:///folder``. Each node needs credentials of its own in the provider's usual
@@ -67,7 +69,7 @@ def local_copy(root: str, files: Sequence[str]) -> Path:
 
 def _copy(source: Any, info: Any, target: Path, root: str) -> None:
     with alone(target):
-        if target.is_file() and target.stat().st_size == info.size:
+        if _is_copy(target, info):
             return
         with replacing(target) as temporary:
             with temporary.open("xb") as sink:
@@ -75,6 +77,17 @@ def _copy(source: Any, info: Any, target: Path, root: str) -> None:
             if (size := temporary.stat().st_size) != info.size:
                 do = "try again; if it persists, look at the source"
                 raise InputError(refusal(f"{info.size} bytes of {info.path}", size, do))
+            if info.mtime_ns is not None:
+                os.utime(temporary, ns=(info.mtime_ns, info.mtime_ns))
+
+
+def _is_copy(target: Path, info: Any) -> bool:
+    """By size and time: labels that are corrected at the source can leave the size of their file as it was."""
+    try:
+        found = target.stat()
+    except OSError:
+        return False
+    return found.st_size == info.size and info.mtime_ns in (None, found.st_mtime_ns)
 
 
 def _chunks(source: Any, path: str, root: str) -> Iterator[bytes]:

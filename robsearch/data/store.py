@@ -14,14 +14,16 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from robsearch.data.cache import alone, cache_folder, caching_in, replacing
+from robsearch.data.contents import Facts, facts_of
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset, ImageSpec, Split
 
@@ -30,6 +32,12 @@ FORMAT = 1
 
 _NOTES = b"robsearch"
 _SPLITS = ("train", "val", "test")
+
+
+class _Opened(NamedTuple):
+    splits: dict[str, Split]
+    digests: dict[str, str] | None
+    """SHA-256 by split; None if the file was written before it carried these."""
 
 
 def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
@@ -52,21 +60,59 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
     """
     path = arrow_file(dataset, cache)
     found = _attempt(path)
-    if isinstance(found, dict):
-        return found
+    if isinstance(found, _Opened):
+        return found.splits
     with alone(path), caching_in(path.parent):
         found = _attempt(path)
-        if isinstance(found, dict):
-            return found
+        if isinstance(found, _Opened):
+            return found.splits
         if not isinstance(found, FileNotFoundError):
             warnings.warn(f"{path} is damaged ({found}): rebuilding it from its source", stacklevel=2)
         _write(path, _fitting(dataset.spec, dataset.read()))
-        return _open(path)
+        return _open(path).splits
 
 
 def arrow_file(dataset: Dataset, cache: Path | None = None) -> Path:
     """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest`` does."""
     return cache_folder(cache) / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
+
+
+def content_digest(dataset: Dataset, cache: Path | None = None) -> str:
+    """16 hexadecimal digits of the images and labels of all splits: those that ``load`` gives on this node.
+
+    They are the same on every machine, whatever class reads the data, and whatever it or its file is called.
+    The Arrow file is built when missing, and a process hashes it once. Raises as ``load`` does.
+    """
+    return content_digests(dataset, cache)["all"]
+
+
+def content_digests(dataset: Dataset, cache: Path | None = None) -> dict[str, str]:
+    """``content_digest`` by split, such as ``train``, ``val`` and ``test``, and of ``all`` of them.
+
+    A split's digits depend on its images and labels, their types and shapes, and on nothing else, so splits
+    of different sets can be compared. Those of ``all`` depend on the names of the splits too.
+    """
+    path = arrow_file(dataset, cache)
+    try:
+        found = _digests(path, facts_of(path), _notes(path))
+    except Exception:  # not built yet, or damaged: load builds it, or says what is wrong
+        load(dataset, cache)
+        found = _digests(path, facts_of(path), _notes(path))
+    total = hashlib.sha256()
+    for name, sha256 in sorted(found.items()):
+        total.update(f"{name}\0{sha256}\n".encode())
+    return {name: sha256[:16] for name, sha256 in found.items()} | {"all": total.hexdigest()[:16]}
+
+
+@lru_cache(maxsize=64)
+def _digests(path: Path, facts: Facts, notes: bytes) -> Mapping[str, str]:
+    """SHA-256 of each split of a file.
+
+    Another file of this name has other ``facts``, or other ``notes`` if it was made at the same time of
+    a coarse clock.
+    """
+    splits, digests = _open(path)
+    return digests or _of_splits(splits)
 
 
 def digest(dataset: Dataset) -> str:
@@ -129,7 +175,21 @@ def _fitting(spec: ImageSpec, splits: Mapping[str, Split]) -> dict[str, Split]:
     }
 
 
+def _of_splits(splits: Mapping[str, Split]) -> dict[str, str]:
+    return {name: _split_digest(split) for name, split in splits.items()}
+
+
+def _split_digest(split: Split) -> str:
+    images, labels = split.images.flatten().numpy(), split.labels.numpy()
+    shape = tuple(split.images.shape)
+    total = hashlib.sha256(f"{images.dtype} {shape} {labels.dtype}\n".encode())
+    total.update(images.data)
+    total.update(labels.astype("<i8", copy=False).data)  # the same on machines of either byte order
+    return total.hexdigest()
+
+
 def _checksum(path: Path, splits: Mapping[str, Split]) -> str:
+    """What files without digests are checked by; written still, for versions that know only this."""
     total = hashlib.sha256(path.name.encode())
     for name, (images, labels) in splits.items():
         total.update(f"{name} {images.dtype} {tuple(images.shape)} {labels.dtype}".encode())
@@ -138,20 +198,34 @@ def _checksum(path: Path, splits: Mapping[str, Split]) -> str:
     return total.hexdigest()
 
 
-def _attempt(path: Path) -> dict[str, Split] | Exception:
+def _attempt(path: Path) -> _Opened | Exception:
     try:
         return _open(path)
     except Exception as problem:  # altered bytes can break any layer: Arrow, UTF-8, JSON, the shapes
         return problem
 
 
-def _open(path: Path) -> dict[str, Split]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+def _open(path: Path) -> _Opened:
+    reader = _reader(path)
     notes = json.loads(reader.schema.metadata[_NOTES])
     splits = {name: _mapped(reader.get_batch(i)) for i, name in enumerate(notes["splits"])}
-    if _checksum(path, splits) != notes["sha256"]:
+    digests = _of_splits(splits) if "digests" in notes else None
+    if digests is None:
+        intact = notes["sha256"] == _checksum(path, splits)
+    else:
+        intact = (notes["file"], notes["digests"]) == (path.name, digests)
+    if not intact:
         raise ValueError("its content does not match its checksum")
-    return splits
+    return _Opened(splits, digests)
+
+
+def _notes(path: Path) -> bytes:
+    notes: bytes = _reader(path).schema.metadata[_NOTES]
+    return notes
+
+
+def _reader(path: Path) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
 def _mapped(batch: pa.RecordBatch) -> Split:
@@ -167,7 +241,12 @@ def _view(array: Any) -> Tensor:
 
 
 def _write(path: Path, splits: Mapping[str, Split]) -> None:
-    notes = {"splits": list(splits), "sha256": _checksum(path, splits)}
+    notes = {
+        "splits": list(splits),
+        "sha256": _checksum(path, splits),
+        "file": path.name,
+        "digests": _of_splits(splits),
+    }
     batches = [_batch(split) for split in splits.values()]
     schema = batches[0].schema.with_metadata({_NOTES: json.dumps(notes)})
     with replacing(path) as temporary, temporary.open("xb") as sink, pa.ipc.new_file(sink, schema) as writer:
