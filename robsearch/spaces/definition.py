@@ -15,6 +15,7 @@ from robsearch.recipe import Recipe
 from robsearch.references import referred
 from robsearch.resources import Resources
 from robsearch.spaces.allocation import Allocation, Equal
+from robsearch.spaces.asking import asked
 from robsearch.spaces.goals import AtLeast
 from robsearch.spaces.rungs import Rung
 from robsearch.trainer import VALUE
@@ -65,7 +66,8 @@ class Space:
     """What may be tried and how it is searched: made by ``@space``, launched by ``robsearch launch MODULE:NAME``.
 
     Attributes:
-        define: the function from (suggestion, width) to a recipe. Width is given, never suggested.
+        define: the function from (suggestion, width) to a recipe. Width is given, never suggested. What it may ask the
+            suggestion for is what Optuna's storage gives back equal (``spaces.ranges``).
         widths: at which the search is made; each gets a study of its own.
         controls: functions from a width to a recipe that is trained once at each width beside the search,
             such as the same net without adversarial loss, as a yardstick.
@@ -146,10 +148,14 @@ class Space:
         return searched + [Stage(width, control.__name__) for control in self.controls for width in self.widths]
 
     def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
-        """What a suggestion means in one of the studies."""
+        """What a suggestion means in one of the studies.
+
+        Raises:
+            InputError: the space asked for what Optuna's storage would not give back equal.
+        """
         if stage.control is not None:
             return next(control for control in self.controls if control.__name__ == stage.control)(width)
-        recipe = self.define(trial, width)
+        recipe = asked(self.define, trial, width)
         changes = (rung.change for rung in self.fidelity if rung.name == stage.rung)
         return next(changes, lambda full: full)(recipe)
 

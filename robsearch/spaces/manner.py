@@ -11,14 +11,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 
 from robsearch.errors import InputError, refusal
-from robsearch.evaluation import RATES
 from robsearch.spaces.allocation import Allocation
+from robsearch.spaces.asking import METRICS
 from robsearch.spaces.definition import Space
 
 Distributions = Mapping[str, BaseDistribution]
-
-METRICS = tuple(f"val/{name}" for name in RATES)
-"""What can be maximised or constrained: of the best epoch, on ``val``."""
 
 
 def how_problems(space: Space, known: Distributions) -> list[str]:
