@@ -312,6 +312,7 @@ LAM = {"lr": float(np.float32(0.05)), "epochs": 2, "batch_size": 10}
     [
         {},
         {"start_with": ({"lam": 6},)},
+        {"start_with": ({"lam": np.int64(6), "epochs": np.int64(2), "lr": np.float32(0.1)},)},
         {"sampler": optuna.samplers.GridSampler({"lam": [1, 2, 4], **{name: [value] for name, value in LAM.items()}})},
         {"sampler": optuna.samplers.PartialFixedSampler({"lam": 6}, optuna.samplers.RandomSampler(seed=0))},
     ],
@@ -349,3 +350,31 @@ def test_choices_that_change_between_suggestions_fail_the_second_with_what_to_do
     assert of_width.ask() is None
     reason = of_width.trials()[1].user_attrs["reason"]
     assert reason.endswith("dynamic value space.: ask for the same names and ranges in every suggestion of a search")
+
+
+# --- how a space is searched ---
+
+
+def test_widths_and_first_parameters_are_python_numbers():
+    space = suggesting(len, start_with=({"lam": np.float32(6)},))
+    assert type(space.start_with[0]["lam"]) is float
+    assert list(map(type, Space(searched, tuple(np.array([4, 8]))).widths)) == [int, int]
+
+
+@pytest.mark.parametrize("start_with", [{"lam": 6.0}, ("lam",)])
+def test_first_parameters_are_dicts(start_with):
+    with pytest.raises(InputError, match="expected a tuple of dicts as start_with"):
+        suggesting(len, start_with=start_with)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 0.2), ("lr", (0.05,)), ("lam", np.array(6.0)), ("epochs", "2")])
+def test_first_parameters_that_could_not_be_suggested_or_kept_are_refused(name, value):
+    with pytest.raises(InputError, match=f"expected {name} in start_with from "):
+        check(Space(searched, WIDTHS, start_with=({name: value},)))
+
+
+@pytest.mark.filterwarnings("ignore:lam contains a value with the type")
+def test_a_grid_that_no_storage_could_keep_is_refused():
+    sampler = optuna.samplers.GridSampler({"lam": np.arange(1, 4)})
+    with pytest.raises(InputError, match=r"GridSampler, got TypeError: .*int64.*of a NumPy array, array.tolist\(\)"):
+        check(Space(lambda trial, width: recipe(width, trial.suggest_float("lam", 0.5, 32)), WIDTHS, sampler=sampler))

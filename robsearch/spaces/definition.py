@@ -17,6 +17,7 @@ from robsearch.resources import Resources
 from robsearch.spaces.allocation import Allocation, Equal
 from robsearch.spaces.asking import asked
 from robsearch.spaces.goals import AtLeast
+from robsearch.spaces.ranges import plain
 from robsearch.spaces.rungs import Rung
 from robsearch.trainer import VALUE
 
@@ -112,7 +113,15 @@ class Space:
     fidelity: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
+        # NumPy numbers become Python's: a storage keeps JSON, and a recipe's digest tells them apart.
+        object.__setattr__(self, "widths", tuple(map(plain, self.widths)))
         problems = []
+        if all(isinstance(params, Mapping) for params in self.start_with):
+            first = tuple({name: plain(value) for name, value in params.items()} for params in self.start_with)
+            object.__setattr__(self, "start_with", first)
+        else:
+            do = "pass such as start_with=({'lam': 6.0},)"
+            problems.append(refusal("a tuple of dicts as start_with", repr(self.start_with), do))
         if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
             problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
         names = [*(control.__name__ for control in self.controls), *(rung.name for rung in self.fidelity)]
