@@ -13,8 +13,11 @@ from optuna.distributions import BaseDistribution
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
 from robsearch.resources import Resources
+from robsearch.spaces.asking import asked
 from robsearch.spaces.definition import Space
 from robsearch.spaces.manner import how_problems
+from robsearch.spaces.ranges import same_range
+from robsearch.spaces.scratch import scratch_study
 
 DRAWS = 3
 """Suggestions that ``check`` draws at each width."""
@@ -34,8 +37,8 @@ def check(space: Space, draws: int = DRAWS) -> list[Draw]:
     """Draws suggestions at every width, without training, and refuses a space that could not be searched.
 
     Raises:
-        InputError: every recipe that does not build or pickle, every range that differs between widths, and
-            a model that does not depend on width; all at once.
+        InputError: every recipe that does not build or pickle, every range that a storage would not give back equal
+            or that differs between widths, and a model that does not depend on width; all at once.
     """
     drawn: list[Draw] = []
     problems: list[str] = []
@@ -96,9 +99,11 @@ def _pickling_problems(recipe: Recipe) -> Iterator[str]:
 
 def _draw(space: Space, width: float, seed: int) -> Draw:
     sampler = optuna.samplers.RandomSampler(seed=seed)
-    trial = optuna.create_study(sampler=sampler).ask()
-    recipe = _called(lambda: space.define(trial, width), f"{space.reference} with {trial.params}")
-    return Draw(width, dict(trial.params), dict(trial.distributions), recipe)
+    study = scratch_study(sampler, metrics=len(space.maximise))
+    trial = study.ask()
+    recipe = _called(lambda: asked(space.define, trial, width), f"{space.reference} with {trial.params}")
+    kept = study.get_trials()[0]
+    return Draw(width, kept.params, kept.distributions, recipe)
 
 
 def _controls(space: Space, width: float, problems: list[str]) -> Iterator[Recipe]:
@@ -148,7 +153,7 @@ def _range_problems(drawn: list[Draw]) -> Iterator[str]:
     for draw in drawn:
         for name, distribution in draw.distributions.items():
             width, known = first.setdefault(name, (draw.width, distribution))
-            if known != distribution:
+            if not same_range(known, distribution):
                 got = f"{known} at width {width:g} but {distribution} at width {draw.width:g}"
                 yield refusal(f"one range for {name!r}", got, "use one range, or a name of its own for each")
 

@@ -15,7 +15,9 @@ from robsearch.recipe import Recipe
 from robsearch.references import referred
 from robsearch.resources import Resources
 from robsearch.spaces.allocation import Allocation, Equal
+from robsearch.spaces.asking import asked
 from robsearch.spaces.goals import AtLeast
+from robsearch.spaces.ranges import plain
 from robsearch.spaces.rungs import Rung
 from robsearch.trainer import VALUE
 
@@ -65,7 +67,8 @@ class Space:
     """What may be tried and how it is searched: made by ``@space``, launched by ``robsearch launch MODULE:NAME``.
 
     Attributes:
-        define: the function from (suggestion, width) to a recipe. Width is given, never suggested.
+        define: the function from (suggestion, width) to a recipe. Width is given, never suggested. What it may ask the
+            suggestion for is what Optuna's storage gives back equal (``spaces.ranges``).
         widths: at which the search is made; each gets a study of its own.
         controls: functions from a width to a recipe that is trained once at each width beside the search,
             such as the same net without adversarial loss, as a yardstick.
@@ -110,7 +113,15 @@ class Space:
     fidelity: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
+        # NumPy numbers become Python's: a storage keeps JSON, and a recipe's digest tells them apart.
+        object.__setattr__(self, "widths", tuple(map(plain, self.widths)))
         problems = []
+        if all(isinstance(params, Mapping) for params in self.start_with):
+            first = tuple({name: plain(value) for name, value in params.items()} for params in self.start_with)
+            object.__setattr__(self, "start_with", first)
+        else:
+            do = "pass such as start_with=({'lam': 6.0},)"
+            problems.append(refusal("a tuple of dicts as start_with", repr(self.start_with), do))
         if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
             problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
         names = [*(control.__name__ for control in self.controls), *(rung.name for rung in self.fidelity)]
@@ -146,10 +157,14 @@ class Space:
         return searched + [Stage(width, control.__name__) for control in self.controls for width in self.widths]
 
     def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
-        """What a suggestion means in one of the studies."""
+        """What a suggestion means in one of the studies.
+
+        Raises:
+            InputError: the space asked for what Optuna's storage would not give back equal.
+        """
         if stage.control is not None:
             return next(control for control in self.controls if control.__name__ == stage.control)(width)
-        recipe = self.define(trial, width)
+        recipe = asked(self.define, trial, width)
         changes = (rung.change for rung in self.fidelity if rung.name == stage.rung)
         return next(changes, lambda full: full)(recipe)
 

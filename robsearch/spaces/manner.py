@@ -6,19 +6,17 @@ import copy
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 
 from robsearch.errors import InputError, refusal
-from robsearch.evaluation import RATES
 from robsearch.spaces.allocation import Allocation
+from robsearch.spaces.asking import METRICS
 from robsearch.spaces.definition import Space
+from robsearch.spaces.ranges import PLAIN
+from robsearch.spaces.scratch import scratch_study
 
 Distributions = Mapping[str, BaseDistribution]
-
-METRICS = tuple(f"val/{name}" for name in RATES)
-"""What can be maximised or constrained: of the best epoch, on ``val``."""
 
 
 def how_problems(space: Space, known: Distributions) -> list[str]:
@@ -59,7 +57,7 @@ def _start_problems(space: Space, known: Distributions) -> Iterator[str]:
             if name not in known:
                 has = f"the space asks for {', '.join(known) or 'none'}"
                 yield refusal("parameters of the space in start_with", repr(name), has)
-            elif not contains(known[name], value):
+            elif not isinstance(value, PLAIN) or not contains(known[name], value):
                 yield refusal(f"{name} in start_with from {known[name]}", repr(value), "choose one inside")
 
 
@@ -94,7 +92,7 @@ def _sampler_problems(space: Space, known: Distributions) -> Iterator[str]:
         yield refusal(f"a parameter {name!r}, which {type(space.sampler).__name__} models", "none in this space", do)
         return
     stage = space.stages()[0]
-    study = optuna.create_study(sampler=fresh_sampler(space.sampler, 0), directions=["maximize"] * len(space.maximise))
+    study = scratch_study(fresh_sampler(space.sampler, 0), metrics=len(space.maximise))
     try:
         for value in (0.4, 0.5, 0.6):
             trial = study.ask()
@@ -104,7 +102,8 @@ def _sampler_problems(space: Space, known: Distributions) -> Iterator[str]:
         if "stop" in str(error):  # how a small grid says that it was tried
             return
         got = f"{type(error).__name__}: {error}"
-        yield refusal(f"a sampler that suits this space, {type(space.sampler).__name__}", got, "choose another")
+        do = "choose another, or give it other values (of a NumPy array, array.tolist())"
+        yield refusal(f"a sampler that suits this space, {type(space.sampler).__name__}", got, do)
 
 
 def default_sampler(trials: int, seed: int) -> BaseSampler:

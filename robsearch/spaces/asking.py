@@ -1,0 +1,236 @@
+"""The trial that a space is handed: it suggests only what the storage gives back equal, and guards the record."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import reprlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import BaseTrial, FixedTrial
+
+from robsearch.errors import InputError, refusal
+from robsearch.evaluation import RATES
+from robsearch.spaces.ranges import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    checked_name,
+    choice_range,
+    float_range,
+    given_back,
+    int_range,
+    plain,
+    same_range,
+)
+
+if TYPE_CHECKING:
+    from robsearch.recipe import Recipe
+
+OURS = ("trainings", "reason", "imported from", "risen_from")
+"""Attributes of a trial in which robsearch remembers what became of it (``study.trainings``)."""
+METRICS = tuple(f"val/{name}" for name in RATES)
+"""What can be maximised or constrained: of the best epoch, on ``val``."""
+
+
+def asked(define: Callable[[optuna.Trial, float], Recipe], trial: BaseTrial, width: float) -> Recipe:
+    """What a space makes of a trial at a width.
+
+    Raises:
+        InputError: all that it asked for and a storage would not give back equal, and all that it wrote over. What was
+            recorded before is read all the same if it can be: its digest says whether it is the recipe it was.
+    """
+    guarded = SpaceTrial(trial)
+    try:
+        recipe = define(guarded, width)
+    except Exception as error:
+        guarded.refuse_problems(error)
+        raise
+    if not guarded.recorded:
+        guarded.refuse_problems()
+    return recipe
+
+
+class SpaceTrial(optuna.Trial):
+    """An Optuna trial, or one with fixed parameters, as a space sees it.
+
+    A problem does not interrupt the space, so that all are told at once: it is handed one of the values it named.
+    Values are those that the storage will give back: 6 from the range of a float is 6.0.
+
+    Args:
+        trial: which suggests and remembers.
+    """
+
+    def __init__(self, trial: BaseTrial) -> None:
+        # Optuna's own constructor would have the sampler begin once more: what it sets is read from ``trial``.
+        self._trial = trial
+        self._ranges: dict[str, BaseDistribution] = {}
+        self._problems: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_trial":  # not there yet, in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._trial, name)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether its parameters were suggested and kept before, and are only read again."""
+        return isinstance(self._trial, FixedTrial)
+
+    def refuse_problems(self, cause: Exception | None = None) -> None:
+        """Raises what was found.
+
+        Raises:
+            InputError: all problems, if there are any.
+        """
+        if self._problems:
+            raise InputError(*dict.fromkeys(self._problems)) from cause
+
+    # -- suggestions -------------------------------------------------------------------------------------------
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
+        """As Optuna's; bounds may be NumPy numbers."""
+        given = {"low": low, "high": high, "step": step, "log": log}
+        return self._suggested(name, float_range, self._trial.suggest_float, given)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
+        """As Optuna's; bounds may be NumPy numbers."""
+        given = {"low": low, "high": high, "step": step, "log": log}
+        return self._suggested(name, int_range, self._trial.suggest_int, given)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """As Optuna's; choices may be NumPy numbers, and are given back as Python's."""
+        return self._suggested(name, choice_range, self._trial.suggest_categorical, {"choices": choices})
+
+    def _suggested(
+        self,
+        name: str,
+        range_of: Callable[..., BaseDistribution],
+        suggest: Callable[..., Any],
+        given: dict[str, Any],
+    ) -> Any:
+        """What the trial suggests from a range that it can keep."""
+        try:
+            name = checked_name(name)
+            distribution = range_of(name, **given)
+        except InputError as error:
+            self._problems += error.problems
+            return suggest(name, **given) if self.recorded else _any_of(**given)
+        known = self._ranges.get(name, distribution)
+        if not same_range(known, distribution):
+            do = "give each of them a name of its own"
+            self._problems.append(refusal(f"one range for {name!r} in a suggestion", f"{known} and {distribution}", do))
+            return self.params[name]
+        try:
+            value = given_back(distribution, suggest(name, **vars(distribution)))
+        except InputError:
+            raise
+        except ValueError as error:  # other choices than in an earlier suggestion, or a value that was never suggested
+            do = "ask for the same names and ranges in every suggestion of a search"
+            raise InputError(refusal(f"a value of {name!r} from {distribution}", error, do)) from error
+        self._ranges[name] = distribution
+        return value
+
+    # -- what else a space may look at -------------------------------------------------------------------------
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What was suggested, as the storage gives it back."""
+        ranges = self._trial.distributions
+        return {name: given_back(ranges[name], value) for name, value in self._trial.params.items()}
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """As Optuna's."""
+        return self._trial.distributions
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """As Optuna's."""
+        return self._trial.user_attrs
+
+    @property
+    def datetime_start(self) -> datetime.datetime | None:
+        """As Optuna's."""
+        return self._trial.datetime_start
+
+    @property
+    def number(self) -> int:
+        """As Optuna's."""
+        return self._trial.number
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """As Optuna's."""
+        return self._trial.constraints
+
+    @property
+    def relative_params(self) -> dict[str, Any]:
+        """As Optuna's."""
+        relative: dict[str, Any] = getattr(self._trial, "relative_params")  # noqa: B009 - a trial with fixed ones has none
+        return relative
+
+    # -- what a space may write --------------------------------------------------------------------------------
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """As Optuna's; the value is kept as JSON gives it back."""
+        try:
+            kept = _kept_attribute(key, value)
+        except InputError as error:
+            self._problems += error.problems
+            return
+        self._trial.set_user_attr(key, kept)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """As Optuna's, except for the metrics of ``subject_to``."""
+        if key in METRICS:
+            do = "leave it to subject_to=(AtLeast(...),), or choose another name"
+            self._problems.append(refusal("a constraint that robsearch does not set itself", repr(key), do))
+            return
+        self._trial.set_constraint(key, value)
+
+    def report(self, value: float, step: int) -> None:
+        """Refused: what is trained is reported, not what is suggested."""
+        do = "leave it out: robsearch reports each epoch"
+        self._problems.append(refusal("a space that only suggests", f"report({value!r}, {step!r})", do))
+
+    def should_prune(self) -> bool:
+        """As Optuna's."""
+        return self._trial.should_prune()
+
+
+def _any_of(low: Any = None, choices: object = (), **_: object) -> Any:
+    """One of the values that a space named, so that it goes on and shows its other problems."""
+    return low if low is not None else next(iter(choices if isinstance(choices, Iterable) else ()), None)
+
+
+def _kept_attribute(key: object, value: object) -> Any:
+    """The value as JSON gives it back.
+
+    Raises:
+        InputError: what a storage could not keep, or one of the attributes that robsearch sets itself.
+    """
+    if not isinstance(key, str) or not 0 < len(key) <= LONGEST_NAME:
+        expected = f"an attribute's name of 1 to {LONGEST_NAME} characters"
+        raise InputError(refusal(expected, reprlib.repr(key), "pass such as 'note'"))
+    if key in OURS:
+        expected = f"a user attribute other than {', '.join(OURS)}, which robsearch sets itself"
+        raise InputError(refusal(expected, repr(key), "choose another name"))
+    try:
+        text = json.dumps(value, default=_plain_or_error)
+    except (TypeError, ValueError) as error:
+        do = "pass numbers, strings, and lists or dicts of these"
+        raise InputError(refusal(f"a value of the attribute {key!r} that JSON can hold", error, do)) from error
+    if len(text) > LONGEST_TEXT:
+        expected = f"a value of the attribute {key!r} that a database holds, {LONGEST_TEXT} bytes of JSON"
+        raise InputError(refusal(expected, f"{len(text)} bytes", "write it to a file, and keep the path"))
+    return json.loads(text)
+
+
+def _plain_or_error(value: object) -> Any:
+    found = plain(value)
+    if found is value:
+        raise TypeError(f"{reprlib.repr(value)} is a {type(value).__name__}")
+    return found
