@@ -160,7 +160,7 @@ def _tracking(uri: str) -> str:
     if _to_be_made(uri):
         return f"{shown} will be made"
     try:
-        experiment_of(uri, PROBE)
+        experiment_of(uri, PROBE, "")
     except Exception as error:
         got = str(error).strip().partition("\n")[0]
         do = "check its address and credentials (MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN), or pass --tracking"

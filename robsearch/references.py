@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from robsearch.errors import InputError, refusal
+from robsearch.identity import module_name
+
+_IMPORTING: ContextVar[str | None] = ContextVar("module that is being imported for a reference", default=None)
 
 T = TypeVar("T")
 
@@ -40,11 +46,54 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
     raise InputError(refusal(f"a {kind.__name__} in {module_name}", got, has))
 
 
+def reference_of(thing: object, module: str) -> str | None:
+    """The reference under which another process finds this very object; None if no module holds it.
+
+    An object of the script that runs is found under the script's name: see ``refuse_while_importing``.
+
+    Args:
+        thing: such as a space.
+        module: where it is looked for first, before all other modules that are loaded.
+    """
+    for name in dict.fromkeys([module, "__main__", *sorted(sys.modules)]):
+        for key, value in list(vars(sys.modules.get(name) or object).items()):
+            if value is thing and not key.startswith("_"):
+                importable = module_name(name)
+                return None if importable == "__main__" else f"{importable}:{key}"
+    return None
+
+
+def refuse_while_importing(what: str) -> None:
+    """Refuses what a module must not do while it is imported for one of its objects.
+
+    Args:
+        what: is refused, such as ``to launch a search``.
+
+    Raises:
+        InputError: a reference is being looked up.
+    """
+    if (module := _IMPORTING.get()) is not None:
+        do = 'put it under `if __name__ == "__main__":`, so that the module can be imported for its spaces'
+        raise InputError(refusal(f"not {what} while {module!r} is imported", "a call in the module's body", do))
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    token = _IMPORTING.set(name)
+    try:
+        yield
+    finally:
+        _IMPORTING.reset(token)
+
+
 def _module(name: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name)
+        with _importing(name):
+            return importlib.import_module(name)
+    except InputError as error:
+        raise InputError(*(f"in module {name!r}: {problem}" for problem in error.problems)) from error
     except ModuleNotFoundError as error:
         got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
         raise InputError(refusal(f"an importable module {name!r}", got, "check the spelling or cd there")) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
@@ -20,6 +21,7 @@ from robsearch.evaluation import best_device, judge, sampled, to_device, to_floa
 from robsearch.measurement import Measurement, averages
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
+from robsearch.provenance import note_attempt
 from robsearch.ranks import ALONE, RankLostError, Ranks
 from robsearch.recipe import Recipe
 from robsearch.saving import Keeper
@@ -70,6 +72,9 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
     """
     attempt = ranks.first(lambda: Attempt.claim(folder))
     try:
+        if ranks.leads:
+            with contextlib.suppress(OSError):  # a full disk shows at the first checkpoint, which says so
+                note_attempt(attempt.folder, attempt.number, recipe)
         with ranks.united():
             yield from _train(recipe, attempt, ranks)
         return

@@ -44,6 +44,7 @@ LAYERS = (
         "rehearsal",
         "disk",
         "saving",
+        "provenance",
     },
     {
         "attacks",

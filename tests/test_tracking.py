@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from small_spaces import recipe
 
 from robsearch import PGD, Digits, InputError, SmallCNN
-from robsearch.data import digest
+from robsearch.data import content_digest
 from robsearch.search.recording import Recorder, logged_data
 from robsearch.tracking import (
     TRIAL,
@@ -159,7 +159,7 @@ def test_a_run_that_a_person_deleted_is_left_alone(uri, tmp_path, caplog):
 
 def test_the_data_set_is_logged_once_with_its_digest(uri, tmp_path):
     data = logged_data(Digits(train=100))
-    assert data["digest"] == digest(Digits(train=100)) != digest(Digits(train=101))
+    assert data["digest"] == content_digest(Digits(train=100)) != content_digest(Digits(train=101))
     for _ in range(2):
         tracker = Tracker(uri, "s", tmp_path)
         tracker.begin("w4-000", "w4", {}, {}, data)
@@ -209,7 +209,7 @@ def test_the_page_of_each_run_is_known_without_asking_and_by_asking(uri, tmp_pat
     assert tracker.close() == 0
     run = runs(uri)["w4-000"].info
     page = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
-    assert tracker.pages == run_pages(uri, "s") == {"w4-000": page}
+    assert tracker.pages == run_pages(uri, "s", "") == {"w4-000": page}
     assert run_pages(uri, "unknown") == run_pages("http://127.0.0.1:9", "s") == {}
     assert run_page("http://me:secret@h:1/", "7", "ab").startswith("http://h:1/#/experiments/7/runs/ab?")
 

@@ -96,7 +96,7 @@ def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: 
     storage, seeds = open_storage(None, tmp_path), dict[str, set[int]]()
     for name, seed in (("grid", 0), ("arms", 1)):
         space = TINY.experiments[0].space({})
-        SearchRecord(name, space.reference, space.widths, seed, 27, "", {}).create(storage)
+        SearchRecord(name, space.title, space.widths, seed, 27, "", {}).create(storage)
         stages = space.stages()
         studies = [Study(storage, name, space, stage, trials=3, full=BASE, seed=seed) for stage in stages]
         found = [study.ask() for study in studies for _ in range(2)]

@@ -16,6 +16,7 @@ from robsearch.claims.experiment import ARM, Experiment, Found, Study
 from robsearch.claims.form import Evidence, Verdict, judge
 from robsearch.claims.page import Page, write
 from robsearch.errors import InputError, refusal
+from robsearch.identity import mismatch
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, Search, launch, load_search, resume, search_names
 from robsearch.search.preflight import NAME
@@ -24,6 +25,7 @@ from robsearch.tracking import Tracker
 SEEDS_APART = 100
 """Experiments of one study have seeds of their own, so that what was chosen in one is tested on fresh ones."""
 VERDICTS = "verdicts.json"
+RESUMED_BY = "<an experiment of `robsearch validate`, which goes on when it is called again>"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:
 def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Means, console: Console) -> Search:
     space = experiment.space(found)
     if name not in search_names(means.place):
-        return launch(space, name=name, seed=seed, means=means, console=console)
+        return launch(space, name=name, seed=seed, means=means, console=console, resumed_by=RESUMED_BY)
     search = load_search(name, means.results, means.storage)
     if problems := list(_differences(experiment, search, seed, found)):
         do = "choose another --name, or the plan and the --seed that it was begun with"
@@ -120,8 +122,9 @@ def _differences(experiment: Experiment, search: Search, seed: int, found: Found
         if arm not in experiment.arms:
             yield f"arms {', '.join(experiment.arms)}", arm
             return
-        if replace(experiment.recipe(arm, width, found), seed=int(row["seed"])).digest != row["recipe"]:
-            yield f"the recipe of arm {arm!r} at width {width:g}", f"another one, in {row['trial']}"
+        recipe = replace(experiment.recipe(arm, width, found), seed=int(row["seed"]))
+        if why := mismatch(str(row["recipe"]), recipe.resolved):
+            yield f"the recipe of arm {arm!r} at width {width:g}", f"{why}, in {row['trial']}"
             return
 
 
@@ -146,7 +149,8 @@ def _tell(validation: Validation, study: Study, means: Means, console: Console) 
         pd.concat(frame).to_parquet(folder / f"{part}.parquet")
     last = load_search(f"{validation.name}-{study.experiments[-1].name}", means.results, means.storage)
     write(_page(validation, study, last), folder / "report.html")
-    tracker = Tracker(means.uri(last.record.tracking), last.name, means.place.results, patient=True)
+    uri, results = means.uri(last.record.tracking), means.place.results
+    tracker = Tracker(uri, last.name, results, last.record.identity, patient=True)
     tracker.tag("search", {f"robsearch.verdict.{each.claim.name}": each.answer for each in validation.verdicts})
     for file in (folder / VERDICTS, folder / "report.html"):
         tracker.artifact("search", file, "claims")

@@ -20,6 +20,7 @@ from robsearch.cli.options import (
     Parallel,
     Results,
     SpaceArgument,
+    SpaceOption,
     Storage,
     Tracking,
 )
@@ -68,6 +69,7 @@ def launch(
 def resume(
     name: NameArgument,
     trials: Annotated[int, typer.Option(help="to add to those asked for before")] = 0,
+    space: SpaceOption = None,
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -82,7 +84,7 @@ def resume(
     from robsearch.search import resume as resume_search
 
     means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after, disk_budget)
-    _conclude(resume_search(name, trials=trials, means=means), means)
+    _conclude(resume_search(name, trials=trials, space=space, means=means), means)
 
 
 @app.command()
@@ -102,6 +104,7 @@ def evaluate(
     ],
     rung: Annotated[str, typer.Option(help="how far to go: pgd, apgd-ce, apgd or autoattack")] = "apgd",
     top: Annotated[int, typer.Option(help="trials of each width, when a whole search is meant")] = 1,
+    space: SpaceOption = None,
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -119,7 +122,7 @@ def evaluate(
 
     console = Console()
     means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
-    evaluation = evaluate_networks(target, rung=rung, top=top, means=means, console=console)
+    evaluation = evaluate_networks(target, rung=rung, top=top, space=space, means=means, console=console)
     for part in shown(evaluation):
         console.print(part, highlight=False)
     if evaluation.problems:
@@ -153,6 +156,7 @@ def promote(
         str, typer.Argument(metavar="TARGET", help="NAME (the best trial of each width), NAME/TRIAL, or a run id")
     ],
     name: Annotated[str | None, typer.Option("--as", help="of the registered model (default: NAME-wWIDTH)")] = None,
+    space: SpaceOption = None,
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -161,7 +165,8 @@ def promote(
     from robsearch.search import Means
     from robsearch.search.promoting import promote as promote_networks
 
-    promote_networks(target, name=name, means=Means(results, storage, tracking), say=typer.echo)
+    means = Means(results, storage, tracking)
+    promote_networks(target, name=name, space=space, means=means, say=typer.echo)
 
 
 def _conclude(search: Search, means: Means) -> None:

@@ -154,7 +154,8 @@ def report(name: NameArgument, results: Results = None, storage: Storage = None)
     from robsearch.tracking import run_pages
 
     search = load_search(name, results, storage)
-    pages = run_pages(Means(results, storage).uri(search.record.tracking), name)
+    uri = Means(results, storage).uri(search.record.tracking)
+    pages = run_pages(uri, name, search.record.identity)
     typer.echo(f"report: {write(search, search.report, pages)}")
 
 

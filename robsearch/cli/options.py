@@ -11,6 +11,10 @@ import typer
 SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
 ]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option("--space", help="module:name, if the space cannot be imported as it was recorded at the launch"),
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
 
 

@@ -184,6 +184,9 @@ class Driver:
         if not self._holds_lease():
             return
         suggestion = live.suggestion
+        if report.attempt != live.attempt:
+            live.attempt = report.attempt
+            self.recorder.attempted(suggestion.trial)
         fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
         live.history += fresh
         self.recorder.epochs(suggestion.trial, fresh)

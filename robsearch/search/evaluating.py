@@ -21,7 +21,7 @@ from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
 from robsearch.search.recording import compared
 from robsearch.search.workplace import Means, room, stops_on_signal
-from robsearch.spaces import Space, load_space
+from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking
 from robsearch.trial import Report, evaluate_trial, ladder_folder
 
@@ -59,7 +59,7 @@ def evaluate(
     *,
     rung: str = "apgd",
     top: int = 1,
-    space: Space | None = None,
+    space: Space | str | None = None,
     means: Means | None = None,
     console: Console | None = None,
 ) -> Evaluation:
@@ -72,7 +72,7 @@ def evaluate(
             MLflow run.
         rung: ``pgd``, ``apgd-ce``, ``apgd`` or ``autoattack`` (see ``robsearch.ladder``).
         top: how many trials of each width, the best by their value, when a whole search is meant.
-        space: the space, if it cannot be imported under its reference.
+        space: the space or its reference, if it cannot be imported under the one that was recorded.
         means: where and how much.
         console: where progress is shown.
 
@@ -84,15 +84,15 @@ def evaluate(
     if rung not in RUNGS:
         raise InputError(refusal(f"--rung out of {', '.join(RUNGS)}", repr(rung), "pass one of these"))
     cluster.check_address(means.address)
-    search, found, means = load_finalists(target, means, top, space)
+    search, searched, found, means = load_finalists(target, means, top, space)
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
     jobs = _Jobs(found, rung)
     with stops_on_signal(jobs, console), cluster.connected(means.address, means.parallel):
-        jobs.parallel, jobs.resources = room(means, space or load_space(search.space))
+        jobs.parallel, jobs.resources = room(means, searched)
         with jobs.bars(console):
             cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after)
-    _record(Tracker(uri, search.name, means.place.results), jobs, console)
+    _record(Tracker(uri, search.name, means.place.results, search.record.identity), jobs, console)
     return Evaluation(found, jobs.problems)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
 from robsearch.search.planning import turns_of
 from robsearch.search.result import Search, load_search
+from robsearch.search.resuming import load_recorded
 from robsearch.search.workplace import Means
-from robsearch.spaces import Space, load_space
+from robsearch.spaces import Space
+from robsearch.study import Study
 from robsearch.tracking import trial_of_run
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -28,11 +31,13 @@ class Target:
         search: its name.
         trial: such as ``w4-017``, or None for the search's best trials.
         epoch: of the checkpoint, or None for the best one.
+        identity: of the search, where an MLflow run says it; None where a person named the search.
     """
 
     search: str
     trial: str | None = None
     epoch: int | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def find_target(text: str, means: Means) -> tuple[Target, Means]:
         InputError: a run that no store has, or a path that is in no search's folder.
     """
     if RUN_ID.fullmatch(text):
-        return Target(*trial_of_run(means.uri(), text)), means
+        run = trial_of_run(means.uri(), text)
+        return Target(run.search, run.trial, identity=run.identity), means
     if (path := Path(text)).exists():
         return _in_folder(path.resolve(), means)
     search, _, trial = text.partition("/")
@@ -76,7 +82,35 @@ def _in_folder(path: Path, means: Means) -> tuple[Target, Means]:
     raise InputError(refusal("a path inside a search's results", path, do))
 
 
-def finalists(search: Search, target: Target, means: Means, top: int, space: Space | None) -> list[Finalist]:
+def load_target(target: Target, means: Means) -> Search:
+    """The search that a person means.
+
+    Raises:
+        InputError: there is none of that name here, or it is another one than that of the MLflow run.
+    """
+    search = load_search(target.search, means.results, means.storage)
+    if target.identity not in (None, search.record.identity):
+        do = "pass the --results and the --storage of the search that made the run"
+        got = f"another search of that name in {search.folder}"
+        raise InputError(refusal(f"the search {target.search!r} that made this run", got, do))
+    return search
+
+
+def space_of(search: Search, space: Space | str | None) -> Space:
+    """The space of a search: as it was recorded, or the one that is passed.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    return space if isinstance(space, Space) else load_recorded(space or search.space, search.folder)
+
+
+def studies_of(search: Search, space: Space, means: Means) -> Iterable[Study]:
+    """The studies of a search, to be read."""
+    return turns_of(space, search.record, means.place.open(search.name), full=None).tallies
+
+
+def finalists(search: Search, target: Target, means: Means, top: int, space: Space) -> list[Finalist]:
     """The networks to evaluate: the ``top`` finished trials of each width by their value, or the one asked for.
 
     Raises:
@@ -88,8 +122,7 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
     strange = [trial for trial in chosen if trial not in rows or rows[trial]["state"] != "COMPLETE"]
     if strange or not chosen:
         raise InputError(refusal("a finished trial", ", ".join(strange) or "none", f"finished are {known}"))
-    storage = means.place.open(search.name)
-    studies = turns_of(space or load_space(search.space), search.record, storage, full=None).tallies
+    studies = studies_of(search, space, means)
     trainings = {training.trial: (study, training) for study in studies for _, training in study.trainings()}
     found = []
     for trial in chosen:
@@ -103,12 +136,13 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
 
 
 def load_finalists(
-    text: str, means: Means, top: int, space: Space | None = None
-) -> tuple[Search, list[Finalist], Means]:
-    """The search and the networks that a person means, and the means that fit them."""
+    text: str, means: Means, top: int, space: Space | str | None = None
+) -> tuple[Search, Space, list[Finalist], Means]:
+    """The search, its space and the networks that a person means, and the means that fit them."""
     target, means = find_target(text, means)
-    search = load_search(target.search, means.results, means.storage)
-    return search, finalists(search, target, means, top, space), means
+    search = load_target(target, means)
+    found = space_of(search, space)
+    return search, found, finalists(search, target, means, top, found), means
 
 
 def _best(search: Search, top: int) -> list[str]:

@@ -13,12 +13,13 @@ from robsearch.trainer import VALUE
 
 @dataclass
 class Live:
-    """The suggestion, whose it is, and its epochs so far."""
+    """The suggestion, whose it is, its epochs so far, and the number of the attempt that reported last."""
 
     suggestion: Suggestion
     study: Study
     started: float = field(default_factory=time.time)
     history: list[Metrics] = field(default_factory=list)
+    attempt: int = 0
 
     @property
     def best(self) -> Metrics:

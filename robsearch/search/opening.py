@@ -74,10 +74,10 @@ def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> in
     Raises:
         InputError: no such search, a store that does not answer, or a port that is taken.
     """
-    remembered = SearchRecord.load(means.place.open(name), name).tracking if name else None
-    uri = means.uri(remembered)
+    record = means.place.search(name)[1] if name else None
+    uri = means.uri(record.tracking if record else None)
     check_tracking(uri)
-    experiment = experiment_of(uri, name)
+    experiment = experiment_of(uri, record.name, record.identity) if record else None
     view = publish_view(uri, experiment) if experiment else None
     if served(uri):
         print(f"MLflow UI: {experiment_page(shown(uri), experiment, view)}", flush=True)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from robsearch.data import load
+from robsearch.data import content_digests, load
 from robsearch.errors import InputError, refusal
+from robsearch.identity import digest
 from robsearch.protocols import Dataset
+from robsearch.provenance import commit_text, process_facts, versions_text
 from robsearch.recipe import Recipe
+from robsearch.search.belonging import occupied
+from robsearch.search.belonging import taken as taken_folder
 from robsearch.search.result import Place, search_names
 from robsearch.spaces import Draw, Space, check
-from robsearch.study import Found
+from robsearch.study import Found, SearchRecord
+from robsearch.tracking import experiment_exists, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -65,29 +71,41 @@ def check_writable(results: Path) -> None:
         raise InputError(refusal(f"a writable results folder {results}", error.strerror or error, do)) from error
 
 
-def new_name(name: str | None, space: Space, place: Place) -> str:
-    """The name of a new search: the one asked for, or the space's name and the next free number.
+def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
+    """The name of a new search: the one asked for, or the space's name and the next number that is free everywhere.
+
+    Args:
+        name: that was asked for, or None.
+        space: that is to be searched.
+        place: where searches are kept; neither its storage nor its results folder may have the name.
+        uri: of the MLflow store, which may not have it either.
 
     Raises:
         InputError: it could not be a folder's name, or it is taken.
     """
     taken = set(search_names(place))
     if name is None:
-        stem = space.define.__name__
-        return next(free for n in range(1, len(taken) + 2) if (free := f"{stem}-{n}") not in taken)
+        names = (f"{space.define.__name__}-{number}" for number in count(1))
+        free = (each for each in names if each not in taken and not occupied(place.folder(each)))
+        return next(each for each in free if not experiment_exists(uri, each))
     if not NAME.fullmatch(name):
         do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
         raise InputError(refusal("a name that can be a folder", repr(name), do))
     if name in taken:
         do = f"continue it with `robsearch resume {name}`, or choose another --name"
         raise InputError(refusal("the name of a new search", f"{name!r}, which exists", do))
+    if occupied(place.folder(name)):
+        raise taken_folder(place.folder(name))
+    if experiment_exists(uri, name):
+        got = f"{name!r}, of which {shown(uri)} has an experiment (of another search, deleted, or not of robsearch)"
+        do = "choose another --name or --tracking, or rename that experiment in MLflow"
+        raise InputError(refusal("the name of a new search", got, do))
     return name
 
 
 def setting(recipe: Recipe, seed: int) -> dict[str, str]:
     """What a reader must know to judge the figures: recipe, seed, hardware, versions, commit."""
     examples = {name: len(split.labels) for name, split in load(recipe.data).items()}
-    packages = ("robsearch", "torch", "ray", "optuna", "mlflow")
     return {
         "model": str(recipe.model),
         "data": str(recipe.data),
@@ -101,9 +119,41 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
         "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
         "search seed": str(seed),
-        "driver": f"{platform.node()}, {platform.machine()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{package} {version(package)}" for package in packages),
-        "commit": _commit(),
+        **driver_setting(process_facts(Path.cwd())),
+    }
+
+
+def driver_setting(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a driver ran on, for the report; trials say in their folders what each attempt ran on."""
+    return {
+        "driver": f"{facts['node']}, {platform.machine()}, Python {facts['python']}",
+        "versions": versions_text(facts),
+        "commit": commit_text(facts),
+    }
+
+
+def with_driver(record: SearchRecord, facts: Mapping[str, Any]) -> SearchRecord:
+    """The record of a search that another driver goes on with: where it differs from the last one, both are said."""
+    known = dict(record.setting)
+    for label, text in driver_setting(facts).items():
+        before = known.get(label)
+        if before is None or before.rpartition("; then ")[2] != text:
+            known[label] = text if before is None else f"{before}; then {text}"
+    return replace(record, setting=known)
+
+
+def constraints(space: Space) -> tuple[str, ...]:
+    """The constraints of a space, as text."""
+    return tuple(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to)
+
+
+def judged_by(recipe: Recipe) -> dict[str, str]:
+    """What a value on ``val`` must have in common with another to be compared with it."""
+    attack = recipe.resolved_eval_attack
+    return {
+        "evaluation attack": str(attack),
+        "evaluation attack digest": digest(attack),
+        "val data": content_digests(recipe.data)["val"],
     }
 
 
@@ -118,7 +168,7 @@ def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
     each = f"{space.replicates} seeds" if space.replicates > 1 else "one training"
     told = {
         "searched for": ", ".join(space.maximise),
-        "subject to": ", ".join(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to),
+        "subject to": ", ".join(constraints(space)),
         "a suggestion": each + (" at every width" if space.per_trial == "all" else ""),
         "sampler": type(space.sampler).__name__ if space.sampler else "TPESampler, the default",
         "pruner": _pruner(space),
@@ -134,17 +184,3 @@ def _pruner(space: Space) -> str:
     if len(space.maximise) > 1:
         return "none: several metrics"
     return type(space.pruner).__name__ if space.pruner else "MarginPruner, the default"
-
-
-def _commit() -> str:
-    try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return asked.stdout.strip() or "not in a git repository"

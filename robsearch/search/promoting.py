@@ -14,13 +14,12 @@ from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
-from robsearch.search.finalists import find_target
-from robsearch.search.planning import turns_of
-from robsearch.search.result import Search, load_search
+from robsearch.search.finalists import find_target, load_target, space_of, studies_of
+from robsearch.search.result import Search
 from robsearch.search.workplace import Means
-from robsearch.spaces import Space, load_space
+from robsearch.spaces import Space
 from robsearch.study import Study, Training
-from robsearch.tracking import Tracker, check_tracking, register, save_model
+from robsearch.tracking import Promoted, Tracker, check_tracking, register, save_model
 
 EXAMPLES = 4
 MODEL = "model"
@@ -53,7 +52,7 @@ def promote(
     target: str,
     *,
     name: str | None = None,
-    space: Space | None = None,
+    space: Space | str | None = None,
     means: Means | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
@@ -62,7 +61,7 @@ def promote(
     Args:
         target: a search (the best trial of each width), ``NAME/w4-017``, a trial's folder, or an MLflow run id.
         name: of the registered model; by default search and width, ``NAME-w4``, for a control ``NAME-w4-standard``.
-        space: the space, if it cannot be imported under its reference.
+        space: the space or its reference, if it cannot be imported under the one that was recorded.
         means: where the search is kept.
         say: prints one line.
 
@@ -74,19 +73,19 @@ def promote(
             export, or a store that does not answer or has no run of the trial.
     """
     found, means = find_target(target, means or Means())
-    search = load_search(found.search, means.results, means.storage)
+    search = load_target(found, means)
     chosen = _chosen(search, found.trial)
     if name is not None and len(chosen) > 1:
         do = f"name one: robsearch promote {search.name}/{next(iter(chosen))} --as {name}"
         raise InputError(refusal("one trial for one model name", f"{', '.join(chosen)}", do))
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
-    storage = means.place.open(search.name)
-    finished = _finished(turns_of(space or load_space(search.space), search.record, storage, full=None).tallies)
+    finished = _finished(studies_of(search, space_of(search, space), means))
     promoted = {}
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
-        promoted[trial] = register(uri, search.name, trial, folder, name or usual)
+        exported = Promoted(search.name, search.record.identity, trial, folder)
+        promoted[trial] = register(uri, exported, name or usual, own=name is None)
         say(f"{trial}: {promoted[trial]}")
     return promoted
 

@@ -9,18 +9,20 @@ import re
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from robsearch.checkpoints import best_epoch, read_history
-from robsearch.data import digest, load
+from robsearch.data import content_digest, load
 from robsearch.protocols import Dataset, Metrics
+from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
 from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
 from robsearch.study import SearchRecord, Study, Suggestion, Training
-from robsearch.tracking import STATUS, Tracker
+from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
 
@@ -48,7 +50,8 @@ class Recorder:
 
     def begin_search(self, record: SearchRecord) -> None:
         """The run of the search itself, which holds its summary, its report and, if asked for, the machine's load."""
-        tags = {**self._facts, "robsearch.kind": "search", "robsearch.seed": str(record.seed)}
+        tags = {**self._facts, **_driver_tags(read_search(self.trials.parent))}
+        tags |= {"robsearch.kind": "search", "robsearch.seed": str(record.seed)}
         tags["mlflow.note.content"] = _described(record)
         self.tracker.begin("search", f"search {record.name}", {"space": record.space}, tags)
         self.tracker.watch_machine()
@@ -57,6 +60,7 @@ class Recorder:
         """A trial starts, or goes on after an interruption."""
         tags = {
             **self._facts,
+            **attempt_tags(read_attempts(self.trials / suggestion.trial)),
             "robsearch.kind": "control" if suggestion.stage.control else "trial",
             "robsearch.width": f"{suggestion.width:g}",
             "robsearch.control": suggestion.stage.control or "none",
@@ -69,6 +73,10 @@ class Recorder:
         data = self._data[dataset]
         self.tracker.begin(suggestion.trial, run_name(suggestion), params(suggestion), tags, data)
 
+    def attempted(self, trial: str) -> None:
+        """A new attempt at a trial has begun: what it runs on is told."""
+        self.tracker.tag(trial, attempt_tags(read_attempts(self.trials / trial)))
+
     def epochs(self, trial: str, entries: list[Metrics]) -> None:
         """Per-epoch metrics, at their original times."""
         self.tracker.epochs(trial, [compared(entry) for entry in entries])
@@ -80,7 +88,8 @@ class Recorder:
             best, when = history[best_epoch(history) - 1], history[-1]["time"]
             summary = {"val/best_robust_accuracy": best[VALUE], "val/best_epoch": best["epoch"]}
             self.tracker.log(trial, summary, 0, when)
-        self.tracker.end(trial, state, when, {"robsearch.reason": reason} if reason else None)
+        tags = attempt_tags(read_attempts(self.trials / trial))
+        self.tracker.end(trial, state, when, {**tags, **({"robsearch.reason": reason} if reason else {})})
 
     def measured(self, trial: str, test: Metrics) -> None:
         """The averages as metrics, the tables and figures as artifacts."""
@@ -140,12 +149,40 @@ def _described(record: SearchRecord) -> str:
 
 
 def facts(record: SearchRecord) -> dict[str, str]:
-    """The tags that all runs of a search share: where the code came from, and what it runs on."""
-    known = {"robsearch.commit": "commit", "robsearch.versions": "versions", "robsearch.hardware": "driver"}
-    found = {tag: record.setting[label] for tag, label in known.items() if label in record.setting}
-    hardware = [found.get("robsearch.hardware", "driver"), f"{os.cpu_count()} CPUs", driver_gpus()]
-    found["robsearch.hardware"] = ", ".join(filter(None, hardware))
-    return {"robsearch.search": record.name, "mlflow.source.name": record.space, **found}
+    """The tags that all runs of a search share."""
+    return {
+        "robsearch.search": record.name,
+        SEARCH_ID: record.identity,
+        "mlflow.source.name": record.space,
+    }
+
+
+def attempt_tags(attempts: Sequence[Facts]) -> dict[str, str]:
+    """What each attempt at a trial ran on, and of the last one also tags by which runs can be compared."""
+    if not attempts:
+        return {}
+    last = attempts[-1]
+    tags = {**_code_tags(last), "robsearch.hardware": f"{last['node']}, {last['device']}"}
+    tags |= {"robsearch.node": last["node"], "robsearch.device": last["device"]}
+    for each in attempts:
+        parts = (each["node"], each["device"], commit_text(each), versions_text(each))
+        tags[f"robsearch.attempt.{each['attempt']}"] = "; ".join(parts)
+    return tags
+
+
+def _driver_tags(search: Facts) -> dict[str, str]:
+    """What the newest driver of a search runs on."""
+    drivers = search.get("drivers")
+    if not drivers:
+        return {}
+    last = drivers[-1]
+    hardware = [last["node"], f"{os.cpu_count()} CPUs", driver_gpus()]
+    return {**_code_tags(last), "robsearch.hardware": ", ".join(filter(None, hardware))}
+
+
+def _code_tags(of: Facts) -> dict[str, str]:
+    clean = {True: "true", False: "false"}.get(of["clean"], "unknown")
+    return {"robsearch.commit": of["commit"], "robsearch.clean": clean, "robsearch.versions": versions_text(of)}
 
 
 @cache
@@ -170,7 +207,7 @@ def logged_data(dataset: Dataset) -> dict[str, str]:
     spec = dataset.spec
     return {
         "name": type(dataset).__name__,
-        "digest": digest(dataset),
+        "digest": content_digest(dataset),
         "source_type": "robsearch",
         "source": json.dumps({"dataset": repr(dataset)}),
         "schema": json.dumps({"images": ["uint8", *spec.shape], "labels": ["int64", spec.num_classes]}),

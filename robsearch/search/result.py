@@ -13,6 +13,7 @@ import pyarrow as pa
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.schedules import FLOOR
+from robsearch.search.belonging import check_folder
 from robsearch.search.frames import frames, points, searched, table_of
 from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
 from robsearch.trainer import VALUE
@@ -56,6 +57,17 @@ class Place:
             do = f"searches in {self.results}: {known}; --results or --storage says where else to look"
             raise InputError(refusal("the name of a search", repr(search), do))
         return open_storage(self.storage, self.folder(search))
+
+    def search(self, name: str) -> tuple[Storage, SearchRecord]:
+        """An existing search: its storage and its record, which belong to the results folder beside them.
+
+        Raises:
+            InputError: there is no such search here, or the folder holds another one of that name.
+        """
+        storage = self.open(name)
+        record = SearchRecord.load(storage, name)
+        check_folder(self.folder(name), record)
+        return storage, record
 
 
 def search_names(place: Place) -> list[str]:
@@ -230,11 +242,10 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     """Reads a search from its storage and folder, while it runs or afterwards.
 
     Raises:
-        InputError: there is none of that name; lists those there are.
+        InputError: there is none of that name (lists those there are), or the folder holds another one.
     """
     place = Place.of(results, storage)
-    opened = place.open(name)
-    record = SearchRecord.load(opened, name)
+    opened, record = place.search(name)
     trials, epochs = frames(opened, record, place.folder(name) / "trials")
     return Search(record, place.folder(name), trials, epochs)
 

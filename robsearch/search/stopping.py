@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from robsearch.search.workplace import Means
-from robsearch.study import SearchRecord, ask_to_stop, living_owner
+from robsearch.study import ask_to_stop, living_owner
 
 POLL_SECONDS = 0.5
 
@@ -24,8 +24,7 @@ def stop(name: str, means: Means, say: Callable[[str], None] = print) -> None:
     Raises:
         InputError: there is no such search, or nobody drives it.
     """
-    storage = means.place.open(name)
-    SearchRecord.load(storage, name)
+    storage, _ = means.place.search(name)
     started, owner = time.monotonic(), ask_to_stop(storage, name)
     say(f"asked the driver on {owner['host']}, process {owner['pid']}, to stop {name}; waiting for it")
     while (now := living_owner(storage, name)) and (now["host"], now["pid"]) == (owner["host"], owner["pid"]):

@@ -30,8 +30,8 @@ def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
     Raises:
         InputError: there is no such search, MLflow does not answer, or a driver is at work, which delivers itself.
     """
-    storage, folder = means.place.open(name), means.place.folder(name)
-    record = SearchRecord.load(storage, name)
+    storage, record = means.place.search(name)
+    folder = means.place.folder(name)
     if owner := living_owner(storage, name):
         got = f"the one on {owner['host']}, process {owner['pid']}"
         do = "leave it to that one: it delivers what waits as soon as MLflow answers"
@@ -40,8 +40,8 @@ def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
     check_tracking(uri)
     ended, lease = _last_sign(folder), Lease.acquire(storage, name)
     try:
-        waiting, left, trouble = _deliver(uri, name, means)
-        marked = 0 if left else _interrupt(Tracker(uri, name, means.place.results), ended)
+        waiting, left, trouble = _deliver(uri, record, means)
+        marked = 0 if left else _interrupt(Tracker(uri, name, means.place.results, record.identity), ended)
     finally:
         lease.release()
     still = f", {left} still wait: {trouble}" if left else f"; runs marked as interrupted: {marked}" if marked else ""
@@ -49,9 +49,10 @@ def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
     return left
 
 
-def _deliver(uri: str, name: str, means: Means) -> tuple[int, int, str | None]:
-    folder = means.place.folder(name)
-    waiting, tracker = undelivered(folder), Tracker(uri, name, means.place.results)
+def _deliver(uri: str, record: SearchRecord, means: Means) -> tuple[int, int, str | None]:
+    folder = means.place.folder(record.name)
+    waiting = undelivered(folder)
+    tracker = Tracker(uri, record.name, means.place.results, record.identity)
     tracker.spool_into(folder)
     tracker.drain()
     trouble = tracker.trouble

@@ -2,12 +2,13 @@
 
 from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
 from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
-from robsearch.spaces.definition import Control, Define, Space, Stage, load_space, space, training_name
+from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
 from robsearch.spaces.goals import AtLeast
 from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
 from robsearch.spaces.rungs import Rung
 
 __all__ = [
+    "UNNAMED",
     "Allocation",
     "AtLeast",
     "ByCost",

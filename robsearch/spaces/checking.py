@@ -101,7 +101,7 @@ def _draw(space: Space, width: float, seed: int) -> Draw:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = scratch_study(sampler, metrics=len(space.maximise))
     trial = study.ask()
-    recipe = _called(lambda: asked(space.define, trial, width), f"{space.reference} with {trial.params}")
+    recipe = _called(lambda: asked(space.define, trial, width), f"{space.title} with {trial.params}")
     kept = study.get_trials()[0]
     return Draw(width, kept.params, kept.distributions, recipe)
 

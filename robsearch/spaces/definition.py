@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
-from robsearch.references import referred
+from robsearch.references import reference_of, referred
 from robsearch.resources import Resources
 from robsearch.spaces.allocation import Allocation, Equal
 from robsearch.spaces.asking import asked
@@ -140,8 +140,13 @@ class Space:
             raise InputError(*problems)
 
     @property
-    def reference(self) -> str:
-        """How the command line names it: ``module:name``."""
+    def reference(self) -> str | None:
+        """``module:name`` under which another process finds this very space; None if no module holds it."""
+        return reference_of(self, self.define.__module__)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: the module and the name of its function."""
         return f"{self.define.__module__}:{self.define.__name__}"
 
     @property
@@ -184,11 +189,19 @@ def space(*, widths: tuple[float, ...], **how: Any) -> Callable[[Define], Space]
     return lambda define: Space(define, tuple(widths), **how)
 
 
+UNNAMED = "<"
+"""How a record begins that says in words where a space comes from, because it has no reference."""
+
+
 def load_space(reference: str) -> Space:
     """The space that ``module:name`` refers to, on the import path or in the current folder.
 
     Raises:
-        InputError: no such module, or it has no such space; lists those it has.
+        InputError: no such module, or it has no such space; lists those it has. Or the search that recorded this was
+            launched with a space that no other process can import.
     """
+    if reference.startswith(UNNAMED):
+        do = "pass it: --space MODULE:NAME on the command line, or space=... from Python"
+        raise InputError(refusal("a space that can be imported", reference, do))
     how = "decorate a function (trial, width) -> Recipe with @space"
     return referred(reference, Space, "a space", "search_spaces.quickstart:digits", how)

@@ -4,6 +4,7 @@ from optuna.storages import BaseStorage as Storage
 
 from robsearch.study.elsewhere import Found, bring_in, found_in, seen_elsewhere
 from robsearch.study.lease import Lease, ask_to_stop, living_owner
+from robsearch.study.replaying import ANOTHER, Replayed, recorded_controls, replay
 from robsearch.study.storage import (
     JOURNAL,
     SearchRecord,
@@ -17,9 +18,11 @@ from robsearch.study.trainings import Suggestion, Told, Training, recorded_trial
 from robsearch.study.width_sampler import Seen, WidthSampler
 
 __all__ = [
+    "ANOTHER",
     "JOURNAL",
     "Found",
     "Lease",
+    "Replayed",
     "SearchRecord",
     "Seen",
     "Storage",
@@ -35,8 +38,10 @@ __all__ = [
     "living_owner",
     "open_storage",
     "record_names",
+    "recorded_controls",
     "recorded_trials",
     "repair_journal",
+    "replay",
     "seen_elsewhere",
     "trainings_of",
     "without_password",

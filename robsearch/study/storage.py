@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,7 +110,7 @@ class SearchRecord:
 
     Attributes:
         name: of the search.
-        space: its reference, ``module:name``.
+        space: its reference, ``module:name``; for one that no other process can import, words in ``<...>``.
         widths: that it searches.
         seed: from which every trial's seed derives.
         trials: the total that was asked for; ``resume --trials`` raises it.
@@ -118,6 +119,13 @@ class SearchRecord:
         maximise: the metrics that decide.
         per_trial: ``one`` or ``all`` widths.
         trainings: that a suggestion consists of.
+        identity: random, given to the search at birth: what tells two searches of one name apart wherever they could
+            meet. Empty for a search begun before robsearch 0.2 that was not continued since.
+        controls: the names of the controls beside the search; None if they were not recorded.
+        subject_to: the constraints, as text; None if they were not recorded.
+        judged_by: what a value must have in common with another to be compared with it: the ``evaluation attack`` as
+            text, its digest, and the digest of the contents of ``val``.
+        written_by: the version of robsearch that wrote this record.
     """
 
     name: str
@@ -130,6 +138,11 @@ class SearchRecord:
     maximise: tuple[str, ...] = (VALUE,)
     per_trial: str = "one"
     trainings: int = 1
+    identity: str = ""
+    controls: tuple[str, ...] | None = None
+    subject_to: tuple[str, ...] | None = None
+    judged_by: dict[str, str] = field(default_factory=dict)
+    written_by: str = field(default="", compare=False)
 
     def create(self, storage: BaseStorage) -> None:
         """Claims the search's name in the storage, atomically.
@@ -149,7 +162,7 @@ class SearchRecord:
         """The record of an existing search.
 
         Raises:
-            InputError: there is none of that name; lists those there are.
+            InputError: there is none of that name; lists those there are. Or a newer robsearch wrote it.
         """
         try:
             attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
@@ -158,13 +171,18 @@ class SearchRecord:
             known = ", ".join(record_names(storage)) or "none"
             do = f"searches here: {known}; --results or --storage says where to look"
             raise InputError(refusal("the name of a search", repr(name), do)) from error
+        if strange := sorted(set(facts) - set(cls.__dataclass_fields__)):
+            newer = facts.get("written_by") or "a later one"
+            do = f"install that version: the search records {', '.join(strange)}, which this one does not know"
+            raise InputError(refusal(f"a search that robsearch {version('robsearch')} can read", f"{newer}'s", do))
         tuples: Any = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
         return cls(**tuples)
 
     def save(self, storage: BaseStorage) -> None:
         """Writes the record over the one in the storage."""
         study = storage.get_study_id_from_name(self.name)
-        storage.set_study_user_attr(study, "search", vars(self))
+        facts = {**vars(self), "written_by": version("robsearch")}
+        storage.set_study_user_attr(study, "search", facts)
 
 
 def record_names(storage: BaseStorage) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -13,13 +12,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from robsearch.data import content_digests
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
-from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampler, grid_size, training_name
+from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampler, grid_size
 from robsearch.study.live import Live
 from robsearch.study.pruning import default_pruner
-from robsearch.study.trainings import Suggestion, Told, Training, derived_seed, own, trainings_of
+from robsearch.study.replaying import differs
+from robsearch.study.trainings import Suggestion, Told, Training, define, derived_seed, own, trainings_of
 from robsearch.study.width_sampler import Seen, seen_in
 
 
@@ -154,7 +155,7 @@ class Study:
         """
         frozen = self._study._storage.get_trial(self._id(training.number))
         trial: Any = optuna.trial.FixedTrial(frozen.params, number=training.number)
-        return self._suggestion(trial, training.number, training.width, training.replicate, training.facts["recipe"])
+        return self._suggestion(trial, training.number, training.width, training.replicate, training.facts)
 
     def _begun(self, trial: optuna.Trial, left: FrozenTrial | None = None) -> Suggestion | None:
         self._live[trial.number] = Live.of(trial, left)
@@ -176,7 +177,8 @@ class Study:
         begun = live.begun
         width, replicate = (begun["width"], begun["replicate"]) if begun else self._members()[len(live.trainings)]
         try:
-            found = self._suggestion(live.trial, number, width, replicate, begun["recipe"] if begun else None)
+            found = self._suggestion(live.trial, number, width, replicate, begun)
+            data = content_digests(found.recipe.data)["all"]
         except Exception as error:
             if begun:
                 raise
@@ -185,8 +187,8 @@ class Study:
             self._tell(number, TrialState.FAIL)
             return None
         if not begun:
-            recipe = found.recipe
-            live.begin(trial=found.trial, width=width, replicate=replicate, recipe=recipe.digest, seed=recipe.seed)
+            facts = {"trial": found.trial, "width": width, "replicate": replicate, "seed": found.recipe.seed}
+            live.begin(**facts, recipe=found.recipe.digest, data=data)
         return found
 
     def _members(self) -> list[tuple[float, int | None]]:
@@ -194,17 +196,14 @@ class Study:
         return [(width, replicate) for width in self.widths for replicate in seeds]
 
     def _suggestion(
-        self, trial: optuna.Trial, number: int, width: float, replicate: int | None, started_with: str | None
+        self, trial: optuna.Trial, number: int, width: float, replicate: int | None, begun: Mapping[str, Any] | None
     ) -> Suggestion:
-        name = training_name(self.stage, width, number, replicate)
-        own_label = Stage(width, self.stage.control, self.stage.rung).label
-        own = () if self.space.paired else (own_label, number)
-        seed = derived_seed(self._seed, *own, *([replicate] if replicate else []))
-        recipe = replace(self.space.recipe(self.stage, trial, width), seed=seed)
-        if started_with not in (None, recipe.digest):
-            do = "undo the change to the space (or the version of robsearch), or launch a new search"
-            raise InputError(refusal(f"the recipe that {name} was started with", "another one", do))
-        return Suggestion(name, width, number, replicate, self.stage, recipe)
+        """Of a training that is to begin, or that was ``begun`` with these facts."""
+        found = define(self.space, self._seed, self.stage, trial, number, width, replicate)
+        if begun is not None and (why := differs(begun, found.recipe)):
+            do = "undo the change (to the space, its data, or the version of robsearch), or launch a new search"
+            raise InputError(refusal(f"the recipe that {found.trial} was started with", why, do))
+        return found
 
     # -- what became of them -----------------------------------------------------------------------------------
 

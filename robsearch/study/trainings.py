@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.recipe import Recipe
-from robsearch.spaces import Stage, training_name
+from robsearch.spaces import Space, Stage, training_name
 from robsearch.study.storage import SearchRecord
 
 TRAININGS = "trainings"
@@ -24,8 +24,8 @@ class Training(NamedTuple):
     """One training that was begun.
 
     ``state`` is its own: a suggestion that was given up after two good trainings has two COMPLETE ones. ``facts`` has
-    ``recipe`` (digest) and ``seed``, and once it has ended ``lam``, ``best_epoch``, ``epochs``, ``seconds``, the
-    metrics of its best epoch, ``feasible``, or the ``reason`` of its failure.
+    ``recipe`` (digest), ``data`` (digest of its contents) and ``seed``, and once it has ended ``lam``, ``best_epoch``,
+    ``epochs``, ``seconds``, the metrics of its best epoch, ``feasible``, or the ``reason`` of its failure.
     """
 
     trial: str
@@ -73,14 +73,40 @@ def trainings_of(trial: FrozenTrial) -> list[Training]:
     ]
 
 
-def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:
-    """The facts the storage knows of each training of a search: name, width, number, state, reason, seed and more."""
+def define(
+    space: Space, search_seed: int, stage: Stage, trial: Any, number: int, width: float, replicate: int | None
+) -> Suggestion:
+    """What a space makes of a suggestion: the recipe of one of its trainings, with that training's own seed.
+
+    Args:
+        space: that is searched.
+        search_seed: from which every training's seed derives.
+        stage: of the study.
+        trial: Optuna's, or one that gives recorded parameters back.
+        number: of the suggestion in its study.
+        width: of the training.
+        replicate: of the training, or None if a suggestion has one seed.
+    """
+    own_label = Stage(width, stage.control, stage.rung).label
+    own = () if space.paired else (own_label, number)
+    seed = derived_seed(search_seed, *own, *([replicate] if replicate else []))
+    recipe = replace(space.recipe(stage, trial, width), seed=seed)
+    return Suggestion(training_name(stage, width, number, replicate), width, number, replicate, stage, recipe)
+
+
+def recorded_studies(storage: BaseStorage, search: str) -> Iterator[tuple[Stage, list[FrozenTrial]]]:
+    """The studies of a search with their own suggestions; nothing is written."""
     for study in storage.get_all_studies():
         place = study.user_attrs.get("place")
-        if not place or place["search"] != record.name:
-            continue
-        stage = Stage(place["width"], place["control"], place.get("rung"))
-        for trial in own(storage.get_all_trials(study._study_id, deepcopy=False)):
+        if place and place["search"] == search:
+            stage = Stage(place["width"], place["control"], place.get("rung"))
+            yield stage, own(storage.get_all_trials(study._study_id, deepcopy=False))
+
+
+def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict[str, Any]]:
+    """The facts the storage knows of each training of a search: name, width, number, state, reason, seed and more."""
+    for stage, trials in recorded_studies(storage, record.name):
+        for trial in trials:
             for training in trainings_of(trial) or [_never_begun(stage, trial, record)]:
                 yield {
                     "trial": training.trial,

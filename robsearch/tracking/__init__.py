@@ -9,13 +9,15 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from robsearch.tracking.models import register, save_model
+from robsearch.tracking.models import Promoted, register, save_model
 from robsearch.tracking.sending import STATUS
 from robsearch.tracking.spool import undelivered
 from robsearch.tracking.store import (
+    SEARCH_ID,
     TRIAL,
     check_tracking,
     default_uri,
+    experiment_exists,
     experiment_of,
     experiment_page,
     run_pages,
@@ -31,11 +33,14 @@ for _name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.a
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 __all__ = [
+    "SEARCH_ID",
     "STATUS",
     "TRIAL",
+    "Promoted",
     "Tracker",
     "check_tracking",
     "default_uri",
+    "experiment_exists",
     "experiment_of",
     "experiment_page",
     "publish_view",

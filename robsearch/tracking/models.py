@@ -6,8 +6,9 @@ import contextlib
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from jaxtyping import Float
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
 from mlflow.entities.logged_model_status import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
-from robsearch.tracking.store import TRIAL, all_runs, experiment_of, shown
+from robsearch.tracking.store import SEARCH_ID, TRIAL, all_runs, experiment_of, shown
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
@@ -81,43 +83,72 @@ def upload(client: MlflowClient, experiment: str, run: str, trial: str, folder: 
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def register(uri: str, search: str, trial: str, folder: Path, name: str) -> str:
+class Promoted(NamedTuple):
+    """A network that is to be registered.
+
+    Attributes:
+        search: the name of its search.
+        identity: of that search.
+        trial: such as ``w4-017``; its run must be in the store.
+        folder: that ``save_model`` wrote.
+    """
+
+    search: str
+    identity: str
+    trial: str
+    folder: Path
+
+
+def register(uri: str, network: Promoted, name: str, *, own: bool) -> str:
     """A version of a registered model that is a trial's; the one that is there already, or a new one.
 
     Args:
         uri: of the tracking store, which is the registry too.
-        search: the trial's.
-        trial: such as ``w4-017``; its run must be in the store.
-        folder: that ``save_model`` wrote.
+        network: of the trial.
         name: of the registered model.
+        own: whether the name is the search's own, ``NAME-w4``: then another search's versions must not be under it.
 
     Returns:
         Its URI, ``models:/NAME/VERSION``.
 
     Raises:
-        InputError: the store has no run of the trial, or refuses the name.
+        InputError: the store has no run of the trial, refuses the name, or has another search's under it.
     """
     client = MlflowClient(uri)
-    experiment = experiment_of(uri, search)
+    experiment = experiment_of(uri, network.search, network.identity)
     runs = all_runs(client, experiment) if experiment else []
-    run = next((run for run in runs if run.data.tags.get(TRIAL) == trial), None)
+    run = next((run for run in runs if run.data.tags.get(TRIAL) == network.trial), None)
     if run is None or experiment is None:
-        do = f"deliver it with `robsearch sync {search}`, or pass the --tracking of its launch"
-        raise InputError(refusal(f"a run of {search}/{trial} in {shown(uri)}", "none", do))
-    model = upload(client, experiment, run.info.run_id, trial, folder)
+        do = f"deliver it with `robsearch sync {network.search}`, or pass the --tracking of its launch"
+        raise InputError(refusal(f"a run of {network.search}/{network.trial} in {shown(uri)}", "none", do))
+    known = client.search_model_versions(f"name = '{name}'")
+    if own:
+        _refuse_others(known, name, network.identity)
+    model = upload(client, experiment, run.info.run_id, network.trial, network.folder)
+    version = next((one for one in known if one.source == str(model.artifact_location)), None)
+    if version is None:
+        version = _new_version(client, network, model, run, name)
+    return f"models:/{name}/{version.version}"
+
+
+def _new_version(client: MlflowClient, network: Promoted, model: LoggedModel, run: Run, name: str) -> ModelVersion:
+    source = str(model.artifact_location)
+    tags = {"robsearch.search": network.search, SEARCH_ID: network.identity, TRIAL: network.trial}
     try:
-        known = client.search_model_versions(f"name = '{name}'")
-        if not known:
-            with contextlib.suppress(MlflowException):  # there without a version
-                client.create_registered_model(name)
-        source, tags = str(model.artifact_location), {"robsearch.search": search, TRIAL: trial}
-        version = next((one for one in known if one.source == source), None) or client.create_model_version(
-            name, source, run.info.run_id, tags, model_id=model.model_id
-        )
+        with contextlib.suppress(MlflowException):  # it is there already
+            client.create_registered_model(name)
+        return client.create_model_version(name, source, run.info.run_id, tags, model_id=model.model_id)
     except MlflowException as error:
         do = "choose another --as name"
         raise InputError(refusal(f"a registry that takes {name!r}", shown(str(error)), do)) from error
-    return f"models:/{name}/{version.version}"
+
+
+def _refuse_others(versions: Sequence[ModelVersion], name: str, identity: str) -> None:
+    """Versions without a tag are from before robsearch 0.2, when nobody could tell."""
+    others = [one.version for one in versions if one.tags.get(SEARCH_ID, identity) != identity]
+    if others:
+        got = f"version {', '.join(map(str, others))} of another search of that name"
+        raise InputError(refusal(f"a registered model {name!r} of this search", got, "choose a name: --as NAME"))
 
 
 def _as_of_model(client: MlflowClient, run: Run, model: LoggedModel) -> list[Metric]:

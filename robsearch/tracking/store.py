@@ -7,9 +7,10 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
@@ -17,6 +18,9 @@ from robsearch.errors import InputError, refusal
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
 
+
+SEARCH_ID = "robsearch.search_id"
+"""The tag of an experiment, a run or a model that says which search it is of: names repeat, identities do not."""
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 TRAINING = "workflowType=machine_learning"
@@ -61,13 +65,68 @@ def shown(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//", text)
 
 
-def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) -> str:
-    """The id of a search's experiment, made if need be; a database store puts artifacts beside the results."""
+def open_experiment(
+    client: MlflowClient, uri: str, search: str, results: Path, identity: str, adopt: bool = False
+) -> str:
+    """The id of a search's experiment, made if need be; a database store puts artifacts beside the results.
+
+    Args:
+        client: of the store.
+        uri: of the store.
+        search: its name, and the experiment's.
+        results: the results folder.
+        identity: of the search.
+        adopt: whether an experiment without an identity becomes the search's: it was begun before robsearch 0.2.
+
+    Raises:
+        InputError: the experiment of that name is another search's, or deleted.
+    """
     known = client.get_experiment_by_name(search)
-    if known is not None:
+    if known is None:
+        artifacts = None if served(uri) else (results.resolve() / "mlartifacts" / search).as_uri()
+        tags = {**KIND, SEARCH_ID: identity}
+        try:
+            return str(client.create_experiment(search, artifact_location=artifacts, tags=tags))
+        except MlflowException:  # another process made it just now, or this one did and the answer was lost
+            known = client.get_experiment_by_name(search)
+            if known is None:
+                raise
+    if adopt and not known.tags.get(SEARCH_ID) and known.lifecycle_stage != "deleted":
+        client.set_experiment_tag(known.experiment_id, SEARCH_ID, identity)
         return str(known.experiment_id)
-    artifacts = None if served(uri) else (results.resolve() / "mlartifacts" / search).as_uri()
-    return str(client.create_experiment(search, artifact_location=artifacts, tags=KIND))
+    if problem := experiment_problem(known, uri, identity):
+        raise InputError(problem)
+    return str(known.experiment_id)
+
+
+def experiment_problem(experiment: Experiment, uri: str, identity: str) -> str | None:
+    """Why an experiment cannot be a search's, in one sentence; None if it is.
+
+    One without a tag is that of a search begun before robsearch 0.2, or nobody's.
+    """
+    name, where = experiment.name, f"experiment {experiment.experiment_id} in {shown(uri)}"
+    if experiment.lifecycle_stage == "deleted":
+        do = f"restore it (mlflow experiments restore -x {experiment.experiment_id}), or launch under another --name"
+        return refusal(f"an MLflow experiment {name!r} that can be written", f"{where}, which was deleted", do)
+    known = experiment.tags.get(SEARCH_ID, "")
+    if known == identity:
+        return None
+    got = f"{where}, which is of another search" if known else f"{where}, which this search did not make"
+    do = "choose another --name or --tracking, or rename that experiment in MLflow"
+    return refusal(f"an MLflow experiment {name!r} of this search", got, do)
+
+
+def experiment_exists(uri: str, name: str) -> bool:
+    """Whether a store has an experiment of this name, deleted or not; a database that is not there is not made."""
+    file = database_file(uri)
+    if file is not None and not file.exists():
+        return False
+    return MlflowClient(uri).get_experiment_by_name(name) is not None
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for other stores."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
@@ -100,8 +159,19 @@ def experiment_page(address: str, experiment: str | None, view: str | None = Non
     return address.rstrip("/") + page + (f"&viewStateShareKey={view}" if page and view else "")
 
 
-def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:
-    """The search and the trial that a run records; no trial for the run of the search itself.
+class RunOfTrial(NamedTuple):
+    """What a run records: the trial (None for the run of the search itself) of the search with this name and identity.
+
+    The identity is empty for a search begun before robsearch 0.2.
+    """
+
+    search: str
+    trial: str | None
+    identity: str
+
+
+def trial_of_run(uri: str, run_id: str) -> RunOfTrial:
+    """The search and the trial that a run records.
 
     Raises:
         InputError: the store has no such run, or it is not one of a search.
@@ -109,12 +179,13 @@ def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:
     client = MlflowClient(uri)
     try:
         run = client.get_run(run_id)
-        search = str(client.get_experiment(run.info.experiment_id).name)
+        experiment = client.get_experiment(run.info.experiment_id)
         trial = run.data.tags[TRIAL]
     except (MlflowException, KeyError) as error:
         do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
         raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
-    return search, None if trial == "search" else trial
+    identity = experiment.tags.get(SEARCH_ID, "")
+    return RunOfTrial(str(experiment.name), None if trial == "search" else trial, identity)
 
 
 def run_page(uri: str, experiment: str, run: str, port: int = 5000) -> str:
@@ -123,11 +194,11 @@ def run_page(uri: str, experiment: str, run: str, port: int = 5000) -> str:
     return f"{address}/#/experiments/{experiment}/runs/{run}?{TRAINING}"
 
 
-def run_pages(uri: str, search: str) -> dict[str, str]:
-    """The ``run_page`` of each trial of a search; empty where the store does not answer."""
+def run_pages(uri: str, search: str, identity: str) -> dict[str, str]:
+    """The ``run_page`` of each trial of a search; empty where the store does not answer or has another search's."""
     try:
         check_tracking(uri)
-        experiment = experiment_of(uri, search)
+        experiment = experiment_of(uri, search, identity)
         runs = all_runs(MlflowClient(uri), experiment) if experiment else []
     except Exception:  # whatever ails the store, a report does without links
         return {}
@@ -135,7 +206,15 @@ def run_pages(uri: str, search: str) -> dict[str, str]:
     return {trial: run_page(uri, str(experiment), run) for trial, run in found.items()}
 
 
-def experiment_of(uri: str, search: str | None) -> str | None:
-    """The id of a search's experiment in a store, or None if it has none."""
-    found = MlflowClient(uri).get_experiment_by_name(search) if search else None
-    return str(found.experiment_id) if found else None
+def experiment_of(uri: str, search: str, identity: str) -> str | None:
+    """The id of a search's experiment in a store, or None if it has none.
+
+    Raises:
+        InputError: the experiment of that name is another search's, or deleted.
+    """
+    found = MlflowClient(uri).get_experiment_by_name(search)
+    if found is None:
+        return None
+    if problem := experiment_problem(found, uri, identity):
+        raise InputError(problem)
+    return str(found.experiment_id)

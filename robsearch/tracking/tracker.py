@@ -35,20 +35,34 @@ class Tracker:
         uri: of the tracking store.
         search: its name, and the experiment's.
         results: the results folder; with a database store the artifacts go there too.
+        identity: of the search; that of its experiment must be the same.
+        adopt: whether an experiment without an identity becomes the search's (see ``open_experiment``).
         patient: whether a server that does not answer is waited for, as in an outage, and not refused.
 
     Raises:
-        InputError: the store refuses to make or open the experiment.
+        InputError: the store refuses to make or open the experiment, or it is another search's, or deleted.
     """
 
-    def __init__(self, uri: str, search: str, results: Path, patient: bool = False) -> None:
+    def __init__(
+        self,
+        uri: str,
+        search: str,
+        results: Path,
+        identity: str = "",
+        *,
+        adopt: bool = False,
+        patient: bool = False,
+    ) -> None:
         self.uri, self.search, self._results = uri, search, results
+        self._identity, self._adopt = identity, adopt
         self.experiment: str | None = None
         self._sender: Sender | None = None
         self.trouble: str | None = None
         try:
             self._client = MlflowClient(uri)
             self.trouble = self._opened()
+        except InputError:
+            raise
         except Exception as error:
             raise _refused(uri, first_line(error)) from error
         if self.trouble and not patient:
@@ -223,17 +237,29 @@ class Tracker:
                     self._changed.wait_for(lambda: self._left_off, timeout=RETRY_SECONDS)
 
     def _opened(self) -> str | None:
-        """Opens the experiment if that is still to do; returns why it could not, in one line."""
+        """Opens the experiment if that is still to do; returns why it could not, in one line.
+
+        Raises:
+            InputError: the experiment is another search's, or deleted.
+        """
         try:
             if self._sender is None:
-                self.experiment = open_experiment(self._client, self.uri, self.search, self._results)
+                self.experiment = open_experiment(
+                    self._client, self.uri, self.search, self._results, self._identity, self._adopt
+                )
                 self._sender = Sender(self._client, self.experiment)
+        except InputError:
+            raise
         except Exception as error:
             return first_line(error)
         return None
 
     def _sent(self, spool: Spool) -> str | None:
-        if trouble := self._opened():
+        try:
+            trouble = self._opened()
+        except InputError as error:  # it shows only now, after an outage: the records stay where they are
+            trouble = "; ".join(error.problems)
+        if trouble:
             return f"nothing recorded in MLflow yet: {trouble}"
         assert self._sender is not None
         while records := spool.take():

@@ -1,0 +1,157 @@
+"""Where figures come from: which machine, device, versions and code made each attempt at a trial.
+
+    NAME/search.json               whose folder this is: the search's identity, and each driver that it had
+    NAME/trials/w4-017/a2/attempt.json  what the process of the second attempt ran on, and the recipe it was given
+
+A worker writes the second when it begins; what was launched on another day, from other code, stays told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from robsearch.recipe import Recipe
+
+SEARCH, ATTEMPT = "search.json", "attempt.json"
+PACKAGES = ("robsearch", "torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
+GIT_SECONDS = 10
+UNKNOWN = "unknown"
+
+Facts = dict[str, Any]
+
+
+def process_facts(project: Path) -> Facts:
+    """What this process runs on.
+
+    Args:
+        project: the folder in which the search was launched, which the code of spaces and nets belongs to.
+
+    Returns:
+        ``node``, ``pid``, ``python``, ``versions`` (of packages), ``project``, ``commit`` and ``clean``: whether the
+        working tree had no changes, None if that is not known. ``commit`` says ``not in a git repository`` or
+        ``unknown`` where there is none. Plain JSON.
+    """
+    commit, clean = code_of(project)
+    return {
+        "node": platform.node(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "project": str(project),
+        "commit": commit,
+        "clean": clean,
+    }
+
+
+@cache
+def code_of(project: Path) -> tuple[str, bool | None]:
+    """The commit of a folder, and whether its tree was clean: looked up once, as a process loads its code once."""
+    commit = _git(project, "rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        inside = _git(project, "rev-parse", "--is-inside-work-tree")
+        return ("not in a git repository" if inside is None and project.exists() else UNKNOWN), None
+    changes = _git(project, "status", "--porcelain")
+    return commit, None if changes is None else not changes
+
+
+def device_name() -> str:
+    """The device that this process trains on, such as ``NVIDIA H100 80GB HBM3`` or the name of the processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
+    """Writes ``attempt.json`` into an attempt's own folder, before it trains.
+
+    Raises:
+        OSError: there is no room, or the folder cannot be written.
+    """
+    search = _read(attempt.parents[2] / SEARCH)
+    project = Path(search.get("project") or Path.cwd())
+    facts = {
+        "search": search.get("identity"),
+        "attempt": number,
+        "started": time.time(),
+        **process_facts(project),
+        "device": device_name(),
+        "recipe": recipe.flat(),
+    }
+    write_json(attempt / ATTEMPT, facts)
+
+
+def read_attempts(trial: Path) -> list[Facts]:
+    """What is known of each attempt at a trial, in their order; damaged files are left out."""
+    files = [file for file in trial.glob(f"a*/{ATTEMPT}") if file.parent.name[1:].isdecimal()]
+    found = [_read(file) for file in sorted(files, key=lambda file: int(file.parent.name[1:]))]
+    return [facts for facts in found if facts]
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes it beside the file, then renames: whoever reads finds the whole or what was there before."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(json.dumps(content, indent=1))
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_search(folder: Path) -> Facts:
+    """``search.json`` of a search's folder; empty if there is none that can be read."""
+    return _read(folder / SEARCH)
+
+
+def commit_text(facts: Mapping[str, Any]) -> str:
+    """A commit as people read it: ``46df4b065def``, with ``and changes`` where the tree was not clean."""
+    return f"{facts['commit']} and changes" if facts.get("clean") is False else str(facts["commit"])
+
+
+def versions_text(facts: Mapping[str, Any]) -> str:
+    """Versions as people read them: ``robsearch 0.2.0, torch 2.14.1``."""
+    return ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
+
+
+def _read(file: Path) -> Facts:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None

@@ -1,0 +1,94 @@
+"""Whose results folder, record and MLflow experiment these are: two searches of one name must not meet unnoticed.
+
+A search gets a random identity when it is launched. It stands in the search's record in Optuna's storage, in
+``search.json`` of its folder and in a tag of its MLflow experiment; whoever brings two of them together compares.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from robsearch.errors import InputError, refusal
+from robsearch.provenance import SEARCH, process_facts, read_search, write_json
+from robsearch.study import JOURNAL, SearchRecord
+
+TRACES = (SEARCH, "trials", JOURNAL, "report.html")
+"""What shows that a folder holds a search."""
+
+
+def new_identity() -> str:
+    """32 random hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def occupied(folder: Path) -> bool:
+    """Whether a folder holds the results of a search already."""
+    return any((folder / trace).exists() for trace in TRACES)
+
+
+def claim_folder(folder: Path, record: SearchRecord) -> None:
+    """Makes the folder a new search's own; of two that do so at once, one is refused.
+
+    Raises:
+        InputError: it holds another search.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (folder / SEARCH).open("x") as file:
+            json.dump({"name": record.name, "identity": record.identity, "drivers": []}, file)
+    except FileExistsError as error:
+        raise taken(folder) from error
+
+
+def release_folder(folder: Path) -> None:
+    """Takes ``claim_folder`` back, where the search was not begun after all."""
+    (folder / SEARCH).unlink(missing_ok=True)
+
+
+def taken(folder: Path) -> InputError:
+    """The refusal of a folder that holds another search."""
+    name = read_search(folder).get("name", folder.name)
+    do = "choose another --name or --results, or continue that search with the --storage it was launched with"
+    return InputError(refusal(f"a results folder {folder} without a search in it", f"that of a search {name!r}", do))
+
+
+def check_folder(folder: Path, record: SearchRecord) -> None:
+    """Sees that a record and a results folder are of one search.
+
+    Raises:
+        InputError: they are of two searches of one name.
+    """
+    known = read_search(folder).get("identity", "")
+    begun = (folder / "trials").exists()
+    if known == record.identity or not (known or begun):
+        return
+    got = f"those of another search of that name ({_short(known)}, not {_short(record.identity)})"
+    do = "pass the --results and the --storage with which this one was launched"
+    raise InputError(refusal(f"the results of {record.name!r} in {folder}", got, do))
+
+
+def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
+    """Adds this process to the drivers in ``search.json``; returns what it runs on.
+
+    Only for the process that holds the search's lease.
+    """
+    facts = {"started": time.time(), **process_facts(Path.cwd())}
+    drivers = [*read_search(folder).get("drivers", []), facts]
+    content = {
+        "name": record.name,
+        "identity": record.identity,
+        "space": record.space,
+        "project": facts["project"],
+        "drivers": drivers,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SEARCH, content)
+    return facts
+
+
+def _short(identity: str) -> str:
+    return identity[:8] or "begun before robsearch 0.2"

@@ -1,0 +1,159 @@
+"""Whether a search can go on with a space: everything that was recorded is compared with what the space defines now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robsearch.errors import InputError
+from robsearch.identity import is_legacy
+from robsearch.provenance import read_attempts, read_search
+from robsearch.recipe import Recipe
+from robsearch.search.preflight import constraints
+from robsearch.spaces import UNNAMED, Space, load_space
+from robsearch.study import ANOTHER, Replayed, SearchRecord, Storage, recorded_controls, replay
+
+SHOWN = 2
+"""Trials named in a row of the table; the others are counted."""
+NOT_RECORDED = "not recorded"
+
+
+class Change(NamedTuple):
+    """One row of the table: what is no longer as it was, and the trials that it concerns (none: the whole search)."""
+
+    what: str
+    was: str
+    now: str
+    trials: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What comparing a search with its space found.
+
+    Attributes:
+        trials: how many recorded trainings were compared.
+        legacy: how many of them have a digest of format 1, which was compared as it was made then.
+    """
+
+    trials: int
+    legacy: int
+
+
+def load_recorded(reference: str, folder: Path) -> Space:
+    """The space of a search, by its reference; where it cannot be imported, says where it was launched.
+
+    Raises:
+        InputError: as ``load_space``.
+    """
+    try:
+        return load_space(reference)
+    except InputError as error:
+        project = read_search(folder).get("project")
+        if project is None or Path(project) == Path.cwd() or reference.startswith(UNNAMED):
+            raise
+        raise InputError(*error.problems, f"the search was launched in {project}: cd there") from error
+
+
+def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder: Path) -> Agreement:
+    """Sees that a space still is what a search was begun with: recipes, ranges, data, controls, goals.
+
+    Every recorded suggestion is replayed with its stored parameters; nothing is written.
+
+    Args:
+        storage: of the search.
+        record: of the search.
+        space: that it would go on with.
+        folder: of the search.
+
+    Raises:
+        InputError: it is not; with a table of what was and what is, and the ways on.
+    """
+    replayed = list(replay(storage, record, space))
+    changes = [*_of_search(storage, record, space), *_of_recipes(replayed, folder / "trials")]
+    if changes:
+        raise InputError(refusal_table(record.name, changes))
+    digests = [str(each.training.facts["recipe"]) for each in replayed]
+    return Agreement(len(digests), sum(map(is_legacy, digests)))
+
+
+def refusal_table(name: str, changes: Sequence[Change]) -> str:
+    """The refusal to go on, as a table of what was and what is."""
+    head = ("what", "was", "is", "trials")
+    rows = [head, *((each.what, each.was, each.now, _named(each.trials)) for each in changes)]
+    sizes = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(size) for cell, size in zip(row[:3], sizes, strict=True)), row[3]]) for row in rows
+    ]
+    table = "\n".join(f"    {line.rstrip()}" for line in lines)
+    return (
+        f"expected the space that {name!r} was begun with, got another one:\n{table}\n"
+        f"  undo the change, or launch a new search that learns from this one: @space(..., learn_from=({name!r},))"
+    )
+
+
+def recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """(field, was, is) where a recipe's flat view differs from the one that an attempt wrote down."""
+    now = recipe.flat()
+    for name in dict.fromkeys([*recorded, *now]):
+        was, text = recorded.get(name, "nothing"), now.get(name, "nothing")
+        if was != text:
+            yield name, str(was), str(text)
+
+
+def _of_search(storage: Storage, record: SearchRecord, space: Space) -> Iterator[Change]:
+    if space.widths != record.widths:
+        yield Change("widths", _listed(record.widths), _listed(space.widths))
+    if space.maximise != record.maximise:
+        yield Change("maximise", _listed(record.maximise), _listed(space.maximise))
+    if space.per_trial != record.per_trial:
+        yield Change("per_trial", record.per_trial, space.per_trial)
+    elif space.trainings != record.trainings:
+        yield Change("trainings of a suggestion", str(record.trainings), str(space.trainings))
+    recorded = record.controls
+    if recorded is None:  # begun before robsearch 0.2: what was trained is known
+        recorded = tuple(sorted(recorded_controls(storage, record.name) - {each.__name__ for each in space.controls}))
+        if recorded:
+            yield Change("controls", _listed(recorded), "not among the controls")
+    elif recorded != (now := tuple(control.__name__ for control in space.controls)):
+        yield Change("controls", _listed(recorded), _listed(now))
+    if record.subject_to is not None and record.subject_to != constraints(space):
+        yield Change("subject_to", _listed(record.subject_to), _listed(constraints(space)))
+
+
+def _of_recipes(replayed: Sequence[Replayed], trials: Path) -> Iterator[Change]:
+    """The differences of all trainings, each once with the trials that it concerns."""
+    concerned: dict[tuple[str, str, str], list[str]] = {}
+    for each in replayed:
+        for change in _of_one(each, trials):
+            concerned.setdefault(change, []).append(each.training.trial)
+    for (what, was, now), names in concerned.items():
+        yield Change(what, was, now, tuple(names))
+
+
+def _of_one(each: Replayed, trials: Path) -> Iterator[tuple[str, str, str]]:
+    for name, (was, now) in each.ranges.items():
+        yield f"range of {name}", was, now
+    if each.why is None:
+        return
+    if each.recipe is None:
+        yield "recipe", "one", each.why
+        return
+    if each.why == ANOTHER:
+        attempts = read_attempts(trials / each.training.trial)
+        changes = list(recipe_changes(attempts[-1]["recipe"], each.recipe)) if attempts else []
+        if changes:
+            yield from changes
+            return
+    yield "recipe", str(each.training.facts["recipe"]), each.why
+
+
+def _listed(items: Sequence[object]) -> str:
+    return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items) or "none"
+
+
+def _named(trials: Sequence[str]) -> str:
+    more = len(trials) - SHOWN
+    return ", ".join(trials[:SHOWN]) + (f" and {more} more" if more > 0 else "")
