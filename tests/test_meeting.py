@@ -1,0 +1,219 @@
+"""Two searches of one name: wherever they could meet, the second is told. No Ray in here, but for the last test."""
+
+import json
+import shutil
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+from small_spaces import pair
+from typer.testing import CliRunner
+
+import robsearch
+from robsearch import InputError, Means, cli, cluster
+from robsearch.search.belonging import claim_folder, new_identity, note_driver
+from robsearch.search.finalists import find_target, load_target
+from robsearch.search.preflight import new_name
+from robsearch.search.promoting import promote
+from robsearch.search.result import Place, load_search
+from robsearch.search.syncing import sync
+from robsearch.study import SearchRecord, open_storage
+from robsearch.tracking import SEARCH_ID, Tracker, default_uri, experiment_of, run_pages, trial_of_run
+
+ONE, OTHER = "1" * 32, "2" * 32
+
+
+def record(identity=ONE, **changes):
+    facts = {"name": "s", "space": "m:n", "widths": (4, 8), "seed": 0, "trials": 4, "tracking": "", "setting": {}}
+    return SearchRecord(**{**facts, "identity": identity, **changes})
+
+
+def begun(results, identity=ONE, storage=None, **changes):
+    """A search that was launched in a results folder, with nothing trained."""
+    place, known = Place(results, storage), record(identity, **changes)
+    claim_folder(place.folder("s"), known)
+    known.create(open_storage(storage, place.folder("s")))
+    note_driver(place.folder("s"), known)
+    (place.folder("s") / "trials").mkdir()
+    return place
+
+
+def url(tmp_path, name):
+    return f"sqlite:///{tmp_path / name}.db"
+
+
+# --- storage and folder ---
+
+
+def test_identities_are_random():
+    assert len({new_identity() for _ in range(100)}) == 100
+
+
+def test_another_storage_does_not_continue_the_folder_of_the_first(tmp_path):
+    """The same --results and --name: the second search would have gone on from the first one's checkpoints."""
+    begun(tmp_path / "results", storage=url(tmp_path, "first"))
+    second = Place(tmp_path / "results", url(tmp_path, "second"))
+    with pytest.raises(InputError, match="a results folder .*/s without a search in it, got that of a search 's'"):
+        new_name("s", pair, second, default_uri(second.results))
+    with pytest.raises(InputError, match="without a search in it"):
+        claim_folder(second.folder("s"), record(OTHER))
+
+
+def test_a_record_and_a_folder_of_two_searches_are_refused_by_everybody_who_reads_them(tmp_path):
+    first, second = url(tmp_path, "first"), url(tmp_path, "second")
+    begun(tmp_path / "one", ONE, first)
+    begun(tmp_path / "other", OTHER, second)
+    mixed = Means(results=tmp_path / "one", storage=second)
+    said = r"expected the results of 's' in .*, got those of another search of that name \(11111111, not 22222222\)"
+    for act in (
+        lambda: load_search("s", mixed.results, mixed.storage),
+        lambda: robsearch.resume("s", means=mixed),
+        lambda: robsearch.evaluate("s", means=mixed),
+        lambda: sync("s", mixed),
+    ):
+        with pytest.raises(InputError, match=said):
+            act()
+    asked = ["status", "s", "--results", str(mixed.results), "--storage", second]
+    with pytest.raises(InputError, match=said):
+        CliRunner().invoke(cli.app, asked, catch_exceptions=False)
+
+
+def test_a_folder_of_a_search_from_before_identities_is_not_taken(tmp_path):
+    place = begun(tmp_path, identity="")
+    (place.folder("s") / "search.json").unlink()
+    assert load_search("s", tmp_path).record.identity == ""
+    with pytest.raises(InputError, match="'s', which exists"):
+        new_name("s", pair, place, default_uri(tmp_path))
+    elsewhere = Place(tmp_path, url(tmp_path, "second"))
+    with pytest.raises(InputError, match="without a search in it"):
+        new_name("s", pair, elsewhere, default_uri(tmp_path))
+
+
+def test_a_folder_that_is_gone_is_made_anew_for_its_own_search(tmp_path):
+    place = begun(tmp_path / "results", storage=url(tmp_path, "first"))
+    shutil.rmtree(place.folder("s"))
+    _, known = place.search("s")
+    note_driver(place.folder("s"), known)
+    assert json.loads((place.folder("s") / "search.json").read_text())["identity"] == ONE
+
+
+def test_a_search_of_a_newer_robsearch_says_which_one_it_needs(tmp_path):
+    place = begun(tmp_path)
+    storage = place.open("s")
+    facts = {**vars(record()), "written_by": "9.1", "spirit": "free"}
+    storage.set_study_user_attr(storage.get_study_id_from_name("s"), "search", facts)
+    with pytest.raises(InputError, match=r"got 9\.1's: install that version: the search records spirit"):
+        load_search("s", tmp_path)
+
+
+# --- MLflow ---
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One MLflow store, with the experiment of a first search ``s`` and a run of its trial w4-000."""
+    folder = tmp_path_factory.mktemp("shared")
+    uri = default_uri(folder)
+    tracker = Tracker(uri, "s", folder, ONE)
+    tracker.begin("w4-000", "w4", {}, {SEARCH_ID: ONE})
+    tracker.end("w4-000", "COMPLETE", 0.0)
+    assert tracker.close() == 0
+    return uri
+
+
+def test_the_experiment_of_another_search_is_refused_by_everybody_who_opens_it(shared, tmp_path):
+    said = "expected an MLflow experiment 's' of this search, got experiment .* which is of another search"
+    with pytest.raises(InputError, match=said):
+        Tracker(shared, "s", tmp_path, OTHER)
+    with pytest.raises(InputError, match=said):
+        Tracker(shared, "s", tmp_path, OTHER, patient=True)
+    with pytest.raises(InputError, match=said):
+        experiment_of(shared, "s", OTHER)
+    assert run_pages(shared, "s", OTHER) == {}
+    assert list(run_pages(shared, "s", ONE)) == ["w4-000"]
+    Tracker(shared, "s", tmp_path, ONE).close()
+
+
+def test_a_default_name_is_free_in_the_store_too_and_an_asked_one_is_refused(shared, tmp_path):
+    place = Place(tmp_path)
+    assert new_name(None, pair, place, shared) == "pair-1"
+    client = MlflowClient(shared)
+    client.create_experiment("pair-1")
+    client.delete_experiment(client.create_experiment("pair-2"))
+    assert new_name(None, pair, place, shared) == "pair-3"
+    (tmp_path / "pair-3" / "trials").mkdir(parents=True)
+    assert new_name(None, pair, place, shared) == "pair-4"
+    for name in ("s", "pair-2"):
+        with pytest.raises(InputError, match=f"got '{name}', of which sqlite:.* has an experiment"):
+            new_name(name, pair, place, shared)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert new_name("fresh", pair, place, default_uri(tmp_path)) == "fresh"
+    assert not (tmp_path / "mlflow.db").exists()  # to ask is not to make
+
+
+def test_an_experiment_that_was_deleted_is_refused_at_the_start(tmp_path):
+    uri = default_uri(tmp_path)
+    Tracker(uri, "s", tmp_path, ONE).close()
+    client = MlflowClient(uri)
+    number = client.get_experiment_by_name("s").experiment_id
+    client.delete_experiment(number)
+    said = f"can be written, got experiment {number} in .*, which was deleted: restore it"
+    with pytest.raises(InputError, match=said):
+        Tracker(uri, "s", tmp_path, ONE, patient=True)
+    place = begun(tmp_path, tracking=uri)
+    with pytest.raises(InputError, match=said):
+        sync("s", Means(results=place.results))
+    client.restore_experiment(number)
+    assert sync("s", Means(results=place.results)) == 0
+
+
+def test_an_experiment_from_before_identities_is_adopted_by_its_own_search_only(tmp_path):
+    uri = default_uri(tmp_path)
+    Tracker(uri, "s", tmp_path).close()
+    with pytest.raises(InputError, match="which this search did not make"):
+        Tracker(uri, "s", tmp_path, ONE)
+    Tracker(uri, "s", tmp_path, ONE, adopt=True).close()
+    assert MlflowClient(uri).get_experiment_by_name("s").tags[SEARCH_ID] == ONE
+    with pytest.raises(InputError, match="which is of another search"):
+        Tracker(uri, "s", tmp_path, OTHER, adopt=True)
+
+
+def test_the_run_of_another_search_does_not_lead_to_the_one_that_is_here(shared, tmp_path):
+    run = MlflowClient(shared).search_runs([experiment_of(shared, "s", ONE)])[0].info.run_id
+    assert trial_of_run(shared, run) == ("s", "w4-000", ONE)
+    begun(tmp_path, OTHER)
+    target, means = find_target(run, Means(results=tmp_path, tracking=shared))
+    with pytest.raises(InputError, match="the search 's' that made this run, got another search of that name"):
+        load_target(target, means)
+
+
+# --- all together ---
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_folders_with_one_store_are_three_searches_and_each_promotes_its_own_network(tmp_path):
+    uri, quiet = default_uri(tmp_path / "store"), Console(quiet=True)
+    (tmp_path / "store").mkdir()
+    made = {}
+    with cluster.connected(None, cpus=2):
+        for folder in ("a", "b", "c"):
+            means = Means(results=tmp_path / folder, tracking=uri)
+            made[folder] = robsearch.launch(pair, trials=2, seed=ord(folder), means=means, console=quiet)
+    assert [search.name for search in made.values()] == ["pair-1", "pair-2", "pair-3"]
+    client = MlflowClient(uri)
+    for folder, search in made.items():
+        means = Means(results=tmp_path / folder, tracking=uri)
+        (promoted,) = promote(f"{search.name}/w4-000", means=means).values()
+        _, name, version = promoted.rsplit("/", 2)
+        assert (name, version) == (f"{search.name}-w4", "1")
+        tags = client.get_model_version(name, version).tags
+        assert tags[SEARCH_ID] == search.record.identity
+        source = client.get_run(client.get_model_version(name, version).run_id)
+        assert source.data.tags[SEARCH_ID] == search.record.identity
+        assert source.data.metrics["test/robust_accuracy"] == pytest.approx(
+            search.trials.set_index("trial").loc["w4-000", "test/robust_accuracy"]
+        )
+    shutil.rmtree(made["b"].folder)
+    with pytest.raises(InputError, match="got 'pair-2', of which .* has an experiment"):
+        robsearch.launch(pair, name="pair-2", means=Means(results=tmp_path / "b", tracking=uri), console=quiet)

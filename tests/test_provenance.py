@@ -1,0 +1,141 @@
+"""Where figures come from: of each attempt at a trial its node, device, versions, and the commit of the code."""
+
+import json
+import subprocess
+
+import pytest
+from mlflow import MlflowClient
+from small_spaces import pair, recipe
+
+from robsearch import provenance, trial
+from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts, write_json
+from robsearch.search.preflight import with_driver
+from robsearch.search.recording import Recorder, attempt_tags
+from robsearch.spaces import Stage
+from robsearch.study import SearchRecord, Suggestion
+from robsearch.tracking import TRIAL, Tracker, default_uri
+from robsearch.trial import run
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_fresh_process():
+    code_of.cache_clear()
+    yield
+    code_of.cache_clear()
+
+
+def git(folder, *words):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    done = subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with one commit."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    (folder / "space.py").write_text("LAM = 2\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def test_the_commit_of_a_folder_and_whether_it_was_clean(project, tmp_path):
+    head = git(project, "rev-parse", "--short=12", "HEAD")
+    assert code_of(project) == (head, True)
+    (project / "space.py").write_text("LAM = 3\n")
+    assert code_of(project) == (head, True)  # a process has loaded its code once
+    code_of.cache_clear()
+    assert code_of(project) == (head, False)
+    (project / "space.py").write_text("LAM = 2\n")
+    (project / "new.py").touch()
+    code_of.cache_clear()
+    assert code_of(project) == (head, False)
+    assert code_of(tmp_path) == ("not in a git repository", None)
+    assert code_of(tmp_path / "none") == ("unknown", None)
+
+
+def searched(tmp_path, project):
+    """A results folder as a driver that was launched in ``project`` leaves it."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    write_json(folder / "search.json", {"name": "s", "identity": "1" * 32, "project": str(project), "drivers": []})
+    return folder
+
+
+def test_every_attempt_says_what_it_ran_on(tmp_path, project, monkeypatch):
+    monkeypatch.setattr(trial, "REPORT_SECONDS", 0.0)
+    folder = searched(tmp_path, project) / "trials" / "w4-000"
+    first = run(recipe(4), folder)
+    next(first)
+    first.close()
+    (project / "space.py").write_text("LAM = 3\n")
+    code_of.cache_clear()
+    assert list(run(recipe(4), folder))[-1].ended == "COMPLETE"
+    one, two = read_attempts(folder)
+    assert (one["attempt"], two["attempt"]) == (1, 2)
+    assert one["search"] == "1" * 32
+    assert one["commit"] == two["commit"] == git(project, "rev-parse", "--short=12", "HEAD")
+    assert (one["clean"], two["clean"]) == (True, False)
+    assert {"torch", "robsearch", "ray"} <= set(one["versions"])
+    assert "threads" in one["device"] or "NVIDIA" in one["device"]
+    assert one["recipe"]["epochs"] == 4
+    assert one["recipe"] == json.loads(json.dumps(recipe(4).flat()))
+    assert one["started"] < two["started"]
+
+
+def test_a_damaged_note_is_left_out(tmp_path):
+    for number, text in enumerate(["{", "[]", '"x"', ""], start=1):
+        (tmp_path / f"a{number}").mkdir()
+        (tmp_path / f"a{number}" / "attempt.json").write_text(text)
+    assert read_attempts(tmp_path) == []
+
+
+def test_mlflow_is_told_of_every_attempt(tmp_path, project):
+    trials = searched(tmp_path, project) / "trials"
+    tracker = Tracker(default_uri(tmp_path), "s", tmp_path)
+    recorder = Recorder(tracker, trials, SearchRecord("s", "m:n", (4,), 0, 1, "", {}, identity="1" * 32))
+    suggestion = Suggestion("w4-000", 4, 0, None, Stage(4), recipe(4))
+    recorder.begin(suggestion)
+    for number in (1, 2):
+        attempt = trials / "w4-000" / f"a{number}"
+        attempt.mkdir(parents=True)
+        note_attempt(attempt, number, recipe(4))
+        recorder.attempted("w4-000")
+        (project / "space.py").write_text("LAM = 3\n")
+        code_of.cache_clear()
+    recorder.ended("w4-000", "COMPLETE", [])
+    assert tracker.close() == 0
+    client = MlflowClient(default_uri(tmp_path))
+    runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
+    (tags,) = [found.data.tags for found in runs if found.data.tags[TRIAL] == "w4-000"]
+    head = git(project, "rev-parse", "--short=12", "HEAD")
+    assert (tags["robsearch.commit"], tags["robsearch.clean"]) == (head, "false")
+    assert f"; {head}; robsearch " in tags["robsearch.attempt.1"]
+    assert f"; {head} and changes; robsearch " in tags["robsearch.attempt.2"]
+    assert tags["robsearch.search_id"] == "1" * 32
+    assert tags["robsearch.node"] in tags["robsearch.hardware"]
+    assert attempt_tags([]) == {}
+
+
+def test_a_driver_that_goes_on_from_other_code_is_said_beside_the_first(project):
+    facts = process_facts(project)
+    begun = with_driver(SearchRecord("s", "m:n", (4,), 0, 1, "", {}), facts)
+    assert with_driver(begun, facts) == begun
+    (project / "space.py").write_text("LAM = 3\n")
+    code_of.cache_clear()
+    on = with_driver(begun, process_facts(project))
+    assert on.setting["commit"] == f"{facts['commit']}; then {facts['commit']} and changes"
+    assert with_driver(on, process_facts(project)) == on
+
+
+def test_notes_are_whole_or_not_there(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert provenance.read_search(tmp_path) == {}
+    assert pair.reference == "small_spaces:pair"

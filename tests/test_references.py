@@ -1,0 +1,84 @@
+"""Where a space comes from: the reference under which another process finds it, or the words that there is none."""
+
+import os
+import subprocess
+import sys
+
+import made_spaces
+import pytest
+from made_spaces import make
+
+from robsearch import InputError
+from robsearch.references import reference_of
+from robsearch.search.engine import how_to_resume, unnamed
+from robsearch.search.resuming import load_recorded
+from robsearch.spaces import load_space
+
+TESTS = os.path.dirname(__file__)
+
+
+def test_a_space_is_referred_to_by_the_name_that_holds_it():
+    """Each of them is called ``s`` by its own function."""
+    assert made_spaces.short.reference == "made_spaces:short"
+    assert made_spaces.long.reference == "made_spaces:long"
+    assert load_space(made_spaces.long.reference) is made_spaces.long
+
+
+def test_a_space_that_no_module_holds_has_no_reference_and_that_is_said():
+    nameless = make(4)
+    assert nameless.reference is None
+    assert unnamed(nameless) == "<made_spaces:s, defined in a notebook or a function>"
+    with pytest.raises(InputError, match="pass it: --space MODULE:NAME on the command line, or space="):
+        load_space(unnamed(nameless))
+    assert "robsearch.resume('my search', space=...)" in how_to_resume(nameless, "my search")
+    assert "`robsearch resume 'my search'`" in how_to_resume(nameless, "my search")
+
+
+def test_a_space_held_elsewhere_than_where_it_was_made_is_found():
+    sys.modules[__name__].held_here = make(5)
+    assert sys.modules[__name__].held_here.reference == f"{__name__}:held_here"
+    assert reference_of(object(), "made_spaces") is None
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from made_spaces import make
+mine = make(2)
+if __name__ == "__main__":
+    print(mine.reference)
+"""
+
+
+def ran(folder, *words):
+    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_space_of_a_script_is_referred_to_by_the_scripts_name(tmp_path):
+    (tmp_path / "my_script.py").write_text(SCRIPT.format(tests=TESTS))
+    assert ran(tmp_path, "my_script.py").stdout.strip() == "my_script:mine"
+    assert ran(tmp_path, "-m", "my_script").stdout.strip() == "my_script:mine"
+    again = ran(tmp_path, "-c", "from robsearch.spaces import load_space; print(load_space('my_script:mine').widths)")
+    assert again.stdout.strip() == "(4, 8)", again.stderr
+
+
+LAUNCHES = """
+import sys; sys.path.insert(0, {tests!r})
+import robsearch
+from made_spaces import make
+mine = make(2)
+robsearch.launch(mine)
+"""
+
+
+def test_a_module_that_launches_when_it_is_imported_is_refused(tmp_path):
+    (tmp_path / "unguarded.py").write_text(LAUNCHES.format(tests=TESTS))
+    done = ran(tmp_path, "-c", "from robsearch.spaces import load_space; load_space('unguarded:mine')")
+    assert "expected not to launch a search while 'unguarded' is imported" in done.stderr
+    assert 'put it under `if __name__ == "__main__":`' in done.stderr
+    assert not (tmp_path / "robsearch-results").exists()
+
+
+def test_a_space_that_is_not_found_here_names_the_folder_of_the_launch(tmp_path):
+    (tmp_path / "search.json").write_text('{"project": "/elsewhere/project"}')
+    with pytest.raises(InputError, match="the search was launched in /elsewhere/project: cd there"):
+        load_recorded("no_such_module:space", tmp_path)
