@@ -53,7 +53,7 @@ def test_another_storage_does_not_continue_the_folder_of_the_first(tmp_path):
     """The same --results and --name: the second search would have gone on from the first one's checkpoints."""
     begun(tmp_path / "results", storage=url(tmp_path, "first"))
     second = Place(tmp_path / "results", url(tmp_path, "second"))
-    with pytest.raises(InputError, match="a results folder .*/s without a search in it, got that of a search 's'"):
+    with pytest.raises(InputError, match=r"a results folder .*/s without a search in it, got that of a search 's'"):
         new_name("s", pair, second, default_uri(second.results))
     with pytest.raises(InputError, match="without a search in it"):
         claim_folder(second.folder("s"), record(OTHER))
@@ -192,15 +192,15 @@ def test_the_run_of_another_search_does_not_lead_to_the_one_that_is_here(shared,
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_three_folders_with_one_store_are_three_searches_and_each_promotes_its_own_network(tmp_path):
+def test_two_folders_with_one_store_are_two_searches_and_each_promotes_its_own_network(tmp_path):
     uri, quiet = default_uri(tmp_path / "store"), Console(quiet=True)
     (tmp_path / "store").mkdir()
     made = {}
     with cluster.connected(None, cpus=2):
-        for folder in ("a", "b", "c"):
-            means = Means(results=tmp_path / folder, tracking=uri)
+        for folder in ("a", "b"):
+            means = Means(results=tmp_path / folder, tracking=uri, models=False)
             made[folder] = robsearch.launch(pair, trials=2, seed=ord(folder), means=means, console=quiet)
-    assert [search.name for search in made.values()] == ["pair-1", "pair-2", "pair-3"]
+    assert [search.name for search in made.values()] == ["pair-1", "pair-2"]
     client = MlflowClient(uri)
     for folder, search in made.items():
         means = Means(results=tmp_path / folder, tracking=uri)
@@ -215,5 +215,5 @@ def test_three_folders_with_one_store_are_three_searches_and_each_promotes_its_o
             search.trials.set_index("trial").loc["w4-000", "test/robust_accuracy"]
         )
     shutil.rmtree(made["b"].folder)
-    with pytest.raises(InputError, match="got 'pair-2', of which .* has an experiment"):
+    with pytest.raises(InputError, match=r"got 'pair-2', of which .* has an experiment"):
         robsearch.launch(pair, name="pair-2", means=Means(results=tmp_path / "b", tracking=uri), console=quiet)
