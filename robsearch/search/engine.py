@@ -34,7 +34,6 @@ from robsearch.study import (
     living_owner,
     open_storage,
     repair_journal,
-    without_password,
 )
 from robsearch.tracking import Tracker, check_tracking, served
 
@@ -75,10 +74,10 @@ def launch(
     name, found = new_name(name, space, means.place), learning.found(space, means.place)
     check_tracking(means.uri())
     facts = {**manner(space, found), **setting(draws[0].recipe, seed)}
-    record = _record(space, name, trials, seed, facts, without_password(means.uri()))
+    record = _record(space, name, trials, seed, facts, means.to_remember)
     with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
         tracker = Tracker(means.uri(), name, means.place.results)
-        storage = open_storage(means.storage, means.place.folder(name))
+        storage = open_storage(means.place.storage, means.place.folder(name))
         record.create(storage)
         learning.teach(storage, name, space, found, distributions(draws), _printer(console))
         return _drive(space, record, tracker, means, draws[0].recipe, console)
@@ -110,7 +109,7 @@ def resume(
     cluster.check_address(means.address)
     storage = means.place.open(name)
     record = SearchRecord.load(storage, name)
-    if means.storage is None and living_owner(storage, name) is None:
+    if means.place.storage is None and living_owner(storage, name) is None:
         repair_journal(means.place.folder(name))
     space = space or load_space(record.space)
     if space.widths != record.widths:
@@ -118,7 +117,7 @@ def resume(
         raise InputError(refusal(f"the widths {name} was started with, {record.widths}", space.widths, do))
     recipe = check_space(space)[0].recipe
     check_writable(means.place.folder(name))
-    uri = means.uri(record.tracking)
+    uri = means.uri_of(record)
     if not served(uri):
         check_tracking(uri)
     with cluster.connected(means.address, means.parallel):
@@ -147,7 +146,7 @@ def _drive(
     space: Space, record: SearchRecord, tracker: Tracker, means: Means, recipe: Recipe, console: Console
 ) -> Search:
     folder = means.place.folder(record.name)
-    storage = open_storage(means.storage, folder)
+    storage = open_storage(means.place.storage, folder)
     lease = Lease.acquire(storage, record.name)
     try:
         record.save(storage)
@@ -158,7 +157,7 @@ def _drive(
         recorder.begin_search(record)
         recorder.catch_up(list(turns.tallies))
         _say_start(driver, record, folder, console)
-        with _told_when_full(driver, folder):
+        with _told_when_full(driver, folder, invocation("resume", record, means)):
             _run(driver, space, means, folder, console)
             return _conclude(driver, means, console)
     finally:
@@ -184,7 +183,7 @@ def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Cons
 
 
 @contextlib.contextmanager
-def _told_when_full(driver: Driver, folder: Path) -> Iterator[None]:
+def _told_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[None]:
     """A full disk under the driver ends it, with one sentence: what the storage cannot keep is not to be decided."""
     try:
         yield
@@ -194,7 +193,7 @@ def _told_when_full(driver: Driver, folder: Path) -> Iterator[None]:
         tracker = driver.recorder.tracker
         driver.interrupt()
         tracker.end("search", "INTERRUPTED", time.time())
-        raise no_room_for_search(folder, tracker.search, full) from error
+        raise no_room_for_search(folder, go_on, full) from error
 
 
 def _conclude(driver: Driver, means: Means, console: Console) -> Search:

@@ -19,7 +19,11 @@ from robsearch.search.result import Place, search_names
 from robsearch.spaces import Draw, Space, check
 from robsearch.study import Found
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+LONGEST_NAME = 200
+"""Letters: file systems take 255 in one name, MLflow 256 for a model's, and suffixes are put behind a search's."""
+RESERVED = {"mlflow.db", "mlartifacts", "comparison.csv", "comparison.parquet"}
+"""What else lies in the results folder."""
 
 
 def check_numbers(**least: tuple[float | None, float]) -> None:
@@ -57,6 +61,8 @@ def check_writable(results: Path) -> None:
         InputError: it cannot be made or written to.
     """
     try:
+        if results.is_file():
+            raise NotADirectoryError(f"{results} is a file")
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=results) as probe:
             probe.write(b"robsearch")
@@ -65,21 +71,40 @@ def check_writable(results: Path) -> None:
         raise InputError(refusal(f"a writable results folder {results}", error.strerror or error, do)) from error
 
 
+def check_names(*names: str, place: Place) -> None:
+    """Refuses names that could not be a folder's in the results folder, an experiment's or a model's, all at once.
+
+    Raises:
+        InputError: says which, and what a name may be.
+    """
+    problems = []
+    for name in names:
+        if not NAME.fullmatch(name):
+            do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit, and no '.' at the end"
+            problems.append(refusal("a name that can be a folder", repr(name), do))
+        elif len(name) > LONGEST_NAME:
+            got = f"one of {len(name)}, {name[:20]}..."
+            problems.append(refusal(f"a name of at most {LONGEST_NAME} letters", got, "choose a shorter --name"))
+        elif name.lower() in RESERVED or place.folder(name).is_file():
+            do = "choose another --name"
+            problems.append(refusal(f"a name that is free in {place.results}", f"{name!r}, which is taken", do))
+    if problems:
+        raise InputError(*problems)
+
+
 def new_name(name: str | None, space: Space, place: Place) -> str:
     """The name of a new search: the one asked for, or the space's name and the next free number.
 
     Raises:
-        InputError: it could not be a folder's name, or it is taken.
+        InputError: it could not be a folder's name, it is too long, or it is taken.
     """
     taken = set(search_names(place))
     if name is None:
-        stem = space.define.__name__
+        stem = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "", space.define.__name__)[: LONGEST_NAME - len("-9999")] or "search"
         return next(free for n in range(1, len(taken) + 2) if (free := f"{stem}-{n}") not in taken)
-    if not NAME.fullmatch(name):
-        do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
-        raise InputError(refusal("a name that can be a folder", repr(name), do))
+    check_names(name, place=place)
     if name in taken:
-        do = f"continue it with `robsearch resume {name}`, or choose another --name"
+        do = f"continue it with `{place.command('resume', name)}`, or choose another --name"
         raise InputError(refusal("the name of a new search", f"{name!r}, which exists", do))
     return name
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
+from robsearch.tracking.beside import opened
 from robsearch.tracking.store import TRIAL, all_runs, experiment_of, shown
+
+MODEL_NAME = re.compile(r"""[^/:'"`%\\\x00-\x1f]{1,256}""")
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
@@ -81,7 +85,22 @@ def upload(client: MlflowClient, experiment: str, run: str, trial: str, folder: 
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def register(uri: str, search: str, trial: str, folder: Path, name: str) -> str:
+def check_model_names(names: Iterable[str]) -> None:
+    """Refuses names that MLflow's registry would not take, or could not find again.
+
+    Raises:
+        InputError: all of them, with what a name may be.
+    """
+    problems = [
+        refusal("the name of a registered model", repr(name), "use 1 to 256 letters without '/', ':', quotes and '%'")
+        for name in names
+        if not MODEL_NAME.fullmatch(name) or not name.strip(" .")
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def register(uri: str, search: str, trial: str, folder: Path, name: str, results: Path | None = None) -> str:
     """A version of a registered model that is a trial's; the one that is there already, or a new one.
 
     Args:
@@ -90,6 +109,7 @@ def register(uri: str, search: str, trial: str, folder: Path, name: str) -> str:
         trial: such as ``w4-017``; its run must be in the store.
         folder: that ``save_model`` wrote.
         name: of the registered model.
+        results: the results folder, for a default store that was moved with it.
 
     Returns:
         Its URI, ``models:/NAME/VERSION``.
@@ -97,12 +117,12 @@ def register(uri: str, search: str, trial: str, folder: Path, name: str) -> str:
     Raises:
         InputError: the store has no run of the trial, or refuses the name.
     """
-    client = MlflowClient(uri)
+    client = opened(uri, results)
     experiment = experiment_of(uri, search)
     runs = all_runs(client, experiment) if experiment else []
     run = next((run for run in runs if run.data.tags.get(TRIAL) == trial), None)
     if run is None or experiment is None:
-        do = f"deliver it with `robsearch sync {search}`, or pass the --tracking of its launch"
+        do = "deliver it with `robsearch sync`, or pass the --tracking of its launch"
         raise InputError(refusal(f"a run of {search}/{trial} in {shown(uri)}", "none", do))
     model = upload(client, experiment, run.info.run_id, trial, folder)
     try:

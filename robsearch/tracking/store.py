@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
+from robsearch.paths import check_sqlite_uri
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
@@ -26,11 +27,6 @@ RUNS_PER_PAGE = 200
 """With all that is known of each, 1,000 take a busy server longer than a request may."""
 
 
-def default_uri(results: Path) -> str:
-    """The sqlite file beside the results."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
-
-
 def served(uri: str) -> bool:
     """Whether it is a server's address, not a store that is opened here."""
     return uri.startswith(("http://", "https://"))
@@ -40,8 +36,10 @@ def check_tracking(uri: str) -> None:
     """Asks the tracking store for an answer, once and briefly.
 
     Raises:
-        InputError: it does not answer, or is of a kind MLflow no longer supports.
+        InputError: it does not answer, is of a kind MLflow no longer supports, or is a sqlite URI that names another
+            file than it seems to.
     """
+    check_sqlite_uri(uri, "--tracking")
     if served(uri):
         try:
             urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=5).close()
@@ -58,7 +56,7 @@ def check_tracking(uri: str) -> None:
 
 def shown(text: str) -> str:
     """A URI, or a message that quotes one, without user names and passwords."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+    return re.sub(r"(?<!/)//[^/\s]*@", "//", text)  # a sqlite URI has three or four slashes, and no user
 
 
 def open_experiment(client: MlflowClient, uri: str, search: str, results: Path) -> str:
