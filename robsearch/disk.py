@@ -36,10 +36,10 @@ def no_room(path: Path, needed: int, error: OSError) -> DiskFullError:
     return DiskFullError(refusal(f"{needed:,} bytes free for the checkpoint {path}", got, do))
 
 
-def no_room_for_search(folder: Path, search: str, error: OSError) -> DiskFullError:
-    """What ends a driver that can no longer write into its search's folder."""
+def no_room_for_search(folder: Path, go_on: str, error: OSError) -> DiskFullError:
+    """What ends a driver that can no longer write into its search's folder; ``go_on`` is the command that resumes."""
     got = f"{_free(folder)} bytes ({error.strerror or error})"
-    do = f"what had ended is kept; make room, and go on with: robsearch resume {search}"
+    do = f"what had ended is kept; make room, and go on with: {go_on}"
     return DiskFullError(refusal(f"room for the search in {folder}", got, do))
 
 

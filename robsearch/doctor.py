@@ -30,7 +30,7 @@ from robsearch.search.recording import driver_gpus
 from robsearch.search.workplace import room
 from robsearch.spaces import Space, load_space
 from robsearch.study import SearchRecord, open_storage, without_password
-from robsearch.tracking import check_tracking, experiment_of
+from robsearch.tracking import check_tracking, experiment_of, sqlite_file
 
 PROBE = "robsearch-doctor"
 SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
@@ -112,7 +112,7 @@ def _hidden(text: str, means: Means) -> str:
 
 def _secrets(url: str) -> set[str]:
     parts = urlsplit(url)
-    login = url.partition("://")[2].rpartition("@")[0]
+    login = "" if without_password(url) == url else url.partition("://")[2].rpartition("@")[0]
     found = {login, login.partition(":")[2], parts.password or ""}
     found |= {value for name, value in parse_qsl(parts.query) if SECRET.search(name)}
     return {each for one in found for each in (one, unquote(one)) if each}
@@ -170,9 +170,8 @@ def _tracking(uri: str) -> str:
 
 def _to_be_made(url: str) -> bool:
     """Whether it is a sqlite file that is not there yet; refuses one that could not be made, or written."""
-    if not url.startswith("sqlite:///"):
+    if (file := sqlite_file(url)) is None:
         return False
-    file = Path(url.removeprefix("sqlite:///")).absolute()
     if file.exists() and not os.access(file, os.W_OK):
         raise InputError(refusal(f"a writable {file}", "a read-only one", "mend its permissions, or choose another"))
     if not file.exists():

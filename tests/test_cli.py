@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -55,6 +56,24 @@ def test_every_command_has_help_and_stands_in_the_readme(command):
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert command in commands_in(README.read_text())
+
+
+@pytest.mark.parametrize("command", ["", *commands()])
+def test_h_is_help_everywhere(command):
+    brief, whole = (CliRunner().invoke(cli.app, [*command.split(), flag]) for flag in ("-h", "--help"))
+    assert (brief.exit_code, brief.output) == (0, whole.output)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_program_says_its_version(flag):
+    said = CliRunner().invoke(cli.app, [flag])
+    assert (said.exit_code, said.output) == (0, f"robsearch {version('robsearch')}\n")
+
+
+def test_python_m_robsearch_is_robsearch():
+    said = subprocess.run([sys.executable, "-m", "robsearch", "launch"], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "Usage: python -m robsearch launch" in said.stderr
 
 
 def test_every_robsearch_command_in_the_readme_exists():
@@ -107,6 +126,7 @@ def test_check_says_what_is_searched_and_optuna_keeps_quiet():
         (["small_spaces:pair", "--trials", 0], "expected --trials of at least 1, got 0"),
         (["small_spaces:pair", "--parallel", 0, "--seed", -1], "2 errors"),
         (["small_spaces:pair", "--name", "../up"], "expected a name that can be a folder, got '../up'"),
+        (["small_spaces:pair", "--name", "a" * 300], "expected a name of at most 200 letters, got one of 300"),
         (["small_spaces:pair", "--tracking", "http://127.0.0.1:9"], "expected an MLflow server at http://127.0.0.1:9"),
         (["small_spaces:pair", "--tracking", "nonsense"], "expected an MLflow tracking URI"),
         (["small_spaces:pair", "--storage", "nonsense://x"], "expected an Optuna storage that opens"),

@@ -21,6 +21,7 @@ import robsearch
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
+    {"__main__"},
     {"cli", "search_spaces"},
     {"robsearch", "doctor", "claims"},  # the public names: `from robsearch import PGD`
     {"search"},
@@ -62,13 +63,13 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "references"},
+    {"resources", "ranks", "references", "paths"},
     {"identity"},
     {"protocols", "errors"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""
 
-PEERS = LAYERS[5]
+PEERS = LAYERS[6]
 """The one layer whose parts build on each other: one run."""
 
 DOORS = {
@@ -309,7 +310,7 @@ def loaded(code: str) -> str:
         *(
             f"import sys; sys.argv = {['robsearch', *words]}\nfrom robsearch.cli import main\n"
             "try: main()\nexcept SystemExit as end: assert end.code == 0"
-            for words in (["--help"], ["launch", "--help"])
+            for words in (["--help"], ["launch", "-h"], ["--version"])
         ),
     ],
 )

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import robsearch
 from robsearch import InputError, Means, cli, cluster
 from robsearch.search.table import status_lines
-from robsearch.tracking import TRIAL
+from robsearch.study import SearchRecord
+from robsearch.tracking import TRIAL, default_uri
 
 
 def runs_of(means, name):
@@ -58,6 +59,12 @@ def test_optuna_mlflow_and_the_folders_agree(launched):
         )
     assert set(runs) == {*search.trials["trial"], "search"}
     assert runs["search"].info.status == "FINISHED"
+
+
+def test_the_default_store_is_remembered_as_the_file_beside_the_results_not_as_a_path(launched, means):
+    search, _, _ = launched
+    assert SearchRecord.load(means.place.open("pair"), "pair").tracking == ""
+    assert search.record.tracking == default_uri(means.place.results)
 
 
 def test_the_value_of_a_trial_is_its_best_epoch_on_val(launched):
@@ -148,7 +155,8 @@ def test_a_search_in_which_everything_fails_stops_says_why_and_exits_with_1(mean
 
 
 @pytest.mark.slow
-def test_a_recipe_with_everything_in_it_is_searched_like_any_other(means, two_cpus):
+def test_a_recipe_with_everything_in_it_is_searched_like_any_other(means, two_cpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBSEARCH_STORAGE", f"sqlite:///{tmp_path}/optuna.db")  # and kept where the environment says
     search = robsearch.launch(everything, name="everything", trials=4, means=means, console=Console(quiet=True))
     assert set(search.trials["state"]) <= {"COMPLETE", "PRUNED"}
     assert len(search.trials) == 4

@@ -140,7 +140,7 @@ def test_seeds_derive_from_every_part():
 
 def test_a_taken_name_is_refused_with_the_two_ways_on(storage):
     SearchRecord(**record()).create(storage)
-    with pytest.raises(InputError, match=r"robsearch resume s.*another --name"):
+    with pytest.raises(InputError, match=r"resume that one.*another --name"):
         SearchRecord(**record()).create(storage)
     assert SearchRecord.load(storage, "s") == SearchRecord(**record())
     with pytest.raises(InputError, match="searches here: s"):

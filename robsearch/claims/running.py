@@ -19,7 +19,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.identity import mismatch
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, Search, launch, load_search, resume, search_names
-from robsearch.search.preflight import NAME
+from robsearch.search.preflight import check_names
 from robsearch.tracking import Tracker
 
 SEEDS_APART = 100
@@ -71,8 +71,7 @@ def validate(
         InputError: everything that is wrong with the study, the options or the places.
     """
     means, console = replace(means or Means(), models=False), console or Console()
-    if not NAME.fullmatch(name):
-        raise InputError(refusal("a name that can be a folder", repr(name), "use letters, digits, '.', '_' and '-'"))
+    check_names(name, *(f"{name}-{each.name}" for each in study.experiments), place=means.place)
     found: dict[str, Evidence] = {}
     for number, experiment in enumerate(study.experiments):
         search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)

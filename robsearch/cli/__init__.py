@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,8 +36,26 @@ app = typer.Typer(
     epilog="Start with: robsearch launch search_spaces.quickstart:digits",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"robsearch {version('robsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    asked: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_tell_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
 
 app.add_typer(data_app, name="data")
 app.command()(check)
@@ -146,7 +165,7 @@ def sync(
     from robsearch.search.syncing import sync_all
 
     means = Means(results, storage, tracking)
-    if sync_search(name, means, typer.echo) if name else sync_all(means, typer.echo):
+    if sync_search(name, means, typer.echo) if name is not None else sync_all(means, typer.echo):
         raise typer.Exit(1)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from robsearch.paths import absolute
+
 SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
 ]
@@ -19,7 +21,11 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search
 
 
 def _for_spaces(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
-    """While the command runs, a space that reads another search (``load_search("thin")``) looks in the same place."""
+    """While the command runs, a space that reads another search (``load_search("thin")``) looks in the same place.
+
+    A folder is made absolute here, once: a space may change the folder that the process works in.
+    """
+    value = absolute(value) if isinstance(value, Path) else value
     name = str(option.envvar)
     if value is not None and (before := os.environ.get(name)) != str(value):
         os.environ[name] = str(value)

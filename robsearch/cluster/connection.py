@@ -16,6 +16,7 @@ import ray
 from ray._private import ray_constants, services
 
 from robsearch.cluster.secrets import forget_secrets
+from robsearch.cluster.temporary import check_temporary, not_started
 from robsearch.errors import InputError, refusal
 
 ANSWER_SECONDS = 5
@@ -29,10 +30,12 @@ def check_address(address: str | None) -> None:
 
     Raises:
         InputError: the address is a Ray Client's, not one at all, or something else or nothing answers there; for
-            ``auto`` also that no Ray runs on this machine, or several do.
+            ``auto`` also that no Ray runs on this machine, or several do. Without an address, that a Ray of this
+            machine would have no place for its temporary files.
     """
     address = _found(address)
     if address is None or address == "local":
+        check_temporary()
         return
     if address.startswith("ray://"):
         do = "run robsearch on the cluster itself: ray job submit -- robsearch launch ... --address auto"
@@ -96,9 +99,7 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
         with _worker_environment():
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **_options(address, cpus))
     except Exception as error:
-        do = "run on a node of that cluster, with its versions of Ray and Python; if it asks for a token, set "
-        do += "RAY_AUTH_MODE=token"
-        raise InputError(refusal(f"a Ray cluster at {address or 'this machine'}", error, do)) from error
+        raise not_started(address, error) from error
     try:
         yield
     finally:

@@ -56,7 +56,7 @@ def drive(
             recorder.begin_search(record)
             recorder.catch_up(list(turns.tallies))
             _say_start(driver, record, folder, console)
-            with _told_when_full(driver, folder):
+            with _told_when_full(driver, folder, invocation("resume", record, means)):
                 _run(driver, space, means, folder, console)
                 return _conclude(driver, means, console)
 
@@ -101,7 +101,7 @@ def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Cons
 
 
 @contextlib.contextmanager
-def _told_when_full(driver: Driver, folder: Path) -> Iterator[None]:
+def _told_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[None]:
     """A full disk under the driver ends it, with one sentence: what the storage cannot keep is not to be decided."""
     try:
         yield
@@ -111,7 +111,7 @@ def _told_when_full(driver: Driver, folder: Path) -> Iterator[None]:
         tracker = driver.recorder.tracker
         driver.interrupt()
         tracker.end("search", "INTERRUPTED", time.time())
-        raise no_room_for_search(folder, tracker.search, full) from error
+        raise no_room_for_search(folder, go_on, full) from error
 
 
 def _conclude(driver: Driver, means: Means, console: Console) -> Search:

@@ -36,7 +36,6 @@ from robsearch.study import (
     living_owner,
     open_storage,
     repair_journal,
-    without_password,
 )
 from robsearch.tracking import Tracker, check_tracking, served
 
@@ -101,7 +100,7 @@ def _created(record: SearchRecord, means: Means) -> Storage:
     folder = means.place.folder(record.name)
     claim_folder(folder, record)
     try:
-        storage = open_storage(means.storage, folder)
+        storage = open_storage(means.place.storage, folder)
         record.create(storage)
     except BaseException:
         release_folder(folder)
@@ -148,7 +147,7 @@ def resume(
     means, console = _asked("resume", means, console, trials=(trials, 0))
     storage, record = means.place.search(name)
     folder = means.place.folder(name)
-    if means.storage is None and living_owner(storage, name) is None:
+    if means.place.storage is None and living_owner(storage, name) is None:
         repair_journal(folder)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
     recipe = check_space(space)[0].recipe
@@ -156,7 +155,7 @@ def resume(
     if agreement.legacy:
         say(console, f"note: {_legacy_text(record, agreement)}")
     check_writable(folder)
-    uri = means.uri(record.tracking)
+    uri = means.uri_of(record)
     if not served(uri):
         check_tracking(uri)
     patient = partial(_patient, uri, not record.identity, means, console)
@@ -201,7 +200,7 @@ def _record(
         space.widths,
         seed,
         min(trials or most, most) if grid_size(space.sampler) else trials or most,
-        without_password(means.uri()),
+        means.to_remember,
         {**manner(space, found), **setting(recipe, seed)},
         space.maximise,
         space.per_trial,

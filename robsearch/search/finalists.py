@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -64,8 +65,8 @@ def find_target(text: str, means: Means) -> tuple[Target, Means]:
     if RUN_ID.fullmatch(text):
         run = trial_of_run(means.uri(), text)
         return Target(run.search, run.trial, identity=run.identity), means
-    if (path := Path(text)).exists():
-        return _in_folder(path.resolve(), means)
+    if os.path.exists(text):  # False also for what could be no path
+        return _in_folder(Path(text).resolve(), means)
     search, _, trial = text.partition("/")
     return Target(search, trial or None), means
 

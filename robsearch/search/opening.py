@@ -19,7 +19,17 @@ from robsearch.laws import Optimum
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
 from robsearch.study import SearchRecord, without_password
-from robsearch.tracking import check_tracking, experiment_of, experiment_page, publish_view, served, shown, ui_command
+from robsearch.tracking import (
+    check_tracking,
+    experiment_of,
+    experiment_page,
+    found_again,
+    opened,
+    publish_view,
+    served,
+    shown,
+    ui_command,
+)
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 OPEN_TO_ALL = "it asks for no password: whoever reaches this machine can read and change the record. "
@@ -56,13 +66,10 @@ def _best(search: Search, width: float) -> str:
 
 
 def invocation(command: str, record: SearchRecord, means: Means) -> str:
-    """A command for a search as a person types it, without what the search remembers, and without passwords."""
-    tracking = without_password(means.tracking) if means.tracking else None
-    elsewhere = None if tracking == record.tracking else tracking
-    storage = without_password(means.storage) if means.storage else None
-    options = {"--results": means.results, "--storage": storage, "--tracking": elsewhere}
-    given = " ".join(f"{option} {value}" for option, value in options.items() if value)
-    return f"robsearch {command} {record.name} {given}".rstrip()
+    """A command for a search as a person pastes it, without what the search remembers, and without passwords."""
+    remembered = found_again(record.tracking, record.name, means.place.results)
+    known = means.tracking is None or without_password(means.tracking) == remembered
+    return means.place.command(command, record.name, tracking=None if known else means.tracking)
 
 
 def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> int:
@@ -74,9 +81,10 @@ def serve(name: str | None, port: int, means: Means, host: str = LOOPBACK) -> in
     Raises:
         InputError: no such search, a store that does not answer, or a port that is taken.
     """
-    record = means.place.search(name)[1] if name else None
-    uri = means.uri(record.tracking if record else None)
+    record = means.place.search(name)[1] if name is not None else None
+    uri = means.uri_of(record) if record else means.uri()
     check_tracking(uri)
+    opened(uri, means.place.results)
     experiment = experiment_of(uri, record.name, record.identity) if record else None
     view = publish_view(uri, experiment) if experiment else None
     if served(uri):

@@ -25,7 +25,11 @@ from robsearch.spaces import Draw, Space, check
 from robsearch.study import Found, SearchRecord
 from robsearch.tracking import experiment_exists, shown
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+LONGEST_NAME = 200
+"""Letters: file systems take 255 in one name, MLflow 256 for a model's, and suffixes are put behind a search's."""
+RESERVED = {"mlflow.db", "mlartifacts", "comparison.csv", "comparison.parquet"}
+"""What else lies in the results folder."""
 
 
 def check_numbers(**least: tuple[float | None, float]) -> None:
@@ -63,12 +67,35 @@ def check_writable(results: Path) -> None:
         InputError: it cannot be made or written to.
     """
     try:
+        if results.is_file():
+            raise NotADirectoryError(f"{results} is a file")
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=results) as probe:
             probe.write(b"robsearch")
     except OSError as error:
         do = "choose another folder with --results or ROBSEARCH_RESULTS"
         raise InputError(refusal(f"a writable results folder {results}", error.strerror or error, do)) from error
+
+
+def check_names(*names: str, place: Place) -> None:
+    """Refuses names that could not be a folder's in the results folder, an experiment's or a model's, all at once.
+
+    Raises:
+        InputError: says which, and what a name may be.
+    """
+    problems = []
+    for name in names:
+        if not NAME.fullmatch(name):
+            do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit, and no '.' at the end"
+            problems.append(refusal("a name that can be a folder", repr(name), do))
+        elif len(name) > LONGEST_NAME:
+            got = f"one of {len(name)}, {name[:20]}..."
+            problems.append(refusal(f"a name of at most {LONGEST_NAME} letters", got, "choose a shorter --name"))
+        elif name.lower() in RESERVED or place.folder(name).is_file():
+            do = "choose another --name"
+            problems.append(refusal(f"a name that is free in {place.results}", f"{name!r}, which is taken", do))
+    if problems:
+        raise InputError(*problems)
 
 
 def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
@@ -81,18 +108,17 @@ def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
         uri: of the MLflow store, which may not have it either.
 
     Raises:
-        InputError: it could not be a folder's name, or it is taken.
+        InputError: it could not be a folder's name, it is too long, or it is taken.
     """
     taken = set(search_names(place))
     if name is None:
-        names = (f"{space.define.__name__}-{number}" for number in count(1))
+        stem = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "", space.define.__name__)[: LONGEST_NAME - len("-9999")] or "search"
+        names = (f"{stem}-{number}" for number in count(1))
         free = (each for each in names if each not in taken and not occupied(place.folder(each)))
         return next(each for each in free if not experiment_exists(uri, each))
-    if not NAME.fullmatch(name):
-        do = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
-        raise InputError(refusal("a name that can be a folder", repr(name), do))
+    check_names(name, place=place)
     if name in taken:
-        do = f"continue it with `robsearch resume {name}`, or choose another --name"
+        do = f"continue it with `{place.command('resume', name)}`, or choose another --name"
         raise InputError(refusal("the name of a new search", f"{name!r}, which exists", do))
     if occupied(place.folder(name)):
         raise taken_folder(place.folder(name))

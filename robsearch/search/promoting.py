@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,7 @@ from robsearch.search.result import Search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space
 from robsearch.study import Study, Training
-from robsearch.tracking import Promoted, Tracker, check_tracking, register, save_model
+from robsearch.tracking import Promoted, Tracker, check_model_names, check_tracking, register, save_model
 
 EXAMPLES = 4
 MODEL = "model"
@@ -75,9 +75,7 @@ def promote(
     found, means = find_target(target, means or Means())
     search = load_target(found, means)
     chosen = _chosen(search, found.trial)
-    if name is not None and len(chosen) > 1:
-        do = f"name one: robsearch promote {search.name}/{next(iter(chosen))} --as {name}"
-        raise InputError(refusal("one trial for one model name", f"{', '.join(chosen)}", do))
+    _check_names(search, chosen, name, means)
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
     finished = _finished(studies_of(search, space_of(search, space), means))
@@ -85,9 +83,16 @@ def promote(
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
         exported = Promoted(search.name, search.record.identity, trial, folder)
-        promoted[trial] = register(uri, exported, name or usual, own=name is None)
+        promoted[trial] = register(uri, exported, name or usual, own=name is None, results=means.place.results)
         say(f"{trial}: {promoted[trial]}")
     return promoted
+
+
+def _check_names(search: Search, chosen: Mapping[str, str], name: str | None, means: Means) -> None:
+    if name is not None and len(chosen) > 1:
+        one = means.place.command("promote", f"{search.name}/{next(iter(chosen))}", "--as", name)
+        raise InputError(refusal("one trial for one model name", f"{', '.join(chosen)}", f"name one: {one}"))
+    check_model_names(chosen.values() if name is None else [name])
 
 
 def network(recipe: Recipe, folder: Path) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pyarrow as pa
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
+from robsearch.paths import absolute
 from robsearch.schedules import FLOOR
 from robsearch.search.belonging import check_folder
 from robsearch.search.frames import frames, points, searched, table_of
-from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
+from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names, without_password
+from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
 
 DEFAULT_RESULTS = "robsearch-results"
@@ -40,11 +43,24 @@ class Place:
     def of(cls, results: str | Path | None = None, storage: str | None = None) -> Place:
         """The place these options mean, with the defaults filled in."""
         folder = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
-        return cls(Path(folder).absolute(), storage or os.environ.get("ROBSEARCH_STORAGE"))
+        return cls(absolute(folder), storage or os.environ.get("ROBSEARCH_STORAGE"))
 
     def folder(self, search: str) -> Path:
-        """A search's own folder."""
+        """A search's own folder; of a name that leads out of the results folder, one that ``open`` does not find."""
         return self.results / search
+
+    def command(self, *words: str, tracking: str | None = None) -> str:
+        """A robsearch command as a person pastes it into a shell in this folder: quoted, and without passwords.
+
+        Args:
+            words: such as ``resume`` and a search's name.
+            tracking: an MLflow URI that the search does not remember.
+        """
+        chosen = os.environ.get("ROBSEARCH_RESULTS") or self.results != Path(DEFAULT_RESULTS).absolute()
+        results = str(self.results) if chosen else None
+        options = {"--results": results, "--storage": self.storage, "--tracking": tracking}
+        given = [word for option, value in options.items() if value for word in (option, without_password(value))]
+        return shlex.join(["robsearch", *words, *given])
 
     def open(self, search: str) -> Storage:
         """The storage that an existing search is in.
@@ -52,7 +68,7 @@ class Place:
         Raises:
             InputError: there is no such search here.
         """
-        if self.storage is None and not (self.folder(search) / JOURNAL).exists():
+        if not is_name(search) or (self.storage is None and not os.path.exists(self.folder(search) / JOURNAL)):
             known = ", ".join(search_names(self)) or "none"
             do = f"searches in {self.results}: {known}; --results or --storage says where else to look"
             raise InputError(refusal("the name of a search", repr(search), do))
@@ -68,6 +84,11 @@ class Place:
         record = SearchRecord.load(storage, name)
         check_folder(self.folder(name), record)
         return storage, record
+
+
+def is_name(search: str) -> bool:
+    """Whether a text can be the name of a folder in another one: no path, and not that folder or the one above."""
+    return search not in ("", ".", "..") and Path(search).name == search and "\0" not in search
 
 
 def search_names(place: Place) -> list[str]:
@@ -90,6 +111,7 @@ class Search:
             the best epoch, as a share; ``suggestion`` is the state of the suggestion that the training belongs to.
         epochs: one row per trial and epoch, with every per-epoch metric.
         stopped: whether the call that gave it back was told to stop before the end.
+        storage: the Optuna storage URL that it is in, or None for a journal in its folder.
     """
 
     record: SearchRecord
@@ -97,6 +119,7 @@ class Search:
     trials: pd.DataFrame
     epochs: pd.DataFrame
     stopped: bool = False
+    storage: str | None = None
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{width:g}" for width in self.widths)
@@ -132,7 +155,8 @@ class Search:
     @property
     def links(self) -> dict[str, str]:
         """Where else to look, as commands."""
-        return {"MLflow UI": f"robsearch ui {self.name}", "Status": f"robsearch status {self.name}"}
+        place = Place(self.folder.parent, self.storage)
+        return {"MLflow UI": place.command("ui", self.name), "Status": place.command("status", self.name)}
 
     @property
     def report(self) -> Path:
@@ -247,7 +271,8 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     place = Place.of(results, storage)
     opened, record = place.search(name)
     trials, epochs = frames(opened, record, place.folder(name) / "trials")
-    return Search(record, place.folder(name), trials, epochs)
+    record = replace(record, tracking=found_again(record.tracking, name, place.results))
+    return Search(record, place.folder(name), trials, epochs, storage=place.storage)
 
 
 def _of_one_type(column: pd.Series) -> pd.Series:

@@ -51,7 +51,7 @@ def driver_line(search: Search, place: Place) -> str:
         return f"driven by process {owner['pid']} on {owner['host']}, last heard of {age:.0f} s ago"
     if search.ended >= search.record.trials and not search.unfinished:
         return "complete"
-    return f"nobody drives it; go on with: robsearch resume {search.name}"
+    return f"nobody drives it; go on with: {place.command('resume', search.name)}"
 
 
 def _best(search: Search, width: float) -> dict[str, Any]:

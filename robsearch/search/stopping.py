@@ -25,8 +25,9 @@ def stop(name: str, means: Means, say: Callable[[str], None] = print) -> None:
         InputError: there is no such search, or nobody drives it.
     """
     storage, _ = means.place.search(name)
-    started, owner = time.monotonic(), ask_to_stop(storage, name)
+    started, owner = time.monotonic(), ask_to_stop(storage, name, means.place.command("status", name))
     say(f"asked the driver on {owner['host']}, process {owner['pid']}, to stop {name}; waiting for it")
     while (now := living_owner(storage, name)) and (now["host"], now["pid"]) == (owner["host"], owner["pid"]):
         time.sleep(POLL_SECONDS)
-    say(f"stopped after {time.monotonic() - started:.0f} s; go on with: robsearch resume {name}")
+    go_on = means.place.command("resume", name)
+    say(f"stopped after {time.monotonic() - started:.0f} s; go on with: {go_on}")

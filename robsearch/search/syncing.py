@@ -36,7 +36,7 @@ def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
         got = f"the one on {owner['host']}, process {owner['pid']}"
         do = "leave it to that one: it delivers what waits as soon as MLflow answers"
         raise InputError(refusal(f"no driver of {name!r} at work", got, do))
-    uri = means.uri(record.tracking)
+    uri = means.uri_of(record)
     check_tracking(uri)
     ended, lease = _last_sign(folder), Lease.acquire(storage, name)
     try:

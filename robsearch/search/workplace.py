@@ -16,10 +16,12 @@ from rich.console import Console
 
 from robsearch import cluster
 from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.paths import absolute
 from robsearch.resources import Resources
 from robsearch.search.result import Place
 from robsearch.spaces import Space
-from robsearch.tracking import default_uri, shown
+from robsearch.study import SearchRecord, without_password
+from robsearch.tracking import default_uri, exact, found_again, shown, to_remember
 
 AUTO: Literal["auto"] = "auto"
 
@@ -58,6 +60,8 @@ class Means:
     models: bool = True
 
     def __post_init__(self) -> None:
+        if self.results is not None:  # once: the process may go to another folder meanwhile
+            object.__setattr__(self, "results", absolute(self.results))
         gpus = self.gpus_per_trial
         known = gpus == AUTO or not isinstance(gpus, str)
         refuse_unless((known, "--gpus-per-trial as a number or auto", repr(gpus), "pass such as 1, 0.25 or auto"))
@@ -81,8 +85,17 @@ class Means:
         """
         around = os.environ.get("MLFLOW_TRACKING_URI")
         same = around if around and shown(around) == remembered else None
-        found = [self.tracking, same, remembered, around, default_uri(self.place.results)]
-        return next(uri for uri in found if uri)
+        given = next((uri for uri in (self.tracking, same, remembered, around) if uri), None)
+        return exact(given) if given else default_uri(self.place.results)
+
+    def uri_of(self, record: SearchRecord) -> str:
+        """The MLflow URI of an existing search: as given, else as it remembers, where its results lie now."""
+        return self.uri(found_again(record.tracking, record.name, self.place.results))
+
+    @property
+    def to_remember(self) -> str:
+        """What a new search remembers of the MLflow URI: no password, and no path of the default store."""
+        return without_password(to_remember(self.uri(), self.place.results))
 
 
 class Stoppable(Protocol):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from robsearch.errors import refuse_unless
 from robsearch.recipe import Recipe
 
+LONGEST_NAME = 40
+"""Letters: it is a part of trials' names, which are folders'."""
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -31,8 +34,8 @@ class Rung:
     keep: float
 
     def __post_init__(self) -> None:
-        plain = self.name.replace("_", "").isalnum()
+        plain = self.name.replace("_", "").isalnum() and len(self.name) <= LONGEST_NAME
         refuse_unless(
-            (plain, "a rung's name of letters, digits and '_'", repr(self.name), "such as 'scout'"),
+            (plain, "a rung's name of at most 40 letters, digits and '_'", repr(self.name), "such as 'scout'"),
             (0 < self.keep < 1, f"a share in (0, 1) to keep of rung {self.name!r}", self.keep, "such as keep=0.25"),
         )

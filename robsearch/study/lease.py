@@ -95,15 +95,20 @@ class Lease:
         self._storage.set_study_user_attr(self._study, "owner", owner)
 
 
-def ask_to_stop(storage: BaseStorage, search: str) -> dict[str, Any]:
+def ask_to_stop(storage: BaseStorage, search: str, status: str = "robsearch status") -> dict[str, Any]:
     """Asks the process that drives a search to stop, as Ctrl-C would; returns who it is.
+
+    Args:
+        storage: that the search is in.
+        search: its name.
+        status: the command that says how it stands.
 
     Raises:
         InputError: nobody drives it.
     """
     owner = living_owner(storage, search)
     if owner is None:
-        do = f"there is nothing to stop; `robsearch status {search}` says how it stands"
+        do = f"there is nothing to stop; `{status}` says how it stands"
         raise InputError(refusal(f"a process that drives {search!r}", "none", do))
     study = storage.get_study_id_from_name(_name(search, _newest(storage, search)))
     storage.set_study_user_attr(study, "stop", time.time())

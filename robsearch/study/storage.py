@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from robsearch.errors import InputError, refusal
+from robsearch.paths import check_sqlite_uri
 from robsearch.trainer import VALUE
 
 JOURNAL = "optuna.journal"
@@ -32,8 +33,10 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         folder: the search's own folder in the results folder.
 
     Raises:
-        InputError: it cannot be opened. The message never repeats a password.
+        InputError: it cannot be opened, or is a sqlite URL that names another file than it seems to. The message
+            never repeats a password.
     """
+    check_sqlite_uri(url or "", "--storage")
     try:
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,9 @@ def _cut_torn_line(journal: Path) -> None:
 
 
 def without_password(url: str) -> str:
-    """A URL without its user name and password."""
+    """A URL without its user name and password; a sqlite URL has none, and its path may have an ``@``."""
+    if url.startswith("sqlite"):
+        return url
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url
 
@@ -114,7 +119,8 @@ class SearchRecord:
         widths: that it searches.
         seed: from which every trial's seed derives.
         trials: the total that was asked for; ``resume --trials`` raises it.
-        tracking: the MLflow URI, without user name and password (MLflow takes these from the environment).
+        tracking: the MLflow URI, without user name and password (MLflow takes these from the environment); empty for
+            the sqlite file beside the results, wherever these lie (``Search.record`` has its URI).
         setting: labels and texts for the report: model, data, attack, versions, commit.
         maximise: the metrics that decide.
         per_trial: ``one`` or ``all`` widths.
@@ -153,7 +159,7 @@ class SearchRecord:
         try:
             storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], self.name)
         except DuplicatedStudyError as error:
-            do = f"continue it with `robsearch resume {self.name}`, or choose another --name"
+            do = "resume that one, or choose another --name"
             raise InputError(refusal("the name of a new search", f"{self.name!r}, which exists", do)) from error
         self.save(storage)
 

@@ -9,14 +9,14 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from robsearch.tracking.models import Promoted, register, save_model
+from robsearch.tracking.beside import default_uri, exact, found_again, opened, sqlite_file, to_remember
+from robsearch.tracking.models import Promoted, check_model_names, register, save_model
 from robsearch.tracking.sending import STATUS
 from robsearch.tracking.spool import undelivered
 from robsearch.tracking.store import (
     SEARCH_ID,
     TRIAL,
     check_tracking,
-    default_uri,
     experiment_exists,
     experiment_of,
     experiment_page,
@@ -38,17 +38,23 @@ __all__ = [
     "TRIAL",
     "Promoted",
     "Tracker",
+    "check_model_names",
     "check_tracking",
     "default_uri",
+    "exact",
     "experiment_exists",
     "experiment_of",
     "experiment_page",
+    "found_again",
+    "opened",
     "publish_view",
     "register",
     "run_pages",
     "save_model",
     "served",
     "shown",
+    "sqlite_file",
+    "to_remember",
     "trial_of_run",
     "ui_command",
     "undelivered",

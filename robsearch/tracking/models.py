@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,10 @@ from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
+from robsearch.tracking.beside import opened
 from robsearch.tracking.store import SEARCH_ID, TRIAL, all_runs, experiment_of, shown
+
+MODEL_NAME = re.compile(r"""[^/:'"`%\\\x00-\x1f]{1,256}""")
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
@@ -83,6 +87,21 @@ def upload(client: MlflowClient, experiment: str, run: str, trial: str, folder: 
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
+def check_model_names(names: Iterable[str]) -> None:
+    """Refuses names that MLflow's registry would not take, or could not find again.
+
+    Raises:
+        InputError: all of them, with what a name may be.
+    """
+    problems = [
+        refusal("the name of a registered model", repr(name), "use 1 to 256 letters without '/', ':', quotes and '%'")
+        for name in names
+        if not MODEL_NAME.fullmatch(name) or not name.strip(" .")
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
 class Promoted(NamedTuple):
     """A network that is to be registered.
 
@@ -99,7 +118,7 @@ class Promoted(NamedTuple):
     folder: Path
 
 
-def register(uri: str, network: Promoted, name: str, *, own: bool) -> str:
+def register(uri: str, network: Promoted, name: str, *, own: bool, results: Path | None = None) -> str:
     """A version of a registered model that is a trial's; the one that is there already, or a new one.
 
     Args:
@@ -107,6 +126,7 @@ def register(uri: str, network: Promoted, name: str, *, own: bool) -> str:
         network: of the trial.
         name: of the registered model.
         own: whether the name is the search's own, ``NAME-w4``: then another search's versions must not be under it.
+        results: the results folder, for a default store that was moved with it.
 
     Returns:
         Its URI, ``models:/NAME/VERSION``.
@@ -114,12 +134,12 @@ def register(uri: str, network: Promoted, name: str, *, own: bool) -> str:
     Raises:
         InputError: the store has no run of the trial, refuses the name, or has another search's under it.
     """
-    client = MlflowClient(uri)
+    client = opened(uri, results)
     experiment = experiment_of(uri, network.search, network.identity)
     runs = all_runs(client, experiment) if experiment else []
     run = next((run for run in runs if run.data.tags.get(TRIAL) == network.trial), None)
     if run is None or experiment is None:
-        do = f"deliver it with `robsearch sync {network.search}`, or pass the --tracking of its launch"
+        do = "deliver it with `robsearch sync`, or pass the --tracking of its launch"
         raise InputError(refusal(f"a run of {network.search}/{network.trial} in {shown(uri)}", "none", do))
     known = client.search_model_versions(f"name = '{name}'")
     if own:

@@ -4,7 +4,8 @@
 goes on with the search claims the next number, delivers what lies in older files first, and then deletes these. So a
 driver that lost its search, but does not know it yet, writes where it harms nobody. ``tracking-0002.delivered`` holds
 how many bytes of the file are in MLflow. A file that is delivered to its end is cut to nothing: an empty folder means
-that MLflow has everything.
+that MLflow has everything. Files that a record names are written down as paths below the results folder, so that they
+are found when that was moved meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 """Plain JSON; ``kind`` says what is to be done (see ``sending``)."""
+
+PATHS = ("file", "folder")
+"""What a record calls the paths in it."""
 
 BATCH_BYTES = 1 << 20
 MAX_HELD = 10_000
@@ -48,6 +52,7 @@ class Spool:
         self._held: deque[Record] = deque(maxlen=MAX_HELD)
         self._full_until = 0.0
         self._taken: _Taken | None = None
+        self._folder = folder
         self._older: list[Path] = sorted(folder.glob("tracking-*.spool")) if folder else []
         self._offsets = {file: _offset(file) for file in self._older}
         self._own = _claimed(folder, self._older) if folder else None
@@ -73,7 +78,7 @@ class Spool:
             self._held.extend(records)
             if self._own is None or not self._held or time.monotonic() < self._full_until:
                 return
-            if _written(self._own, self._held):
+            if _written(self._own, (self._to_keep(record) for record in self._held)):
                 self._held.clear()
             else:
                 self._full_until = time.monotonic() + FULL_SECONDS
@@ -109,7 +114,7 @@ class Spool:
             while lines := _read(file, self._offsets[file]):
                 end = self._offsets[file] + sum(map(len, lines))
                 if records := _parsed(lines, file):
-                    return _Taken(records, file, end)
+                    return _Taken([self._found(record) for record in records], file, end)
                 self._advance(file, end)
             if file != self._own:
                 self._older.remove(file)
@@ -117,6 +122,19 @@ class Spool:
         records = list(self._held)
         self._held.clear()
         return _Taken(records, None, 0) if records else None
+
+    def _to_keep(self, record: Record) -> Record:
+        """The record as it is written down: what it names in the results folder by a path below that."""
+        assert self._folder is not None
+        results = self._folder.parent
+        named = {key: Path(record[key]) for key in PATHS if key in record}
+        below = {key: str(path.relative_to(results)) for key, path in named.items() if path.is_relative_to(results)}
+        return record | below
+
+    def _found(self, record: Record) -> Record:
+        """The record with paths to where the search lies now; earlier versions wrote absolute paths down."""
+        assert self._folder is not None
+        return record | {key: str(_here(Path(record[key]), self._folder)) for key in PATHS if key in record}
 
     def _advance(self, file: Path, end: int) -> None:
         self._offsets[file] = end
@@ -130,6 +148,15 @@ class Spool:
                 _mark(file).unlink(missing_ok=True)  # first: an old mark would hide what is written next
                 os.truncate(file, 0)
                 self._offsets[file] = 0
+
+
+def _here(path: Path, folder: Path) -> Path:
+    """Where a path that a record names is now: below the results folder, or below the search's own."""
+    at = folder.parent / path
+    if at.exists() or folder.name not in path.parts:
+        return at
+    inside = path.parts[path.parts.index(folder.name) + 1 :]
+    return folder.joinpath(*inside)
 
 
 def undelivered(folder: Path) -> int:

@@ -14,6 +14,8 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
+from robsearch.tracking.beside import sqlite_file
+from robsearch.paths import check_sqlite_uri
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
@@ -30,11 +32,6 @@ RUNS_PER_PAGE = 200
 """With all that is known of each, 1,000 take a busy server longer than a request may."""
 
 
-def default_uri(results: Path) -> str:
-    """The sqlite file beside the results."""
-    return f"sqlite:///{results.resolve() / 'mlflow.db'}"
-
-
 def served(uri: str) -> bool:
     """Whether it is a server's address, not a store that is opened here."""
     return uri.startswith(("http://", "https://"))
@@ -44,8 +41,10 @@ def check_tracking(uri: str) -> None:
     """Asks the tracking store for an answer, once and briefly.
 
     Raises:
-        InputError: it does not answer, or is of a kind MLflow no longer supports.
+        InputError: it does not answer, is of a kind MLflow no longer supports, or is a sqlite URI that names another
+            file than it seems to.
     """
+    check_sqlite_uri(uri, "--tracking")
     if served(uri):
         try:
             urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=5).close()
@@ -62,7 +61,7 @@ def check_tracking(uri: str) -> None:
 
 def shown(text: str) -> str:
     """A URI, or a message that quotes one, without user names and passwords."""
-    return re.sub(r"//[^/\s]*@", "//", text)
+    return re.sub(r"(?<!/)//[^/\s]*@", "//", text)  # a sqlite URI has three or four slashes, and no user
 
 
 def open_experiment(
@@ -118,15 +117,10 @@ def experiment_problem(experiment: Experiment, uri: str, identity: str) -> str |
 
 def experiment_exists(uri: str, name: str) -> bool:
     """Whether a store has an experiment of this name, deleted or not; a database that is not there is not made."""
-    file = database_file(uri)
+    file = sqlite_file(uri)
     if file is not None and not file.exists():
         return False
     return MlflowClient(uri).get_experiment_by_name(name) is not None
-
-
-def database_file(uri: str) -> Path | None:
-    """The file of a sqlite store; None for other stores."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def all_runs(client: MlflowClient, experiment: str) -> list[Run]:

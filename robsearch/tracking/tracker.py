@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlflow import MlflowClient
-
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
+from robsearch.tracking.beside import opened
 from robsearch.tracking.machine import Machine
 from robsearch.tracking.sending import STATE, Sender, first_line
 from robsearch.tracking.spool import Record, Spool
@@ -59,7 +58,7 @@ class Tracker:
         self._sender: Sender | None = None
         self.trouble: str | None = None
         try:
-            self._client = MlflowClient(uri)
+            self._client = opened(uri, results)
             self.trouble = self._opened()
         except InputError:
             raise
