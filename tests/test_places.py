@@ -20,7 +20,16 @@ from robsearch.search.stopping import stop
 from robsearch.search.syncing import sync
 from robsearch.spaces import Rung
 from robsearch.study import SearchRecord, open_storage, without_password
-from robsearch.tracking import Tracker, check_model_names, check_tracking, default_uri, opened, register, shown
+from robsearch.tracking import (
+    Promoted,
+    Tracker,
+    check_model_names,
+    check_tracking,
+    default_uri,
+    opened,
+    register,
+    shown,
+)
 
 ODD = ["a b 50% c#1", "50%41", "what?", "ü it's a@b"]
 
@@ -46,7 +55,7 @@ def begun(results, empty_store):
     tracker.model("w4-000", trial / "model")
     tracker.end("w4-000", "COMPLETE", 1000.0)
     assert tracker.close() == 0
-    register(default_uri(results), "s", "w4-000", trial / "model", "net", results)
+    register(default_uri(results), Promoted("s", "", "w4-000", trial / "model"), "net", own=False, results=results)
     return trial
 
 
@@ -146,7 +155,8 @@ def test_a_moved_search_is_recorded_where_it_lies_now(tmp_path, empty_store):
     tracker.artifact("w4-001", trial / "test.json", "tables")  # of a run that had none
     assert tracker.close() == 0
     assert read_artifact(default_uri(at), "w4-001", "tables/test.json") == "rates"
-    assert register(default_uri(at), "s", "w4-000", trial / "model", "net", at) == "models:/net/1"
+    network = Promoted("s", "", "w4-000", trial / "model")
+    assert register(default_uri(at), network, "net", own=False, results=at) == "models:/net/1"
     version = MlflowClient(default_uri(at)).get_model_version("net", "1")
     assert version.source.startswith((at / "mlartifacts" / "s").as_uri())
     assert not (tmp_path / "old").exists()
@@ -233,7 +243,7 @@ def test_every_command_about_a_search_says_where_it_lies(tmp_path, monkeypatch):
         stop("s", Means(results))
     assert f"robsearch status s {where}" in str(none.value)
     with pytest.raises(InputError) as taken:
-        new_name("s", pair, place)
+        new_name("s", pair, place, default_uri(results))
     assert f"robsearch resume s {where}" in str(taken.value)
 
 
@@ -257,8 +267,8 @@ def test_every_command_about_a_search_says_where_it_lies(tmp_path, monkeypatch):
 def test_a_name_that_could_not_be_a_searchs_is_refused(tmp_path, name, said):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=said):
-        new_name(name, pair, Place.of(tmp_path))
-    assert new_name("a" * LONGEST_NAME, pair, Place.of(tmp_path)) == "a" * LONGEST_NAME
+        new_name(name, pair, Place.of(tmp_path), default_uri(tmp_path))
+    assert new_name("a" * LONGEST_NAME, pair, Place.of(tmp_path), default_uri(tmp_path)) == "a" * LONGEST_NAME
 
 
 @pytest.mark.parametrize(
@@ -276,7 +286,7 @@ def test_a_name_by_default_fits_whatever_the_function_is_called(tmp_path, functi
         raise NotImplementedError
 
     define.__name__ = function
-    assert new_name(None, Space(define, widths=(4,)), Place.of(tmp_path)) == name
+    assert new_name(None, Space(define, widths=(4,)), Place.of(tmp_path), default_uri(tmp_path)) == name
     assert NAME.fullmatch(name)
     assert len(name) <= LONGEST_NAME
 

@@ -14,8 +14,8 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
-from robsearch.tracking.beside import sqlite_file
 from robsearch.paths import check_sqlite_uri
+from robsearch.tracking.beside import sqlite_file
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
