@@ -72,7 +72,7 @@ def launch(
     space = load_space(space) if isinstance(space, str) else space
     draws = check_space(space)
     check_writable(means.place.results)
-    name, found = new_name(name, space, means.place), learning.found(space, means.place)
+    found = learning.found(space, means.place, draws, name := new_name(name, space, means.place), _printer(console))
     check_tracking(means.uri())
     facts = {**manner(space, found), **setting(draws[0].recipe, seed)}
     record = _record(space, name, trials, seed, facts, without_password(means.uri()))
