@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from robsearch.errors import InputError
-from robsearch.study.width_sampler import Seen, WidthSampler, seen_in
+from robsearch.study.width_sampler import Seen, WidthSampler, few_widths, seen_in
 
 LOW, HIGH = 0.5, 64.0
 
@@ -214,3 +214,33 @@ def test_a_suggestion_after_500_trials_costs_little():
     for _ in range(5):
         asked(many)
     assert (time.process_time() - started) / 5 < 0.05
+
+
+# -- many trials
+
+
+def test_thousands_of_trials_at_as_many_widths_are_told_apart_at_twenty():
+    many = [Seen(float(w), {"lam": 2.0}, 0.5) for w in np.geomspace(2, 64, 3000)]
+    few = few_widths(many, 8.0)
+    assert len({seen.width for seen in few}) == 19  # 8 is not among them
+    assert len(few) == 3000
+    assert max(abs(math.log(moved.width / seen.width)) for moved, seen in zip(few, many, strict=True)) < 0.1
+    own = few_widths([*many, Seen(8.0, {"lam": 2.0}, 0.5)], 8.0)
+    assert own[-1].width == 8.0
+    assert len({seen.width for seen in own}) == 20
+    assert few_widths(many[:20], 8.0) == many[:20]
+
+
+def test_a_suggestion_from_thousands_of_widths_lies_near_the_law():
+    """Told apart, their covariance would take gigabytes."""
+    many = told(np.geomspace(16, 64, 3000), n=1)
+    many = [
+        each._replace(params={"lam": lam}, value=value(each.width, lam))
+        for each, lam in zip(many, spread(3000), strict=True)
+    ]
+    lam = asked(study(WidthSampler(seed=0).with_siblings(256, lambda: many)))[1]
+    assert abs(math.log(lam / crest(256))) < math.log(2)
+
+
+def spread(n):
+    return np.exp(np.random.default_rng(0).uniform(math.log(LOW), math.log(HIGH), n)).tolist()

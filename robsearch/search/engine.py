@@ -10,7 +10,6 @@ from functools import partial
 from rich.console import Console
 
 from robsearch import cluster
-from robsearch.recipe import Recipe
 from robsearch.references import refuse_while_importing
 from robsearch.search import learning
 from robsearch.search.belonging import claim_folder, new_identity, release_folder
@@ -20,7 +19,6 @@ from robsearch.search.preflight import (
     check_space,
     check_writable,
     constraints,
-    judged_by,
     manner,
     new_name,
     setting,
@@ -28,7 +26,7 @@ from robsearch.search.preflight import (
 from robsearch.search.result import Search
 from robsearch.search.resuming import Agreement, check_unchanged, load_recorded
 from robsearch.search.workplace import Means
-from robsearch.spaces import UNNAMED, Space, distributions, grid_size, load_space
+from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space
 from robsearch.study import (
     Found,
     SearchRecord,
@@ -74,8 +72,9 @@ def launch(
     draws = check_space(space)
     check_writable(means.place.results)
     check_tracking(means.uri())
-    name, found = new_name(name, space, means.place, means.uri()), learning.found(space, means.place)
-    record = _record(space, came_from or unnamed(space), name, trials, seed, means, draws[0].recipe, found)
+    name = new_name(name, space, means.place, means.uri())
+    found = learning.found(space, means.place, draws, name, printer(console))
+    record = _record(space, came_from or unnamed(space), name, trials, seed, means, draws, found)
     with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
         tracker, storage = Tracker(means.uri(), name, means.place.results, record.identity), _created(record, means)
         if came_from is None:
@@ -189,7 +188,7 @@ def _record(
     trials: int | None,
     seed: int,
     means: Means,
-    recipe: Recipe,
+    draws: Sequence[Draw],
     found: Sequence[Found],
 ) -> SearchRecord:
     points = grid_size(space.sampler) or TRIALS_PER_WIDTH
@@ -201,12 +200,12 @@ def _record(
         seed,
         min(trials or most, most) if grid_size(space.sampler) else trials or most,
         means.to_remember,
-        {**manner(space, found), **setting(recipe, seed)},
+        {**manner(space, found), **setting(draws[0].recipe, seed)},
         space.maximise,
         space.per_trial,
         space.trainings,
         identity=new_identity(),
         controls=tuple(control.__name__ for control in space.controls),
         subject_to=constraints(space),
-        judged_by=judged_by(recipe),
+        judged_by=learning.judgement_of_space(draws),
     )

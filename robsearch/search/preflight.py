@@ -12,9 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from robsearch.data import content_digests, load
+from robsearch.data import load
 from robsearch.errors import InputError, refusal
-from robsearch.identity import digest
 from robsearch.protocols import Dataset
 from robsearch.provenance import commit_text, process_facts, versions_text
 from robsearch.recipe import Recipe
@@ -171,16 +170,6 @@ def with_driver(record: SearchRecord, facts: Mapping[str, Any]) -> SearchRecord:
 def constraints(space: Space) -> tuple[str, ...]:
     """The constraints of a space, as text."""
     return tuple(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to)
-
-
-def judged_by(recipe: Recipe) -> dict[str, str]:
-    """What a value on ``val`` must have in common with another to be compared with it."""
-    attack = recipe.resolved_eval_attack
-    return {
-        "evaluation attack": str(attack),
-        "evaluation attack digest": digest(attack),
-        "val data": content_digests(recipe.data)["val"],
-    }
 
 
 def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 from optuna.storages import BaseStorage as Storage
 
-from robsearch.study.elsewhere import Found, bring_in, found_in, seen_elsewhere
+from robsearch.study.elsewhere import Found, bring_in, found_in, left_out, seen_elsewhere
+from robsearch.study.fitting import Distributions, number, read_as
 from robsearch.study.lease import Lease, ask_to_stop, living_owner
 from robsearch.study.replaying import ANOTHER, Replayed, recorded_controls, replay
 from robsearch.study.storage import (
@@ -20,6 +21,7 @@ from robsearch.study.width_sampler import Seen, WidthSampler
 __all__ = [
     "ANOTHER",
     "JOURNAL",
+    "Distributions",
     "Found",
     "Lease",
     "Replayed",
@@ -35,8 +37,11 @@ __all__ = [
     "ask_to_stop",
     "bring_in",
     "found_in",
+    "left_out",
     "living_owner",
+    "number",
     "open_storage",
+    "read_as",
     "record_names",
     "recorded_controls",
     "recorded_trials",

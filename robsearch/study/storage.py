@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,7 +43,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(_WholeLines(str(folder / JOURNAL)))
+            return JournalStorage(WholeLines(str(folder / JOURNAL)))
         return optuna.storages.get_storage(url)
     except Exception as error:
         where = without_password(url) if url else str(folder)
@@ -48,25 +51,63 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise InputError(refusal("an Optuna storage that opens", got, _advice(error))) from error
 
 
-class _WholeLines(JournalFileBackend):
+class WholeLines(JournalFileBackend):
     """A journal that a full disk leaves as it was: Optuna's own would go on behind the part of a line that fitted."""
+
+    _held: list[str] | None = None
+    """The lines that wait to be written, while they are held back."""
+    _written = 0
+    """How many lines the file had when holding back began."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends all of them, or nothing."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        if self._held is not None:
+            self._held += lines
+            return
         self._lock.acquire()
         try:
-            whole = os.path.getsize(self._file_path)
-            try:
-                with open(self._file_path, "ab") as journal:
-                    journal.write(lines.encode())
-                    journal.flush()
-                    os.fsync(journal.fileno())
-            except OSError:
-                os.truncate(self._file_path, whole)
-                raise
+            self._append("".join(lines))
         finally:
             self._lock.release()
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # no generator
+        """The logs from this number on, with those that are held back."""
+        if self._held is None:
+            return super().read_logs(log_number_from)
+        held = map(json.loads, self._held[max(0, log_number_from - self._written) :])
+        if log_number_from >= self._written:  # the file has no more: it is not opened once for every line
+            return held
+        return chain(super().read_logs(log_number_from), held)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Everything that is appended meanwhile is written together at the end, or nothing after an error.
+
+        The lock is held throughout, so that no other process can take the numbers of these lines. After an error a
+        storage that reads this journal knows lines that were never written: open another one.
+        """
+        self._lock.acquire()
+        try:
+            with open(self._file_path, "rb") as journal:
+                self._written = sum(1 for _ in journal)
+            self._held = []
+            yield
+            self._append("".join(self._held))
+        finally:
+            self._held = None
+            self._lock.release()
+
+    def _append(self, lines: str) -> None:
+        whole = os.path.getsize(self._file_path)
+        try:
+            with open(self._file_path, "ab") as journal:
+                journal.write(lines.encode())
+                journal.flush()
+                os.fsync(journal.fileno())
+        except OSError:
+            os.truncate(self._file_path, whole)
+            raise
 
 
 def _advice(error: Exception) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import optuna
 from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -18,6 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from robsearch.errors import InputError, refusal
 from robsearch.laws.belief import believe
 from robsearch.laws.points import Point
+
+WIDTHS = 20
+"""So many widths are told apart. Above, a suggestion would take seconds, and with thousands of widths all memory."""
 
 
 class Seen(NamedTuple):
@@ -35,7 +39,8 @@ class WidthSampler(BaseSampler):
     one is with probability 1 / (1 + n) to learn from, by knowledge gradient, for trials beside the crest tell best
     where it lies; else it is to be good, a Thompson draw. Running trials count as if they had told what is expected
     of them, pruned ones with the best value they reported, failed ones not at all. Of several metrics the first is
-    modelled, and constraints are left to ``inner``.
+    modelled, and constraints are left to ``inner``. Trials of one width and nearly the same value of the parameter are
+    pooled; of more than 20 widths, those that lie close count as one, for the time grows with the cube of their number.
 
     Args:
         parameter: the name of the one that moves with width, a float or an int, on its own (log) scale.
@@ -97,6 +102,7 @@ class WidthSampler(BaseSampler):
         if param_distribution.single():
             return param_distribution.to_external_repr(param_distribution._asdict()["low"])
         width, seen = self._seen(study)
+        seen = few_widths(seen, width)
         scale = _SearchSpaceTransform({param_name: param_distribution}, transform_0_1=True)
         place = self._place(width, seen, scale, study.directions[0])
         return scale.untransform(scale.bounds[:, 0] + place)[param_name]
@@ -141,6 +147,20 @@ class WidthSampler(BaseSampler):
         if self._rng.rng.random_sample() < 1 / (1 + own):
             return math.log(belief.knowledge_gradient(width, running))
         return math.log(belief.thompson(width, self._rng.rng, running))
+
+
+def few_widths(seen: Sequence[Seen], width: float, most: int = WIDTHS) -> list[Seen]:
+    """The same trials, at no more than ``most`` widths.
+
+    If there are more, each but ``width`` is moved to the next of widths that lie evenly in log. What the belief costs
+    grows with the cube of their number.
+    """
+    found = {one.width for one in seen}
+    if len(found) <= most:
+        return list(seen)
+    grid = np.geomspace(min(found), max(found), most - 1)
+    moved = {each: each if each == width else float(grid[np.abs(np.log(grid / each)).argmin()]) for each in found}
+    return [one._replace(width=moved[one.width]) for one in seen]
 
 
 def seen_in(trials: Sequence[FrozenTrial], width: float, best: Callable[[Iterable[float]], float] = max) -> list[Seen]:
