@@ -44,6 +44,8 @@ LAYERS = (
         "rehearsal",
         "disk",
         "saving",
+        "loading",
+        "files",
     },
     {
         "attacks",
