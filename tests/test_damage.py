@@ -357,6 +357,32 @@ def test_a_last_checkpoint_that_is_damaged_already_is_written_again(tmp_path):
     assert newest(tmp_path).state["epoch"] == 1
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_is_named_and_before_an_older_one_goes(tmp_path, monkeypatch):
+    attempt, acts = Attempt.claim(tmp_path), []
+    save(attempt, *VALUES[:4])
+    sync, replace, rmtree = os.fsync, os.replace, shutil.rmtree
+
+    def syncs(opened):
+        acts.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{opened}'))}")
+        sync(opened)
+
+    def renames(source, target):
+        acts.append(f"name {target.name}")
+        replace(source, target)
+
+    def removes(folder):
+        acts.append(f"drop {folder.name}")
+        rmtree(folder)
+
+    monkeypatch.setattr(os, "fsync", syncs)
+    monkeypatch.setattr(os, "replace", renames)
+    monkeypatch.setattr(shutil, "rmtree", removes)
+    attempt.save(epoch(5), history(*VALUES))
+    writes = ["sync state.pt", "sync history.json", "sync epoch-0005"]
+    names = ["sync LATEST.tmp", "name LATEST", "sync a1"]
+    assert acts == [*writes, *names, "drop epoch-0003"]
+
+
 # --- from one attempt to the next ---
 
 

@@ -15,8 +15,12 @@ from robsearch import Epoch, InputError, cli
 from robsearch.checkpoints import Attempt
 from robsearch.files import write_json
 from robsearch.report import write
+from robsearch.search.driver import Driver
+from robsearch.search.planning import turns_of
+from robsearch.search.recording import Recorder
 from robsearch.spaces import Space, Stage
-from robsearch.study import SearchRecord, Study, open_storage
+from robsearch.study import Lease, SearchRecord, Study, open_storage
+from robsearch.trial import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 VALUE, NATURAL = "val/robust_accuracy", "val/natural_accuracy"
@@ -24,6 +28,9 @@ VALUE, NATURAL = "val/robust_accuracy", "val/natural_accuracy"
 
 def define(trial, width):
     return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+SPACE = Space(define, (4,), sampler=optuna.samplers.RandomSampler(seed=1))
 
 
 def entries(*values):
@@ -42,8 +49,7 @@ def results(tmp_path):
     setting = {"data": "Digits(train=100)"}
     record = SearchRecord("s", "small_spaces:pair", (4,), 0, 3, f"sqlite:///{tmp_path}/m.db", setting)
     record.create(storage)
-    sampler = optuna.samplers.RandomSampler(seed=1)
-    study = Study(storage, "s", Space(define, (4,), sampler=sampler), Stage(4), trials=3, full=recipe(4), seed=0)
+    study = Study(storage, "s", SPACE, Stage(4), trials=3, full=recipe(4), seed=0)
     for number in range(3):
         suggestion = study.ask()
         history = entries(0.1, 0.5 + number / 10, 0.2)
@@ -96,6 +102,18 @@ def test_nothing_of_what_is_measured_ends_a_report(results):
     damage_all(trials, "*/layers.parquet")
     with pytest.raises(InputError, match=r"expected a measured trial with layers.parquet"):
         search.table("layers")
+
+
+def test_a_trial_whose_averages_are_damaged_is_measured_again_by_the_next_driver(results):
+    trials = results / "s" / "trials"
+    (trials / "w4-001" / "test.json").write_text('{"test/robust_accuracy": 0.')
+    storage = open_storage(None, results / "s")
+    turns = turns_of(SPACE, SearchRecord.load(storage, "s"), storage, recipe(4))
+    lease = Lease.acquire(storage, "s")
+    driver = Driver(turns, Recorder(None, trials), lease, trials, print)
+    assert [(job.name, job.work) for job in [driver.next()]] == [("w4-001", measure)]
+    assert driver.next() is None
+    lease.release()
 
 
 def test_status_names_each_damaged_file_once_in_one_line(results, monkeypatch, capsys):
