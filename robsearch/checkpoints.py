@@ -2,29 +2,70 @@
 
     w4-017/a2/epoch-0012/state.pt       weights, optimiser, lambda's state
     w4-017/a2/epoch-0012/history.json   every epoch so far, and the digest of state.pt
-    w4-017/a2/LATEST                    the name of the newest valid epoch folder, written last
+    w4-017/a2/LATEST                    the name of the newest epoch folder, written last
 
 The attempt number is claimed by an exclusive create, so a worker that outlived its driver writes where nobody
-reads, and stops. An attempt begins by copying what its predecessor left, and is then self-contained. A checkpoint is
-never written over: one that finds no room on the disk leaves those before it as they are (``saving``).
+reads, and stops. An attempt begins by copying what its predecessor left, and is then self-contained.
+
+A checkpoint is complete when its own files agree: the history is written after the state, and has its digest and as
+many epochs as the folder's name says. So no other file is needed to tell it from one that was not written to its end,
+and ``LATEST`` is a hint for people: it is compared, and never believed. What does not agree is said to be damaged, and
+the newest checkpoint that is complete counts, in the newest attempt that has one.
+
+Two checkpoints are kept to go on from, the newest and the one before it, each with the best epoch of its own history:
+were the newest, and best, damaged, the one before it would otherwise be without the weights that its history names.
+These are three files at most. Once training has ended and the newest has been read back, the one before it needs no
+best of its own any more. A checkpoint is on the disk for good (fsync) before an older one goes, and is never written
+over: one that finds no room on the disk leaves those before it as they are (``saving``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import shutil
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from robsearch.disk import is_full, no_room, weights_of
-from robsearch.protocols import Checkpoint, Metrics
-from robsearch.trainer import VALUE, Epoch
+from robsearch.files import DamagedError, make_way, remove, replacing, sync
+from robsearch.loading import (
+    Saved,
+    attempts,
+    best_epoch,
+    checkpoint_of,
+    epoch_name,
+    epoch_of,
+    epochs,
+    newest,
+    ranked,
+    read_history,
+    say_damaged,
+    valid,
+)
+from robsearch.protocols import Metrics
+from robsearch.trainer import Epoch
+
+__all__ = [
+    "Attempt",
+    "Saved",
+    "Snapshot",
+    "StaleAttemptError",
+    "best_epoch",
+    "checkpoint_of",
+    "drop_weights",
+    "newest",
+    "read_history",
+]
+
+FILES = ("state.pt", "history.json")
+"""Of a checkpoint, in the order in which they are written."""
 
 
 class StaleAttemptError(RuntimeError):
@@ -32,51 +73,30 @@ class StaleAttemptError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A valid checkpoint, and the metrics of every epoch up to it (with keys ``epoch`` and ``time``)."""
-
-    folder: Path
-    history: list[Metrics]
-
-    @property
-    def state(self) -> Checkpoint:
-        """The state at the newest saved epoch, on the CPU."""
-        return _load(self.folder)
-
-    @property
-    def best_state(self) -> Checkpoint:
-        """The state at the epoch with the best robust accuracy on ``val``."""
-        return _load(self.folder.parent / _name(best_epoch(self.history)))
-
-    def at(self, epoch: int) -> Checkpoint:
-        """The state at an epoch whose checkpoint was kept.
-
-        Raises:
-            FileNotFoundError: it was not; names those that were.
-        """
-        if not (self.folder.parent / _name(epoch) / "state.pt").exists():
-            kept = ", ".join(str(int(f.parent.name[6:])) for f in sorted(self.folder.parent.glob("epoch-*/state.pt")))
-            raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {self.folder.parent}: there are {kept}")
-        return _load(self.folder.parent / _name(epoch))
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """A checkpoint as it is written, still in memory: later training does not change it."""
 
-    name: str
-    best: str
+    number: int
     state: bytes
-    history: str
+    epochs: tuple[Metrics, ...]
 
     @classmethod
     def of(cls, epoch: Epoch, history: list[Metrics]) -> Snapshot:
         """Of an epoch's live tensors, and the metrics of every epoch up to it."""
         buffer = io.BytesIO()
         torch.save(epoch.state, buffer)
-        state = buffer.getvalue()
-        entries = {"sha256": hashlib.sha256(state).hexdigest(), "epochs": history}
-        return cls(_name(epoch.number), _name(best_epoch(history)), state, json.dumps(entries))
+        return cls(epoch.number, buffer.getvalue(), tuple(history))
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return epoch_name(self.number)
+
+    @property
+    def history(self) -> bytes:
+        """The content of ``history.json``."""
+        digest = hashlib.sha256(self.state).hexdigest()
+        return json.dumps({"sha256": digest, "epochs": self.epochs}).encode()
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ class Attempt:
     def claim(cls, trial: Path) -> Attempt:
         """The next attempt; of two processes that claim at once, each gets its own."""
         trial.mkdir(parents=True, exist_ok=True)
-        number = max(_attempts(trial), default=0) + 1
+        number = _newest(trial) + 1
         while True:
             try:
                 (trial / f"a{number}").mkdir()
@@ -109,13 +129,14 @@ class Attempt:
         Raises:
             StaleAttemptError: a newer attempt was claimed meanwhile.
         """
-        if max(_attempts(self.trial), default=0) > self.number:
+        if _newest(self.trial) > self.number:
             raise StaleAttemptError(f"attempt {self.number} was superseded and stopped")
 
     def resume(self) -> Saved | None:
         """Copies the newest valid checkpoint of earlier attempts here, with the best one, and returns it.
 
-        Where there is no room for copies, the files are linked, which takes none.
+        Where there is no room for copies, the files are linked, which takes none. A copy that cannot be read back is
+        removed; training then goes on from the checkpoint that it is a copy of.
 
         Raises:
             StaleAttemptError: a newer attempt was claimed meanwhile.
@@ -125,19 +146,22 @@ class Attempt:
         saved = newest(self.trial)
         if saved is None:
             return None
-        before, here = saved.folder.parent, self.folder / saved.folder.name
+        here, best = self.folder / saved.folder.name, saved.best.folder
         try:
-            for name in {here.name, _name(best_epoch(saved.history))}:
-                (self.folder / name).mkdir()
-                for file in ("state.pt", "history.json"):
-                    _copy(before / name / file, self.folder / name / file)
-            self.refuse_if_stale()
-            _copy(before / "LATEST", self.folder / "LATEST")
+            resumed = self._take(saved.folder)  # first: with the best one alone, a later attempt would begin at that
         except OSError as error:
             if not is_full(error):
                 raise
             raise no_room(here, weights_of(self.trial), error) from error
-        return Saved(here, saved.history)
+        try:
+            if best.name != here.name:
+                self._take(best)
+            self.refuse_if_stale()
+            self._point_to(here.name)
+        except OSError as error:  # the attempt before has the best one too, and LATEST is only a hint
+            if not is_full(error):
+                raise
+        return resumed or saved
 
     def save(self, epoch: Epoch, history: list[Metrics]) -> None:
         """``write`` of an epoch as it is now."""
@@ -145,7 +169,7 @@ class Attempt:
         self.write(Snapshot.of(epoch, history))
 
     def write(self, snapshot: Snapshot) -> None:
-        """Writes a checkpoint, names it in ``LATEST``, and drops all others but the previous and the best.
+        """Writes a checkpoint, names it in ``LATEST``, and drops all that nobody would fall back on.
 
         Raises:
             StaleAttemptError: a newer attempt was claimed meanwhile.
@@ -154,98 +178,92 @@ class Attempt:
         self.refuse_if_stale()
         folder = self.folder / snapshot.name
         try:
-            folder.mkdir(exist_ok=True)
-            (folder / "state.pt").write_bytes(snapshot.state)
-            (folder / "history.json").write_text(snapshot.history)
+            _make_folder(folder)
+            for name, written in zip(FILES, (snapshot.state, snapshot.history), strict=True):
+                _write(folder / name, written)
+            sync(folder)
             self._point_to(snapshot.name)
         except OSError as error:
             if not is_full(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise no_room(folder, len(snapshot.state) + len(snapshot.history), error) from error
-        self._drop_others(snapshot.name, snapshot.best)
+        self._keep(snapshot.epochs, fallbacks=2)
 
-    def _point_to(self, name: str) -> None:
-        unfinished = self.folder / "LATEST.tmp"
+    def settle(self, history: Sequence[Metrics]) -> None:
+        """After the last epoch: reads its checkpoint back, and drops what was kept in case that it is damaged.
+
+        Raises:
+            StaleAttemptError: a newer attempt was claimed meanwhile.
+            DamagedError: it is.
+        """
+        self.refuse_if_stale()
+        valid(self.folder / epoch_name(len(history)))
+        self._keep(history, fallbacks=1)
+
+    def _take(self, source: Path) -> Saved | None:
+        """A copy of an earlier attempt's checkpoint; None, with a warning, if it cannot be read back."""
+        here = self.folder / source.name
         try:
-            unfinished.write_text(name)
-            unfinished.replace(self.folder / "LATEST")
+            here.mkdir()
+            for name in FILES:
+                _copy(source / name, here / name)
+            sync(here)
+            return valid(here)
+        except DamagedError as error:
+            say_damaged(error, "it was copied wrongly, and is removed")
+            shutil.rmtree(here, ignore_errors=True)
+            return None
         except OSError:
-            unfinished.unlink(missing_ok=True)
+            shutil.rmtree(here, ignore_errors=True)
             raise
 
-    def _drop_others(self, newest: str, best: str) -> None:
-        older = sorted((f for f in self.folder.glob("epoch-*") if f.name < newest), reverse=True)
-        for folder in older[1:]:
-            if folder.name != best:
-                shutil.rmtree(folder)
+    def _point_to(self, name: str) -> None:
+        with replacing(self.folder / "LATEST") as unfinished:
+            unfinished.write_text(name)
+        sync(self.folder)
 
-
-def newest(trial: Path) -> Saved | None:
-    """The newest valid checkpoint of a trial, from its last attempt that has one; warns of damaged ones."""
-    for number in sorted(_attempts(trial), reverse=True):
-        attempt = trial / f"a{number}"
-        latest = (attempt / "LATEST").read_text() if (attempt / "LATEST").exists() else ""
-        for folder in sorted(attempt.glob("epoch-*"), reverse=True):
-            if folder.name <= latest and (saved := _valid(folder)) is not None:
-                return saved
-    return None
-
-
-def read_history(trial: Path) -> list[Metrics]:
-    """Every epoch that a trial has saved, also when its weights were dropped."""
-    for number in sorted(_attempts(trial), reverse=True):
-        for folder in sorted((trial / f"a{number}").glob("epoch-*"), reverse=True):
-            if (saved := _parsed(folder)) is not None:
-                return list(saved["epochs"])
-    return []
+    def _keep(self, history: Sequence[Metrics], fallbacks: int) -> None:
+        """Drops all but the newest checkpoint and the one before it, and the best for the newest ``fallbacks``."""
+        there = [folder for folder in epochs(self.folder) if epoch_of(folder) <= len(history)]
+        numbers = [epoch_of(folder) for folder in there if (folder / "state.pt").is_file()]
+        kept, best_first = set(numbers[:2]), ranked(history)
+        for last in numbers[:fallbacks]:
+            kept.add(min((number for number in numbers if number <= last), key=best_first.index))
+        for folder in there:
+            if epoch_of(folder) not in kept:
+                with contextlib.suppress(OSError):  # what cannot be removed is no reason to stop training
+                    remove(folder)
 
 
 def drop_weights(trial: Path) -> None:
     """Removes the weights of a trial that is never trained or measured again; its history stays."""
     for state in trial.glob("a*/epoch-*/state.pt"):
-        state.unlink(missing_ok=True)
+        remove(state)
 
 
-def best_epoch(history: list[Metrics]) -> int:
-    """The first epoch with the highest robust accuracy on ``val``."""
-    return int(max(history, key=lambda entry: entry[VALUE])["epoch"])
+def _newest(trial: Path) -> int:
+    return max((int(attempt.name[1:]) for attempt in attempts(trial)), default=0)
 
 
-def _attempts(trial: Path) -> list[int]:
-    return [int(a.name[1:]) for a in trial.glob("a*") if a.name[1:].isdecimal()]
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        remove(folder)
+        folder.mkdir()
+
+
+def _write(file: Path, found: bytes) -> None:
+    make_way(file)
+    file.write_bytes(found)
+    sync(file)
 
 
 def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, target)
+        sync(target)
     except OSError as error:
         if not is_full(error):
             raise
         target.unlink(missing_ok=True)
         os.link(source, target)
-
-
-def _name(epoch: int) -> str:
-    return f"epoch-{epoch:04d}"
-
-
-def _parsed(folder: Path) -> Checkpoint | None:
-    try:
-        saved: Checkpoint = json.loads((folder / "history.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return saved
-
-
-def _valid(folder: Path) -> Saved | None:
-    saved, state = _parsed(folder), folder / "state.pt"
-    if saved and state.exists() and hashlib.sha256(state.read_bytes()).hexdigest() == saved["sha256"]:
-        return Saved(folder, list(saved["epochs"]))
-    warnings.warn(f"the checkpoint {folder} is damaged: going back to the one before it", stacklevel=3)
-    return None
-
-
-def _load(folder: Path) -> Checkpoint:
-    state: Checkpoint = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    return state

@@ -8,7 +8,6 @@ A worker writes the second when it begins; what was launched on another day, fro
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -19,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from robsearch.files import DamagedError, read_json, write_json
+from robsearch.loading import attempts
 from robsearch.recipe import Recipe
 
 SEARCH, ATTEMPT = "search.json", "attempt.json"
@@ -93,19 +94,8 @@ def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
 
 def read_attempts(trial: Path) -> list[Facts]:
     """What is known of each attempt at a trial, in their order; damaged files are left out."""
-    files = [file for file in trial.glob(f"a*/{ATTEMPT}") if file.parent.name[1:].isdecimal()]
-    found = [_read(file) for file in sorted(files, key=lambda file: int(file.parent.name[1:]))]
+    found = [_read(attempt / ATTEMPT) for attempt in sorted(attempts(trial), key=lambda folder: int(folder.name[1:]))]
     return [facts for facts in found if facts]
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Writes it beside the file, then renames: whoever reads finds the whole or what was there before."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(json.dumps(content, indent=1))
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_search(folder: Path) -> Facts:
@@ -125,8 +115,8 @@ def versions_text(facts: Mapping[str, Any]) -> str:
 
 def _read(file: Path) -> Facts:
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
+        found = read_json(file)
+    except DamagedError:  # nothing depends on it
         return {}
     return found if isinstance(found, dict) else {}
 

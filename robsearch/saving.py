@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 
-from robsearch.checkpoints import Attempt, Snapshot
+from robsearch.checkpoints import Attempt, Snapshot, best_epoch
 from robsearch.disk import DiskFullError
+from robsearch.files import DamagedError
+from robsearch.loading import say_damaged
 from robsearch.protocols import Metrics
 from robsearch.trainer import Epoch
 
@@ -21,7 +23,7 @@ class Keeper:
     Attributes:
         attempt: whose.
         saved: the newest epoch on disk, 0 before the first.
-        waiting: the best epoch's checkpoint, if it found no room.
+        waiting: the best epoch's checkpoint, if it is not on disk: it found no room, or its turn has not come.
     """
 
     attempt: Attempt
@@ -40,7 +42,8 @@ class Keeper:
             return
         self.attempt.refuse_if_stale()
         now = Snapshot.of(epoch, history)
-        queue = [*(snapshot for snapshot in self.waiting if snapshot.name == now.best), now]
+        best = best_epoch(history)
+        queue = [*(snapshot for snapshot in self.waiting if snapshot.number == best), now]
         while queue:
             try:
                 self.attempt.write(queue[0])
@@ -49,8 +52,29 @@ class Keeper:
                     raise
                 self._warn(error)
                 break
-            self.saved = int(queue.pop(0).name[6:])
-        self.waiting = [snapshot for snapshot in queue if snapshot.name == now.best]
+            self.saved = queue.pop(0).number
+        self.waiting = [snapshot for snapshot in queue if snapshot.number == best]
+
+    def hold(self, epoch: Epoch, history: list[Metrics]) -> None:
+        """Keeps an epoch in memory until the next ``save``, if it is the best: to write each takes longer than to
+        train it where epochs are short.
+        """
+        if best_epoch(history) == epoch.number:
+            self.waiting = [Snapshot.of(epoch, history)]
+
+    def finish(self, epoch: Epoch, history: list[Metrics]) -> None:
+        """Saves the last epoch, and reads it back: what is damaged by now is written once more.
+
+        Raises:
+            StaleAttemptError: a newer attempt was claimed meanwhile.
+            DiskFullError: there is no room for it.
+        """
+        self.save(epoch, history, last=True)
+        try:
+            self.attempt.settle(history)
+        except DamagedError as error:
+            say_damaged(error, "it is written again")
+            self.attempt.write(Snapshot.of(epoch, history))
 
     def _warn(self, error: DiskFullError) -> None:
         if not self._warned:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.parquet as pq
 
 from robsearch.attacks import PGD
-from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, best_epoch, newest
+from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_of, newest
 from robsearch.data import load
 from robsearch.disk import DiskFullError
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
+from robsearch.files import DamagedError, read_json, replacing, unless_damaged, write_json
 from robsearch.measurement import Measurement, averages
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
@@ -26,6 +26,9 @@ from robsearch.ranks import ALONE, RankLostError, Ranks
 from robsearch.recipe import Recipe
 from robsearch.saving import Keeper
 from robsearch.trainer import NonFiniteLossError, train
+
+if TYPE_CHECKING:
+    from robsearch.masking import Check
 
 MASKING_EXAMPLES = 500
 """Test images on which signs of gradient masking are looked for."""
@@ -92,15 +95,12 @@ def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
     """Takes the full measures of a trained trial: at ``measured_epoch`` on ``test`` and ``train``, briefly at the last.
 
     Writes the tables (``measurement``) as Parquet, the figures, and then ``test.json`` (the averages) in the
-    trial's folder. A measure that fails is left out and named in the report's reason.
+    trial's folder. A measure that fails is left out and named in the report's reason. So are checkpoints that are
+    damaged: measured is then the best that is not, whose epoch is ``test/epoch``.
     """
     try:
-        saved = newest(folder)
-        if saved is None:
-            raise FileNotFoundError(f"no valid checkpoint in {folder}")
-        metrics, problems = _measure(recipe, folder, saved)
-        left_out = "; ".join(f"{name} left out: {problem}" for name, problem in problems.items())
-        yield Report(ended="COMPLETE", test=metrics, reason=left_out or None)
+        metrics, problems = _measure(recipe, folder, _newest(folder))
+        yield Report(ended="COMPLETE", test=metrics, reason="; ".join(problems) or None)
     except Exception as error:
         yield Report(ended="FAIL", reason=_reason(error, folder))
 
@@ -129,9 +129,18 @@ def ladder_folder(trial: Path, epoch: int | None = None) -> Path:
 
 
 def read_test(folder: Path) -> Metrics:
-    """The averages over ``test`` of a measured trial; empty if it has not been measured."""
-    file = folder / "test.json"
-    return dict(json.loads(file.read_text())) if file.exists() else {}
+    """The averages over ``test`` of a measured trial; empty if it has not been measured, or, with a warning, if the
+    file is damaged.
+    """
+    again = "it is left out, and the trial is measured again when its search is resumed"
+    return unless_damaged(_averages, folder / "test.json", again) or {}
+
+
+def read_checks(folder: Path) -> list[Check]:
+    """The gradient-masking checks of an evaluated network; empty if there are none, or, with a warning, if the file
+    is damaged.
+    """
+    return unless_damaged(_checks, folder / "masking.json", "`robsearch evaluate` makes the checks again") or []
 
 
 def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
@@ -146,27 +155,28 @@ def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
             continue
         history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
         report = time.monotonic() >= due
-        if report or best_epoch(history) == epoch.number:
+        if not report:
+            keeper.hold(epoch, history)
+        else:
             keeper.save(epoch, history)
-        if report:
             yield Report(history[sent:], attempt=attempt.number)
             sent, due = len(history), time.monotonic() + REPORT_SECONDS
     if epoch is not None and ranks.leads:
-        keeper.save(epoch, history, last=True)
+        keeper.finish(epoch, history)
     yield Report(history[sent:], ended="COMPLETE", attempt=attempt.number)
 
 
-def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[str, str]]:
+def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[str]]:
     from robsearch.figures import draw  # here and below: a worker that only trains need not load matplotlib or scipy
 
     started, device, attack = time.perf_counter(), best_device(), recipe.resolved_test_attack
     splits = {name: to_device(split, device) for name, split in load(recipe.data).items() if name != "val"}
     model = recipe.model.build(recipe.data.spec).to(device)
 
-    model.load_state_dict(saved.state["judged"])
+    model.load_state_dict(last.state["judged"])
     metrics = {f"test_last/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
-    best = recipe.measured_epoch == "best"
-    state, epoch = (saved.best_state, best_epoch(saved.history)) if best else (saved.state, len(saved.history))
+    measured = last.best if recipe.measured_epoch == "best" else last
+    state = measured.state
     if recipe.averaging is not None:
         model.load_state_dict(state["model"])
         metrics |= {f"test_raw/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
@@ -174,12 +184,23 @@ def _measure(recipe: Recipe, folder: Path, saved: Saved) -> tuple[Metrics, dict[
     measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
     tables = measurement.tables(splits)
     for name, table in tables.items():
-        pq.write_table(table, folder / f"{name}.parquet")
+        with replacing(folder / f"{name}.parquet") as unfinished:
+            pq.write_table(table, unfinished)
     draw(folder)
     metrics |= averages(tables)
-    metrics |= {"test/epoch": epoch, "time/measure_seconds": time.perf_counter() - started}
-    _write_last(folder / "test.json", metrics)
-    return metrics, measurement.problems
+    metrics |= {"test/epoch": measured.number, "time/measure_seconds": time.perf_counter() - started}
+    write_json(folder / "test.json", metrics)
+    problems = [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
+    return metrics, _fallen_back(measured, last) + problems
+
+
+def _fallen_back(measured: Saved, last: Saved) -> list[str]:
+    """What a reader of the averages has to know, if checkpoints were damaged."""
+    damaged = dict.fromkeys(f"{folder.parent.name}/{folder.name}" for folder in (*last.damaged, *measured.damaged))
+    if not damaged:
+        return []
+    epochs = f"epoch {measured.number} is measured, and epoch {last.number} as the last"
+    return [f"checkpoints are damaged or missing ({', '.join(damaged)}): {epochs}"]
 
 
 def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Iterator[Report]:
@@ -198,20 +219,24 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
         before = attacks.index("apgd-t" if step.attack == "apgd-dlr" else step.attack)
         share = (before + step.done / step.total) / len(attacks)
         yield Report(progress=Progress(share, f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"))
-    if not (here / "masking.json").exists():
+    if not read_checks(here):
         yield Report(progress=Progress(1.0, "looking for gradient masking"))
         few = sampled(test, MASKING_EXAMPLES).split
         found = checks(model, to_float(few.images), few.labels, pgd)
-        _write_last(here / "masking.json", [check._asdict() for check in found])
+        write_json(here / "masking.json", [check._asdict() for check in found])
     draw(here)
     yield Report(ended="COMPLETE", test=_ladder_metrics(here))
 
 
 def _checkpoint(folder: Path, epoch: int | None) -> Checkpoint:
+    return _newest(folder).best_state if epoch is None else checkpoint_of(folder, epoch).state
+
+
+def _newest(folder: Path) -> Saved:
     saved = newest(folder)
     if saved is None:
         raise FileNotFoundError(f"no valid checkpoint in {folder}")
-    return saved.best_state if epoch is None else saved.at(epoch)
+    return saved
 
 
 def _ladder_metrics(folder: Path) -> Metrics:
@@ -224,10 +249,30 @@ def _ladder_metrics(folder: Path) -> Metrics:
     return found
 
 
-def _write_last(file: Path, content: object) -> None:
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(file)
+def _averages(file: Path) -> Metrics:
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(value is None or _is_number(value) for value in found.values()):
+        raise DamagedError(file, "is not a table of numbers")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _checks(file: Path) -> list[Check]:
+    from robsearch.masking import Check
+
+    found = read_json(file)
+    if not isinstance(found, list) or not all(_is_check(each) for each in found):
+        raise DamagedError(file, "is not a list of checks")
+    return [Check(**each) for each in found]
+
+
+def _is_check(found: Any) -> bool:
+    from robsearch.masking import Check
+
+    return isinstance(found, dict) and found.keys() == set(Check._fields)
 
 
 def _own_reason(error: Exception, attempt: Attempt) -> str:

@@ -101,8 +101,8 @@ def test_the_bytes_needed_are_those_of_the_checkpoint(tmp_path):
 
 def test_another_error_of_the_disk_is_not_called_full(tmp_path):
     attempt = Attempt.claim(tmp_path)
-    (attempt.folder / "epoch-0001").touch()
-    with pytest.raises(FileExistsError):
+    attempt.folder.rmdir()
+    with pytest.raises(FileNotFoundError):
         attempt.save(epoch(1), history(0.1))
     assert is_full(OSError(errno.EDQUOT, "Disk quota exceeded"))
     assert not is_full(OSError(errno.EIO, "Input/output error"))

@@ -46,6 +46,8 @@ LAYERS = (
         "disk",
         "saving",
         "provenance",
+        "loading",
+        "files",
     },
     {
         "attacks",

@@ -5,10 +5,11 @@ import subprocess
 
 import pytest
 from mlflow import MlflowClient
-from small_spaces import pair, recipe
+from small_spaces import recipe
 
-from robsearch import provenance, trial
-from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts, write_json
+from robsearch import trial
+from robsearch.files import write_json
+from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts
 from robsearch.search.preflight import with_driver
 from robsearch.search.recording import Recorder, attempt_tags
 from robsearch.spaces import Stage
@@ -129,13 +130,3 @@ def test_a_driver_that_goes_on_from_other_code_is_said_beside_the_first(project)
     on = with_driver(begun, process_facts(project))
     assert on.setting["commit"] == f"{facts['commit']}; then {facts['commit']} and changes"
     assert with_driver(on, process_facts(project)) == on
-
-
-def test_notes_are_whole_or_not_there(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"a": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-    assert provenance.read_search(tmp_path) == {}
-    assert pair.reference == "small_spaces:pair"

@@ -56,12 +56,15 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_and_said_so(tm
     assert len(saved.history) == 2
 
 
-def test_a_checkpoint_that_latest_does_not_name_yet_is_not_used(tmp_path):
+def test_a_checkpoint_that_latest_does_not_name_yet_is_used_if_it_was_written_to_its_end(tmp_path):
     attempt = Attempt.claim(tmp_path)
     attempt.save(epoch(1), history(0.1))
     attempt.save(epoch(2), history(0.1, 0.2))
     (attempt.folder / "LATEST").write_text("epoch-0001")
-    assert newest(tmp_path).state["epoch"] == 1
+    assert newest(tmp_path).state["epoch"] == 2
+    (attempt.folder / "epoch-0002" / "history.json").unlink()
+    with pytest.warns(UserWarning, match="epoch-0002 is damaged"):
+        assert newest(tmp_path).state["epoch"] == 1
 
 
 def test_a_stale_attempt_writes_nothing(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import optuna
 import pandas as pd
+import pyarrow as pa
 
 from robsearch.attacks import PGD, OwnLoss, WorstCase
 from robsearch.claims.form import Claim, Evidence
@@ -15,6 +16,7 @@ from robsearch.data import load
 from robsearch.protocols import ImageSpec, Model
 from robsearch.recipe import Recipe
 from robsearch.search import Search
+from robsearch.search.frames import tables_of
 from robsearch.spaces import Space
 
 if TYPE_CHECKING:
@@ -123,10 +125,11 @@ class Study(Protocol):
 
 def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
     """Also ``layer/MEASURE/LAYER/mean`` and ``.../std`` of every layer that was measured; over its own values."""
-    measured = [each for each in trials["trial"] if (search.folder / "trials" / each / "layers.parquet").exists()]
+    measured = tables_of(search.folder / "trials", "layers", list(trials["trial"]))
     if not measured:
         return trials
-    rows = search.table("layers", *measured).select(["trial", "measure", "layer", "mean", "std"]).to_pandas()
+    every = pa.concat_tables(measured.values(), promote_options="default")
+    rows = every.select(["trial", "measure", "layer", "mean", "std"]).to_pandas()
     table = rows[rows["layer"] != ""].pivot(index="trial", columns=["measure", "layer"], values=["mean", "std"])
     table.columns = pd.Index(["/".join(("layer", *names, statistic)) for statistic, *names in table.columns])
     return trials.join(table, on="trial")

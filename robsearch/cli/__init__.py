@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,8 @@ from robsearch.disk import DiskFullError
 from robsearch.errors import InputError, LeaseLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from robsearch.search import Means, Search
 
 app = typer.Typer(
@@ -198,8 +201,23 @@ def _conclude(search: Search, means: Means) -> None:
         raise typer.Exit(1 if failed and not search.unfinished else 130)
 
 
+def _told_once(elsewhere: Callable[..., None]) -> Callable[..., None]:
+    """Prints each warning of robsearch once, as one line; those of other packages go where they always go."""
+    told: set[str] = set()
+
+    def tell(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+        if category is not UserWarning or "robsearch" not in filename:
+            elsewhere(message, category, filename, *where, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            typer.echo(f"warning: {message}", err=True)
+
+    return tell
+
+
 def main() -> None:
     """The entry point: bad input is one clear message and exit code 2; a search taken over, or a full disk, code 1."""
+    warnings.showwarning = _told_once(warnings.showwarning)
     try:
         app()
     except InputError as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from robsearch.files import DamagedError, read_json, read_parquet, unless_damaged
 
 Values: TypeAlias = NDArray[np.float64]
 Splits: TypeAlias = Mapping[str, pa.Table]
@@ -54,14 +54,21 @@ class LayerRow(NamedTuple):
 
 
 def read(folder: Path) -> Tables:
-    """The files of a trial's folder that are there."""
-    splits = {name: folder / f"{name}.parquet" for name in ("train", "test")}
-    layers, ladder = folder / "layers.parquet", folder / "ladder.json"
+    """The files of a trial's folder that are there; of those that are damaged a warning tells."""
+    splits = {name: unless_damaged(read_parquet, folder / f"{name}.parquet") for name in ("train", "test")}
     return Tables(
-        {name: pq.read_table(file) for name, file in splits.items() if file.exists()},
-        pq.read_table(layers) if layers.exists() else None,
-        json.loads(ladder.read_text(encoding="utf-8"))["standings"] if ladder.exists() else [],
+        {name: table for name, table in splits.items() if table is not None},
+        unless_damaged(read_parquet, folder / "layers.parquet"),
+        unless_damaged(_standings, folder / "ladder.json") or [],
     )
+
+
+def _standings(file: Path) -> list[dict[str, Any]]:
+    found = read_json(file)
+    standings = found.get("standings") if isinstance(found, dict) else None
+    if not isinstance(standings, list) or not all(isinstance(each, dict) for each in standings):
+        raise DamagedError(file, "has no standings")
+    return standings
 
 
 def column(table: pa.Table, name: str) -> Values | None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from robsearch.attacks import PGD, AutoAttack
 from robsearch.errors import refuse_unless
+from robsearch.files import replacing
 from robsearch.ladder.chunks import Chunks, examples
 from robsearch.ladder.files import Piece, described, network_digest, split_digest, write
 from robsearch.ladder.standings import NATURAL, standings
@@ -172,6 +173,5 @@ def _record(chunks: Chunks, plan: Plan, found: Mapping[str, list[Piece]]) -> Non
     table = described(table, facts)
     write(chunks.folder / "ladder.parquet", table)
     told = {**facts, "standings": [standing._asdict() for standing in standings(table)]}
-    unfinished = chunks.folder / "ladder.json.tmp"
-    unfinished.write_text(json.dumps(told, indent=2) + "\n")
-    unfinished.replace(chunks.folder / "ladder.json")
+    with replacing(chunks.folder / "ladder.json") as unfinished:
+        unfinished.write_text(json.dumps(told, indent=2) + "\n")

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robsearch.files import content, make_way
 from robsearch.protocols import Split
 
 KEY = b"robsearch.ladder"
@@ -79,6 +80,7 @@ def write(file: Path, table: pa.Table) -> None:
     """Writes a table, whole or not at all."""
     unfinished = file.with_suffix(f".{os.getpid()}.tmp")
     pq.write_table(table, unfinished, write_page_checksum=True)
+    make_way(file)
     unfinished.replace(file)
 
 
@@ -89,7 +91,7 @@ def read(file: Path) -> tuple[pa.Table, Facts]:
         ValueError: the file is truncated, altered, or none of ours.
     """
     try:
-        table = pq.read_table(file, partitioning=None, page_checksum_verification=True)
+        table = pq.read_table(pa.BufferReader(content(file)), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     return table, facts_of(table)

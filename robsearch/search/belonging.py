@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from robsearch.errors import InputError, refusal
-from robsearch.provenance import SEARCH, process_facts, read_search, write_json
+from robsearch.files import write_json
+from robsearch.provenance import SEARCH, process_facts, read_search
 from robsearch.study import JOURNAL, SearchRecord
 
 TRACES = (SEARCH, "trials", JOURNAL, "report.html")

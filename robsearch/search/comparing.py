@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
+from robsearch.search.frames import tables_of
 from robsearch.search.result import Search
 
 LEVEL = 0.95
@@ -114,10 +115,10 @@ def _judged_by(search: Search) -> dict[str, str]:
     known: dict[str, str] = {label: setting[label] for label in JUDGED_BY if label in setting}
     if "data" in setting:
         known["data set"] = setting["data"].partition("(")[0]
-    measured = sorted((search.folder / "trials").glob("*/test.parquet"))
-    if measured:
-        labels = search.table("test", measured[0].parent.name)["label"].to_numpy()
-        known["test labels"] = "digest " + hashlib.sha256(labels.astype("int64").tobytes()).hexdigest()[:8]
+    for file in sorted((search.folder / "trials").glob("*/test.parquet")):
+        for table in tables_of(search.folder / "trials", "test", [file.parent.name]).values():
+            labels = table["label"].to_numpy().astype("int64")
+            return {**known, "test labels": f"digest {hashlib.sha256(labels.tobytes()).hexdigest()[:8]}"}
     return known
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
@@ -23,7 +21,7 @@ from robsearch.search.recording import compared
 from robsearch.search.workplace import Means, room, stops_on_signal
 from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking
-from robsearch.trial import Report, evaluate_trial, ladder_folder
+from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks
 
 MAX_RETRIES = 2
 
@@ -96,11 +94,6 @@ def evaluate(
     return Evaluation(found, jobs.problems)
 
 
-def read_checks(folder: Path) -> list[Check]:
-    """The gradient-masking checks of an evaluated network."""
-    return [Check(**check) for check in json.loads((folder / "masking.json").read_text())]
-
-
 def _record(tracker: Tracker, jobs: _Jobs, console: Console) -> None:
     """Adds what was found at best epochs to the trials' runs; their other epochs have no run."""
     for one in jobs.finalists:
@@ -148,6 +141,8 @@ class _Jobs:
         return Job(one.trial, work, one.recipe, one.folder, self.resources[one.width])
 
     def heard(self, job: Job, report: Report) -> bool:
+        for text in report.said:
+            self._progress.console.print(f"{job.name}  {text}", soft_wrap=True, highlight=False, markup=False)
         if report.progress is not None:
             self._progress.update(self._tasks[job.name], completed=report.progress.share, text=report.progress.text)
         if report.ended == "COMPLETE":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robsearch.checkpoints import read_history
 from robsearch.errors import InputError, refusal
+from robsearch.files import read_parquet, unless_damaged
 from robsearch.laws import Point
 from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trainer import VALUE
@@ -29,8 +30,10 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
     rows: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     for facts in recorded_trials(storage, record):
-        history = read_history(trials / facts["trial"])
-        rows.append({**facts, **_from_history(history), **read_test(trials / facts["trial"])})
+        history, told = read_history(trials / facts["trial"]), facts.pop("facts")
+        cut = told.get("epochs", 0) > len(history)  # what is left of a damaged one
+        known = _from_storage(told, history) if cut else _from_history(history)
+        rows.append({**facts, **known, **read_test(trials / facts["trial"])})
         keys = {name: facts[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**keys, **entry} for entry in history]
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
@@ -42,17 +45,22 @@ def table_of(trials: Path, name: str, names: list[str]) -> pa.Table:
     Raises:
         InputError: none of them has it; names the tables there are.
     """
-    files = {trial: trials / trial / f"{name}.parquet" for trial in names}
-    found = [_marked(trial, pq.read_table(file)) for trial, file in files.items() if file.exists()]
+    found = tables_of(trials, name, names)
     if not found:
         known = sorted({file.stem for trial in names for file in (trials / trial).glob("*.parquet")})
         do = "measured trials have test, train, layers and histograms; ladder comes with `robsearch evaluate`"
         raise InputError(refusal(f"a measured trial with {name}.parquet", ", ".join(known) or "none", do))
-    return pa.concat_tables(found, promote_options="default")
+    return pa.concat_tables(found.values(), promote_options="default")
 
 
-def _marked(trial: str, table: pa.Table) -> pa.Table:
-    return table.add_column(0, "trial", pa.array([trial] * table.num_rows, pa.string()))
+def tables_of(trials: Path, name: str, names: list[str]) -> dict[str, pa.Table]:
+    """As ``table_of``, by trial, without those that do not have it; one that is damaged is left out with a warning."""
+    read = {trial: unless_damaged(read_parquet, trials / trial / f"{name}.parquet") for trial in names}
+    return {
+        trial: table.add_column(0, "trial", pa.array([trial] * table.num_rows, pa.string()))
+        for trial, table in read.items()
+        if table is not None
+    }
 
 
 def searched(trials: pd.DataFrame) -> pd.DataFrame:
@@ -74,13 +82,23 @@ def _from_history(history: list[dict[str, float]]) -> dict[str, Any]:
         return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0, "seconds": 0.0}
     best = max(history, key=lambda entry: entry[VALUE])
     return {
-        **{name: value for name, value in best.items() if name.startswith("val/") and name != VALUE},
-        "lam": history[-1]["train/lam"],
+        **_rates(best),
+        "lam": history[-1].get("train/lam", math.nan),
         "value": best[VALUE],
         "best_epoch": best["epoch"],
         "epochs": len(history),
-        "seconds": sum(entry["time/epoch_seconds"] for entry in history),
+        "seconds": sum(entry.get("time/epoch_seconds", 0.0) for entry in history),
     }
+
+
+def _from_storage(told: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
+    best = int(told["best_epoch"])
+    rates = _rates(history[best - 1]) if best <= len(history) else _rates(told)
+    return {**rates, "value": told[VALUE], **{name: told[name] for name in ("lam", "best_epoch", "epochs", "seconds")}}
+
+
+def _rates(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name.startswith("val/") and name != VALUE}
 
 
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

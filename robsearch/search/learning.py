@@ -83,7 +83,9 @@ def teach(
 
 def judgement_of(record: SearchRecord) -> Mapping[str, str]:
     """How the values of a search were judged, as far as it remembers: by the facts of ``JUDGED_BY``."""
-    setting = {name: record.setting[name] for name in ("evaluation attack", "data") if name in record.setting}
+    setting: dict[str, str] = {
+        name: record.setting[name] for name in ("evaluation attack", "data") if name in record.setting
+    }
     return {**setting, **record.judged_by}
 
 

@@ -98,6 +98,8 @@ def _check_names(search: Search, chosen: Mapping[str, str], name: str | None, me
 def network(recipe: Recipe, folder: Path) -> nn.Module:
     """The network that a trial's value is of, on the CPU and in eval mode: at its best epoch, averaged if it averages.
 
+    Where the weights of that epoch are damaged, those of the best that are not, with a warning.
+
     Raises:
         FileNotFoundError: the trial has no valid checkpoint.
     """

@@ -16,7 +16,7 @@ from robsearch.laws import Ridge, fit_ridge
 from robsearch.paths import absolute
 from robsearch.schedules import FLOOR
 from robsearch.search.belonging import check_folder
-from robsearch.search.frames import frames, points, searched, table_of
+from robsearch.search.frames import frames, points, searched, table_of, tables_of
 from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names, without_password
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
@@ -194,10 +194,10 @@ class Search:
         """Of the best trial of each width, as far as it was measured, one row per layer measure and layer."""
         bests = [best for width in self.widths if (best := self.best(width)) is not None]
         names = [str(best["trial"]) for best in bests]
-        measured = [name for name in names if (self.folder / "trials" / name / "layers.parquet").exists()]
-        if not measured:
+        tables = tables_of(self.folder / "trials", "layers", names)
+        if not tables:
             return pd.DataFrame()
-        found = self.table("layers", *measured).drop_columns(["values"]).to_pandas()
+        found = pa.concat_tables(tables.values(), promote_options="default").drop_columns(["values"]).to_pandas()
         return pd.DataFrame(found).assign(width=found["trial"].map({best["trial"]: best["width"] for best in bests}))
 
     @property

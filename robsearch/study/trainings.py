@@ -121,6 +121,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "reason": training.facts.get("reason") or trial.user_attrs.get("reason"),
                     "seed": training.facts.get("seed"),
                     "recipe": training.facts.get("recipe"),
+                    "facts": training.facts,
                     **{f"param/{name}": value for name, value in trial.params.items()},
                 }
 
