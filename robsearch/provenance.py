@@ -94,7 +94,7 @@ def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
 
 def read_attempts(trial: Path) -> list[Facts]:
     """What is known of each attempt at a trial, in their order; damaged files are left out."""
-    found = [_read(attempt / ATTEMPT) for attempt in sorted(attempts(trial), key=lambda folder: int(folder.name[1:]))]
+    found = [_read(attempt / ATTEMPT) for attempt in reversed(attempts(trial))]
     return [facts for facts in found if facts]
 
 
