@@ -10,7 +10,7 @@ from typing import Any
 from robsearch.attacks import PGD
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
-from robsearch.search.planning import turns_of
+from robsearch.search.planning import studies_of
 from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space, load_space
@@ -89,7 +89,7 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
     if strange or not chosen:
         raise InputError(refusal("a finished trial", ", ".join(strange) or "none", f"finished are {known}"))
     storage = means.place.open(search.name)
-    studies = turns_of(space or load_space(search.space), search.record, storage, full=None).tallies
+    studies = studies_of(space or load_space(search.space), search.record, storage)
     trainings = {training.trial: (study, training) for study in studies for _, training in study.trainings()}
     found = []
     for trial in chosen:
@@ -107,8 +107,9 @@ def load_finalists(
 ) -> tuple[Search, list[Finalist], Means]:
     """The search and the networks that a person means, and the means that fit them."""
     target, means = find_target(text, means)
-    search = load_search(target.search, means.results, means.storage)
-    return search, finalists(search, target, means, top, space), means
+    with means.place.current():
+        search = load_search(target.search)
+        return search, finalists(search, target, means, top, space), means
 
 
 def _best(search: Search, top: int) -> list[str]:

@@ -14,8 +14,8 @@ from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
-from robsearch.search.finalists import find_target
-from robsearch.search.planning import turns_of
+from robsearch.search.finalists import Target, find_target
+from robsearch.search.planning import studies_of
 from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space, load_space
@@ -74,6 +74,13 @@ def promote(
             export, or a store that does not answer or has no run of the trial.
     """
     found, means = find_target(target, means or Means())
+    with means.place.current():
+        return _promoted(found, name, space, means, say)
+
+
+def _promoted(
+    found: Target, name: str | None, space: Space | None, means: Means, say: Callable[[str], None]
+) -> dict[str, str]:
     search = load_search(found.search, means.results, means.storage)
     chosen = _chosen(search, found.trial)
     if name is not None and len(chosen) > 1:
@@ -82,7 +89,7 @@ def promote(
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
     storage = means.place.open(search.name)
-    finished = _finished(turns_of(space or load_space(search.space), search.record, storage, full=None).tallies)
+    finished = _finished(studies_of(space or load_space(search.space), search.record, storage))
     promoted = {}
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)

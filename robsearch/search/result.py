@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +17,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.schedules import FLOOR
 from robsearch.search.frames import frames, points, searched, table_of
-from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names
+from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names, to_be_made, without_password
 from robsearch.trainer import VALUE
 
 DEFAULT_RESULTS = "robsearch-results"
@@ -27,9 +30,8 @@ class Place:
     """Where searches are kept.
 
     Attributes:
-        results: the folder of all results; by default ``ROBSEARCH_RESULTS``, else ``robsearch-results`` here.
-            A cluster of several machines needs one that all of them share.
-        storage: an Optuna storage URL; by default ``ROBSEARCH_STORAGE``, else a journal file in each search's folder.
+        results: the folder of all results. A cluster of several machines needs one that all of them share.
+        storage: an Optuna storage URL; None for a journal file in each search's folder.
     """
 
     results: Path
@@ -37,9 +39,28 @@ class Place:
 
     @classmethod
     def of(cls, results: str | Path | None = None, storage: str | None = None) -> Place:
-        """The place these options mean, with the defaults filled in."""
+        """The place these options mean; what is not given is that of the ``current`` place.
+
+        Outside any call it is ``ROBSEARCH_RESULTS`` and ``ROBSEARCH_STORAGE``, else ``robsearch-results`` here and no
+        storage.
+        """
+        if (around := _CURRENT.get()) is not None:
+            return cls(Path(results).absolute() if results else around.results, storage or around.storage)
         folder = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
         return cls(Path(folder).absolute(), storage or os.environ.get("ROBSEARCH_STORAGE"))
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes this the place of whoever names none, such as a space that reads another search, for some time."""
+        before = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(before)
+
+    @property
+    def _shown(self) -> str:
+        return str(self.results) if self.storage is None else without_password(self.storage)
 
     def folder(self, search: str) -> Path:
         """A search's own folder."""
@@ -51,15 +72,22 @@ class Place:
         Raises:
             InputError: there is no such search here.
         """
-        if self.storage is None and not (self.folder(search) / JOURNAL).exists():
+        missing = not (self.folder(search) / JOURNAL).exists() if self.storage is None else to_be_made(self.storage)
+        if missing:
             known = ", ".join(search_names(self)) or "none"
-            do = f"searches in {self.results}: {known}; --results or --storage says where else to look"
+            do = f"searches in {self._shown}: {known}; --results or --storage says where else to look"
             raise InputError(refusal("the name of a search", repr(search), do))
         return open_storage(self.storage, self.folder(search))
 
 
+_CURRENT: ContextVar[Place | None] = ContextVar("place", default=None)
+"""Of the call that runs, such as a launch; another thread has its own."""
+
+
 def search_names(place: Place) -> list[str]:
-    """The searches that are kept in a place."""
+    """The searches that are kept in a place; a database that is not there yet is not made."""
+    if to_be_made(place.storage):
+        return []
     if place.storage is not None:
         return record_names(open_storage(place.storage, place.results))
     return sorted(journal.parent.name for journal in place.results.glob(f"*/{JOURNAL}"))
@@ -228,6 +256,12 @@ class Search:
 
 def load_search(name: str, results: str | Path | None = None, storage: str | None = None) -> Search:
     """Reads a search from its storage and folder, while it runs or afterwards.
+
+    Args:
+        name: of the search.
+        results: the results folder; see ``storage``.
+        storage: the Optuna storage URL. Where they are not given, a space that is being searched or evaluated means
+            those of the search; everybody else those of ``ROBSEARCH_RESULTS`` and ``ROBSEARCH_STORAGE``.
 
     Raises:
         InputError: there is none of that name; lists those there are.

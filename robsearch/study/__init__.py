@@ -10,6 +10,8 @@ from robsearch.study.storage import (
     open_storage,
     record_names,
     repair_journal,
+    study_names,
+    to_be_made,
     without_password,
 )
 from robsearch.study.suggestions import Study, all_seen
@@ -38,6 +40,8 @@ __all__ = [
     "recorded_trials",
     "repair_journal",
     "seen_elsewhere",
+    "study_names",
+    "to_be_made",
     "trainings_of",
     "without_password",
 ]

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import unquote
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -106,12 +107,12 @@ def trial_of_run(uri: str, run_id: str) -> tuple[str, str | None]:
     Raises:
         InputError: the store has no such run, or it is not one of a search.
     """
-    client = MlflowClient(uri)
     try:
+        client = _opened(uri)
         run = client.get_run(run_id)
         search = str(client.get_experiment(run.info.experiment_id).name)
         trial = run.data.tags[TRIAL]
-    except (MlflowException, KeyError) as error:
+    except (MlflowException, KeyError, FileNotFoundError) as error:
         do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
         raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
     return search, None if trial == "search" else trial
@@ -137,5 +138,20 @@ def run_pages(uri: str, search: str) -> dict[str, str]:
 
 def experiment_of(uri: str, search: str | None) -> str | None:
     """The id of a search's experiment in a store, or None if it has none."""
-    found = MlflowClient(uri).get_experiment_by_name(search) if search else None
+    try:
+        found = _opened(uri).get_experiment_by_name(search) if search else None
+    except FileNotFoundError:
+        return None
     return str(found.experiment_id) if found else None
+
+
+def _opened(uri: str) -> MlflowClient:
+    """A client that reads; one of a sqlite file that is not there would make it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and not any(Path(path).exists() for path in (file, unquote(file))):
+        raise FileNotFoundError(file)
+    return MlflowClient(uri)
