@@ -19,6 +19,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, Search, launch, load_search, resume, search_names
 from robsearch.search.preflight import NAME
+from robsearch.search.workplace import in_place
 from robsearch.tracking import Tracker
 
 SEEDS_APART = 100
@@ -46,6 +47,7 @@ class Validation:
     figures: Sequence[Drawing]
 
 
+@in_place
 def validate(
     study: Study, name: str, *, seed: int = 0, means: Means | None = None, console: Console | None = None
 ) -> Validation | None:

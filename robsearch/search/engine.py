@@ -26,7 +26,7 @@ from robsearch.search.promoting import log_models
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
 from robsearch.search.table import watched
-from robsearch.search.workplace import AUTO, Means, room, stops_on_signal
+from robsearch.search.workplace import AUTO, Means, in_place, joined, room, stops_on_signal
 from robsearch.spaces import Space, distributions, grid_size, load_space
 from robsearch.study import (
     Lease,
@@ -42,6 +42,7 @@ TRIALS_PER_WIDTH = 10
 MAX_RETRIES = 2
 
 
+@in_place
 def launch(
     space: Space | str,
     *,
@@ -76,14 +77,15 @@ def launch(
     check_tracking(means.uri())
     facts = {**manner(space, found), **setting(draws[0].recipe, seed)}
     record = _record(space, name, trials, seed, facts, without_password(means.uri()))
-    with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
+    with joined(means, space, means.place.results, console):  # first: a cluster that refuses leaves no search behind
         tracker = Tracker(means.uri(), name, means.place.results)
-        storage = open_storage(means.storage, means.place.folder(name))
+        storage = open_storage(means.place.storage, means.place.folder(name))
         record.create(storage)
         learning.teach(storage, name, space, found, distributions(draws), _printer(console))
         return _drive(space, record, tracker, means, draws[0].recipe, console)
 
 
+@in_place
 def resume(
     name: str,
     *,
@@ -110,7 +112,7 @@ def resume(
     cluster.check_address(means.address)
     storage = means.place.open(name)
     record = SearchRecord.load(storage, name)
-    if means.storage is None and living_owner(storage, name) is None:
+    if means.place.storage is None and living_owner(storage, name) is None:
         repair_journal(means.place.folder(name))
     space = space or load_space(record.space)
     if space.widths != record.widths:
@@ -121,7 +123,7 @@ def resume(
     uri = means.uri(record.tracking)
     if not served(uri):
         check_tracking(uri)
-    with cluster.connected(means.address, means.parallel):
+    with joined(means, space, means.place.folder(name), console):
         tracker = _patient(uri, name, means, console)
         return _drive(space, replace(record, trials=record.trials + trials), tracker, means, recipe, console)
 
@@ -147,7 +149,7 @@ def _drive(
     space: Space, record: SearchRecord, tracker: Tracker, means: Means, recipe: Recipe, console: Console
 ) -> Search:
     folder = means.place.folder(record.name)
-    storage = open_storage(means.storage, folder)
+    storage = open_storage(means.place.storage, folder)
     lease = Lease.acquire(storage, record.name)
     try:
         record.save(storage)
@@ -171,16 +173,13 @@ def _drive(
 
 
 def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Console) -> None:
-    with stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
-        if cluster.node_count() > 1:
-            cluster.check_shared(folder)
+    with stops_on_signal(driver, console):
         shares = packed(means, space, folder, driver, console) if means.gpus_per_trial == AUTO else None
         driver.parallel, driver.resources = room(means, space, shares)
         driver.shelf.budget = means.disk_budget
         with watched(driver, console):
-            cluster.run(driver, folder, MAX_RETRIES, means.hang_after)
-    if driver.lost:
-        raise driver.lost
+            cluster.run(driver, folder, MAX_RETRIES, means.hang_after, driver.say)
+    driver.lease.verify()  # what follows is written in the name of the search
 
 
 @contextlib.contextmanager
