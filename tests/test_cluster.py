@@ -467,8 +467,12 @@ def head_that_answers_nothing_else():
 
     class Alive(grpc.GenericRpcHandler):
         def service(self, details):
-            answers = details.method == finding.ALIVE
-            return grpc.unary_unary_rpc_method_handler(lambda *_: [answers or over.wait()] and b"")
+            def answer(request, context):
+                if details.method != finding.ALIVE:
+                    over.wait()
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.server(futures.ThreadPoolExecutor(30), handlers=[Alive()])
     port = server.add_insecure_port("127.0.0.1:0")

@@ -101,7 +101,7 @@ def test_asking_again_does_nothing_twice_and_prints_the_tables(search, means, ev
 
 def test_whoever_only_looks_leaves_the_journal_as_it_was(search, means, evaluated, tmp_path):
     before = (search.folder / JOURNAL).read_bytes()
-    looks = [["status", "pair"], ["report", "pair"], ["compare", "pair", "pair", "--out", str(tmp_path)]]
+    looks = [["status", "pair"], ["report", "pair"], ["compare", "pair", "--out", str(tmp_path)]]
     for words in [*looks, ["check", "small_spaces:pair"], ["doctor", "small_spaces:pair"]]:
         run = CliRunner().invoke(cli.app, [*words, "--results", str(means.results)])
         assert run.exit_code == 0, run.output
