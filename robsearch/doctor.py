@@ -27,7 +27,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.search import Means
 from robsearch.search.preflight import check_space, check_writable
 from robsearch.search.recording import driver_gpus
-from robsearch.search.workplace import room
+from robsearch.search.workplace import cpus_of_own, has, room
 from robsearch.spaces import Space, load_space
 from robsearch.study import SearchRecord, open_storage, without_password
 from robsearch.tracking import check_tracking, experiment_of, sqlite_file
@@ -77,7 +77,8 @@ def examine(means: Means | None = None, space: Space | str | None = None, connec
         trials.append(("space and data", lambda: _space(space, known)))
     trials.append(("cluster", lambda: _cluster(means, connect, known)))
     trials.append(("GPUs here", lambda: _gpus(means, known)))
-    return [_tried(what, attempt, means) for what, attempt in trials]
+    with means.place.current():
+        return [_tried(what, attempt, means) for what, attempt in trials]
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[Text]:
@@ -206,15 +207,14 @@ def _space(space: Space | str, known: list[Space]) -> str:
 
 
 def _cluster(means: Means, connect: bool, known: list[Space]) -> str:
-    cluster.check_address(means.address)
-    where = f"Ray at {means.address}" if means.address else "a Ray of its own on this machine"
+    found = cluster.check_address(means.address)
+    where = f"Ray at {found}" if means.address else "a Ray of its own on this machine"
     if not connect:
         cores = os.cpu_count()
         return f"{where} answers" if means.address else f"{where}, {cores} CPUs (--connect tries to start it)"
-    with cluster.connected(means.address, means.parallel):
-        nodes = cluster.node_count()
-        got = f"{cluster.total('CPU'):g} CPUs, {cluster.total('GPU'):g} GPUs on {nodes} node{'s' * (nodes != 1)}"
-        if nodes > 1:
+    with cluster.connected(means.address, cpus_of_own(means, known[0]) if known else means.parallel):
+        got = has()
+        if cluster.node_count() > 1:
             check_writable(means.place.results)
             cluster.check_shared(means.place.results)
             got += ", which share the results folder"

@@ -4,6 +4,8 @@ import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -13,8 +15,10 @@ import grpc
 import psutil
 import pytest
 import ray
+from ray._private import ray_constants
 
 from robsearch import InputError, cluster
+from robsearch.cluster import finding, waiting
 from robsearch.cluster.device import wait_for_memory
 from robsearch.cluster.jobs import Job
 from robsearch.cluster.patience import Patience
@@ -201,7 +205,7 @@ def other_grpc():
 
 @pytest.mark.parametrize("listener", [silent, web, other_grpc])
 def test_an_address_where_something_else_answers_is_refused_within_seconds(listener, monkeypatch):
-    monkeypatch.setattr(cluster.connection, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(cluster.finding, "ANSWER_SECONDS", 1)
     with listener() as port:
         began = time.monotonic()
         with pytest.raises(InputError, match=r"something else that listens there.*6379"):
@@ -385,17 +389,113 @@ def test_a_job_waits_for_memory_no_longer_than_it_is_told_and_never_without_a_gp
 
 
 def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch):
-    from robsearch.cluster import connection
-
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
-    assert connection._found("auto") == "192.0.2.1:6379"
-    monkeypatch.delenv("RAY_ADDRESS")
-    for running, said in (((), "got none: start one"), (("h:1", "h:2"), "got h:1, h:2: pass one as --address")):
-        monkeypatch.setattr(connection.services, "find_gcs_addresses", lambda running=running: set(running))
-        with pytest.raises(InputError, match=f"expected one Ray on this machine for --address auto, {said}"):
-            connection.check_address("auto")
-    monkeypatch.setattr(connection.services, "find_gcs_addresses", lambda: {"h:1"})
-    assert connection._found("auto") == "h:1"
+    assert finding.meant("auto") == "192.0.2.1:6379"
+    assert finding.meant("192.0.2.2:6379") == "192.0.2.2:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # as some set it: no name
+    me = psutil.Process()
+    own = f"got none and h:0, which process {me.pid} \\(.+\\) started for itself: start one"
+    for running, said in (((), "got none: start one"), (("h:1", "h:2"), "got h:1, h:2: pass one"), (("h:0",), own)):
+        found = [finding.Running(at, me if at == "h:0" else None) for at in running]
+        monkeypatch.setattr(finding, "running_here", lambda found=found: found)
+        with pytest.raises(InputError, match=f"expected one Ray that .* --address auto, {said}"):
+            finding.meant("auto")
+    found = [finding.Running("h:0", me), finding.Running("h:1", None), finding.Running("h:1", None)]
+    monkeypatch.setattr(finding, "running_here", lambda: found)
+    assert finding.meant("auto") == "h:1"
+
+
+def test_a_ray_that_a_program_started_for_itself_has_that_program_as_its_owner(two_cpus):
+    (owner,) = (one.owner for one in finding.running_here() if one.address == cluster.at())
+    assert owner.pid == os.getpid()
+    with pytest.raises(InputError, match=rf"{cluster.at()}, which process {os.getpid()} \(.+\) started for itself"):
+        finding.meant("auto")  # where nobody else's runs here, as on a machine of one's own
+
+
+# --- a process that is in a cluster already ---
+
+
+def test_another_address_than_that_of_the_ray_that_is_up_is_refused(two_cpus):
+    up, port = cluster.at(), cluster.at().rpartition(":")[2]
+    for same in (None, "auto", up, f"localhost:{port}"):
+        with cluster.connected(same, None):
+            assert cluster.at() == up
+    said = f"expected the Ray of this process to be the one at --address 192.0.2.1:6379, got one at {up}"
+    for ask in (lambda: cluster.check_address("192.0.2.1:6379"), cluster.connected("192.0.2.1:6379", 1).__enter__):
+        with pytest.raises(InputError, match=said):
+            ask()
+
+
+def test_a_cluster_of_several_machines_can_be_joined_after_one_of_this_machine(monkeypatch):
+    monkeypatch.delenv(cluster.connection.SWITCH, raising=False)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    with cluster.connection._on_loopback():
+        assert (os.environ[cluster.connection.SWITCH], ray_constants.ENABLE_RAY_CLUSTER) == ("0", False)
+    assert cluster.connection.SWITCH not in os.environ
+    assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+# --- waiting ---
+
+
+def test_a_search_that_waits_for_room_says_so_and_can_be_stopped(two_cpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "SAID_AFTER", 0.3)
+    taken = ray.remote(lambda: time.sleep(600)).options(num_cpus=1.5).remote()
+    said = []
+    listed = Listed([Job("j", steps, (1, 0), tmp_path / "j")])
+
+    def say(line):
+        said.append(line)
+        listed.stopping = True
+
+    give_up = threading.Timer(30, lambda: setattr(listed, "stopping", True))  # where nothing is said
+    give_up.start()
+    try:
+        cluster.run(listed, tmp_path, max_retries=0, say=say)
+    finally:
+        give_up.cancel()
+        ray.cancel(taken, force=True)
+    assert said == ["waiting for room on the cluster: others take 1.5 of its 2 CPUs, and this needs 1 CPU on one node"]
+    assert not (tmp_path / "j").exists()
+
+
+@contextlib.contextmanager
+def head_that_answers_nothing_else():
+    """A server that looks like a cluster's head, and keeps whoever joins it waiting."""
+
+    over = threading.Event()
+
+    class Alive(grpc.GenericRpcHandler):
+        def service(self, details):
+            def answer(request, context):
+                if details.method != finding.ALIVE:
+                    over.wait()
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(30), handlers=[Alive()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        over.set()
+        server.stop(0)
+
+
+@pytest.mark.slow
+def test_a_term_ends_a_process_that_waits_for_ray_to_connect():
+    code = "from robsearch import cluster; import sys; print('begins', flush=True)\n"
+    code += "with cluster.connected(sys.argv[1], None): print('joined')"
+    with head_that_answers_nothing_else() as port:
+        words = [sys.executable, "-c", code, f"127.0.0.1:{port}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as joining:
+            assert joining.stdout.readline() == "begins\n"
+            time.sleep(3)  # what happens before Ray's own wait ends by a TERM anyway
+            joining.terminate()
+            assert joining.wait(timeout=5) == 128 + signal.SIGTERM
+            assert "ended while Ray was connecting" in joining.stderr.read()
 
 
 def test_rays_own_token_is_no_secret_to_ray():

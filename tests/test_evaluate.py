@@ -11,6 +11,7 @@ import robsearch
 from robsearch import InputError, Means, cli, cluster
 from robsearch.ladder import read_ladder, standings
 from robsearch.search.finalists import Target, find_target
+from robsearch.study import JOURNAL
 from robsearch.tracking import TRIAL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -96,6 +97,25 @@ def test_asking_again_does_nothing_twice_and_prints_the_tables(search, means, ev
     for words in ("robust accuracy on test", "apgd-ce", one.trial, "gradients masked?", "the loss has a gradient"):
         assert words in result.output
     assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_whoever_only_looks_leaves_the_journal_as_it_was(search, means, evaluated, tmp_path):
+    before = (search.folder / JOURNAL).read_bytes()
+    looks = [["status", "pair"], ["report", "pair"], ["compare", "pair", "--out", str(tmp_path)]]
+    for words in [*looks, ["check", "small_spaces:pair"], ["doctor", "small_spaces:pair"]]:
+        run = CliRunner().invoke(cli.app, [*words, "--results", str(means.results)])
+        assert run.exit_code == 0, run.output
+    assert ask(means, "pair", "--rung", "apgd-ce").exit_code == 0
+    robsearch.search.promoting.promote("pair/w4-000", space=pair, means=means)
+    assert (search.folder / JOURNAL).read_bytes() == before
+
+
+def test_to_look_for_a_search_makes_no_database(tmp_path):
+    nowhere = f"sqlite:///{tmp_path}/no.db"
+    for words in (["status"], ["status", "s"], ["evaluate", "s"], ["report", "s"]):
+        CliRunner().invoke(cli.app, [*words, "--results", str(tmp_path), "--storage", nowhere])
+    CliRunner().invoke(cli.app, ["evaluate", "0" * 32, "--results", str(tmp_path)])  # perhaps a run's id
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_checkpoint_has_a_ladder_of_its_own_and_leaves_the_run_alone(search, means, evaluated):

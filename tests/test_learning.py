@@ -17,7 +17,7 @@ from robsearch.attacks import PGD
 from robsearch.data import Digits
 from robsearch.search import learning
 from robsearch.search.learning_table import read_table
-from robsearch.search.result import Place
+from robsearch.search.place import Place
 from robsearch.spaces import Space, Stage, check, distributions
 from robsearch.study import (
     JOURNAL,
@@ -121,7 +121,8 @@ def test_digests_decide_where_both_have_them(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "judgement_of_space", lambda draws: now)
 
     def with_digests(**digests):
-        monkeypatch.setattr(SearchRecord, "judged_by", {"evaluation attack": str(JUDGE), **digests}, raising=False)
+        was = {"evaluation attack": str(JUDGE), "data": str(Digits(train=100))}
+        monkeypatch.setattr(learning, "judgement_of", lambda record: {**was, **digests})
 
     with_digests(**{"val data": "abc", "evaluation attack digest": "123"})
     assert len(found(tmp_path, "first")) == 2

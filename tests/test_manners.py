@@ -97,8 +97,7 @@ class TestExamples:
         assert list(lams.index) == ["w16-000", "w32-000", "w64-000"]
         assert lams["w32-000"] / lams["w16-000"] == pytest.approx(lams["w64-000"] / lams["w32-000"])
 
-    def test_war_learns_from_a_named_thin_search(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("ROBSEARCH_RESULTS", str(tmp_path))
+    def test_war_learns_from_a_named_thin_search_in_the_same_place(self, tmp_path):
         with pytest.raises(InputError, match="expected the name of a search, got 'thin'"):
             self.launch("war:wide", tmp_path, trials=2)
         thin = self.launch("war:thin", tmp_path, trials=3, name="thin")

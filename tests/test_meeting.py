@@ -13,9 +13,10 @@ import robsearch
 from robsearch import InputError, Means, cli, cluster
 from robsearch.search.belonging import claim_folder, new_identity, note_driver
 from robsearch.search.finalists import find_target, load_target
+from robsearch.search.place import Place
 from robsearch.search.preflight import new_name
 from robsearch.search.promoting import promote
-from robsearch.search.result import Place, load_search
+from robsearch.search.result import load_search
 from robsearch.search.syncing import sync
 from robsearch.study import SearchRecord, open_storage
 from robsearch.tracking import SEARCH_ID, Tracker, default_uri, experiment_of, run_pages, trial_of_run

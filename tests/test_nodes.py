@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -11,6 +13,7 @@ from ray.cluster_utils import Cluster
 from test_cluster import Listed, alive, meets, notes, soon, steps, tells_environment
 
 from robsearch import InputError, cluster
+from robsearch.cluster import finding
 from robsearch.cluster.jobs import Job
 from robsearch.resources import Resources
 
@@ -66,6 +69,39 @@ def test_auto_finds_the_cluster_of_this_machine(nodes, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", made.address)
     with cluster.connected("auto", None):
         assert cluster.node_count() == 2
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path_factory):
+    """The address of a cluster of `ray start`, with one CPU."""
+    monkeypatch.setenv(cluster.connection.SWITCH, "0")  # listens on loopback only
+    folder = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))  # the address file is not written where `auto` of others looks
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--num-cpus=1"]
+    quiet = ["--include-dashboard=false", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    subprocess.run([*command, *quiet], check=True, capture_output=True)
+    own = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+    try:
+        yield (folder / "ray" / "ray_current_cluster").read_text().strip()
+    finally:
+        for process in own:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def test_auto_joins_what_ray_start_started_beside_the_ray_of_another_program(started):
+    code = "import ray, time; ray.init('local', num_cpus=1); print('up', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "up\n"
+            owners = {one.address: one.owner and one.owner.pid for one in finding.running_here()}
+            assert owners[started] is None
+            assert other.pid in owners.values()
+            with cluster.connected("auto", None):
+                assert cluster.at() == started
+                assert cluster.total("CPU") == 1
+        finally:
+            other.kill()
 
 
 def test_a_job_of_a_node_that_dies_goes_on_at_the_other(nodes, tmp_path):

@@ -272,5 +272,6 @@ def test_a_width_that_does_not_fit_on_a_whole_gpu_is_refused_before_any_trial(no
 @pytest.mark.slow
 def test_without_a_gpu_there_is_nothing_to_measure(tmp_path):
     ray.shutdown()
-    with pytest.raises(InputError, match="a GPU to measure on for --gpus-per-trial auto, got 1 CPUs and 0 GPUs"):
+    with pytest.raises(InputError, match="a GPU to measure on for --gpus-per-trial auto, got 1 CPU, 0 GPUs on 1 node"):
         robsearch.launch(pair, means=Means(results=tmp_path, parallel=1, gpus_per_trial="auto"))
+    assert not list(tmp_path.iterdir())

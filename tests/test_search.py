@@ -1,5 +1,8 @@
 """A launch as a user sees it: real local Ray, a real journal, a real sqlite MLflow, tiny nets on real digits."""
 
+import dataclasses
+import io
+
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +13,9 @@ from typer.testing import CliRunner
 
 import robsearch
 from robsearch import InputError, Means, cli, cluster
+from robsearch.resources import Resources
 from robsearch.search.table import status_lines
+from robsearch.search.workplace import cpus_of_own, joined
 from robsearch.study import SearchRecord
 from robsearch.tracking import TRIAL, default_uri
 
@@ -152,6 +157,59 @@ def test_a_search_in_which_everything_fails_stops_says_why_and_exits_with_1(mean
     assert list(search.trials["state"]) == ["FAIL"] * 5
     shown = CliRunner().invoke(cli.app, ["status", "hopeless", "--results", str(means.results)]).output
     assert "w4-004 failed: RuntimeError: a fault of the objective" in shown
+
+
+def takes(**resources):
+    """A space of two widths of which the wider takes so much."""
+    wide = Resources(**resources)
+    return dataclasses.replace(pair, resources=lambda width: wide if width == 8 else Resources())
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "said"),
+    [
+        (
+            {"cpus": 3},
+            {},
+            r"8 \(3 CPUs and 0 GPUs\), got at most 2 CPUs and 0 GPUs on a node: lower the CPUs .*--parallel",
+        ),
+        (
+            {"workers": 3},
+            {"parallel": 1},
+            r"\(3 CPUs and 0 GPUs\), got at most 2 CPUs.*: lower the CPUs \(or workers\)",
+        ),
+        ({"gpus": 1}, {}, r"\(1 CPU and 1 GPU\), got .*: lower the GPUs of the space's resources, or join a cluster"),
+        ({}, {"gpus_per_trial": 0.5}, r"\(1 CPU and 0.5 GPUs\), got .*: lower --gpus-per-trial, or join"),
+        ({}, {"gpus_per_trial": "auto"}, "a GPU to measure on for --gpus-per-trial auto, got 2 CPUs, 0 GPUs on 1 node"),
+    ],
+)
+def test_a_search_without_room_is_told_what_is_missing_and_leaves_nothing_behind(
+    tmp_path, two_cpus, resources, options, said
+):
+    with pytest.raises(InputError, match=said):
+        robsearch.launch(takes(**resources), means=Means(results=tmp_path, **options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ray_of_ones_own_has_the_cpus_that_parallel_trials_take():
+    for resources, options, cpus in (
+        ({}, {}, None),
+        ({}, {"parallel": 3}, 3),
+        ({"workers": 2}, {"parallel": 1}, 2),
+        ({"cpus": 1.5, "workers": 2}, {"parallel": 2}, 6),
+        ({"cpus": 2}, {"parallel": 2, "gpus_per_trial": 4}, 16),
+        ({}, {"parallel": 2, "gpus_per_trial": "auto"}, 2),
+    ):
+        assert cpus_of_own(Means(**options), takes(**resources)) == cpus
+    halves = dataclasses.replace(pair, resources=lambda width: Resources(cpus=0.5))
+    assert cpus_of_own(Means(parallel=3), halves) == 2
+
+
+def test_a_cluster_that_is_joined_is_named(tmp_path, two_cpus):
+    console = Console(record=True, file=io.StringIO(), width=200)
+    with joined(Means(results=tmp_path, address="auto"), pair, tmp_path, console):
+        at = cluster.at()
+    assert console.export_text() == f"joined the Ray cluster at {at}: 2 CPUs, 0 GPUs on 1 node\n"
 
 
 @pytest.mark.slow

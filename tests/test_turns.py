@@ -7,10 +7,13 @@ import pytest
 from small_spaces import recipe, standard
 
 from robsearch import ByCost, Equal, InputError, Rung, Weighted
-from robsearch.search.planning import turns_of
+from robsearch.errors import LeaseLostError
+from robsearch.search.driver import Driver
+from robsearch.search.planning import studies_of, turns_of
 from robsearch.spaces import Space
 from robsearch.spaces.allocation import apportion
-from robsearch.study import SearchRecord
+from robsearch.study import JOURNAL, Lease, SearchRecord, ask_to_stop, open_storage
+from robsearch.study import lease as lease_module
 
 VALUE = "val/robust_accuracy"
 
@@ -35,7 +38,7 @@ def one(turns, value=lambda suggestion: 0.5, seconds=lambda width: 1.0):
     study = turns.next()
     if study is None:
         return None
-    tally, suggestion = turns.tallies[study], study.ask()
+    tally, suggestion = turns.tallies[study], turns.ask(study)
     while suggestion:
         entry = {"epoch": 1, VALUE: value(suggestion), "train/lam": suggestion.recipe.lam.value}
         tally.costs.append(seconds(suggestion.width))
@@ -103,6 +106,61 @@ def test_the_best_of_a_rung_rise_with_their_parameters_when_all_of_it_have_ended
     assert turns.ended == 2
 
 
+def test_to_look_at_what_is_next_writes_nothing(tmp_path):
+    turns = planned(1, open_storage(None, tmp_path), widths=(4,), fidelity=(Rung("scout", cheap, keep=0.5),))
+    assert [one(turns), one(turns)] == ["w4-scout"] * 2
+    before = (tmp_path / JOURNAL).read_bytes()
+    study = turns.next()
+    assert study.label == "w4"
+    assert turns.next() is study
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    best = max(turns.tallies, key=lambda study: study.stage.rung or "").trials()[0]
+    assert turns.ask(study).recipe.lam.value == best.params["lam"]
+
+
+def test_a_driver_that_lost_its_lease_writes_nothing(tmp_path):
+    storage = open_storage(None, tmp_path)
+    how = {"widths": (4,), "fidelity": (Rung("scout", cheap, keep=0.5),)}
+    turns = planned(1, storage, **how)
+    assert [one(turns), one(turns)] == ["w4-scout"] * 2
+    lease = Lease.acquire(storage, "s")
+    driver = Driver(turns, None, lease, tmp_path / "trials", print)
+    lease._released.set()  # it no longer renews
+    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s@lease-2")
+    before = (tmp_path / JOURNAL).read_bytes()
+    assert not driver.finished
+    assert driver.next() is None
+    assert driver.stopping
+    with pytest.raises(LeaseLostError):
+        Driver(planned(1, optuna.storages.InMemoryStorage(), **how), None, lease, tmp_path / "trials", print)
+    assert (tmp_path / JOURNAL).read_bytes() == before
+
+
+def test_a_request_to_stop_is_said_by_whoever_hears_it_and_asking_for_it_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.05)
+    storage, said = open_storage(None, tmp_path), []
+    held = Lease.acquire(storage, "s")
+    driver = Driver(planned(1, storage), None, held, tmp_path / "trials", said.append)
+    assert not driver.stopping
+    ask_to_stop(storage, "s")
+    assert held._asked.wait(20)
+    assert driver.stopping
+    held.release()
+    assert said == ["stopping, as `robsearch stop` asked: waiting for the workers"]
+
+
+def test_studies_that_are_read_are_left_as_they_are_and_none_is_made(tmp_path):
+    storage = open_storage(None, tmp_path)
+    turns = planned(2, storage, widths=(4,))
+    one(turns)
+    before = (tmp_path / JOURNAL).read_bytes()
+    space = Space(define, (4, 8), controls=(standard,), start_with=({"lam": 6.0},))
+    record = SearchRecord("s", "m:n", space.widths, 0, 2, "sqlite:///m.db", {})
+    (study,) = studies_of(space, record, storage)
+    assert [training.trial for _, training in study.trainings()] == ["w4-000"]
+    assert (tmp_path / JOURNAL).read_bytes() == before
+
+
 def test_a_rung_waits_for_its_last_trials_and_a_failed_one_above_is_replaced_by_the_next_best():
     turns = planned(1, widths=(4,), fidelity=(Rung("scout", cheap, keep=0.5),))
     scouts, full = turns.tallies
@@ -116,7 +174,7 @@ def test_a_rung_waits_for_its_last_trials_and_a_failed_one_above_is_replaced_by_
     turns.tallies[study].states["RUNNING"] -= 1
     turns.tallies[study].complete(0.5, 1.0)
     assert turns.next() is full
-    full.fail(failed := full.ask(), "out of luck")
+    full.fail(failed := turns.ask(full), "out of luck")
     assert failed.recipe.lam.value == scouts.trials()[0].params["lam"]
     assert one(turns) == "w4"
     assert full.trials()[1].params == scouts.trials()[1].params

@@ -20,6 +20,7 @@ from robsearch.identity import mismatch
 from robsearch.report.canvas import Drawing
 from robsearch.search import Means, Search, launch, load_search, resume, search_names
 from robsearch.search.preflight import check_names
+from robsearch.search.workplace import in_place
 from robsearch.tracking import Tracker
 
 SEEDS_APART = 100
@@ -48,6 +49,7 @@ class Validation:
     figures: Sequence[Drawing]
 
 
+@in_place
 def validate(
     study: Study, name: str, *, seed: int = 0, means: Means | None = None, console: Console | None = None
 ) -> Validation | None:

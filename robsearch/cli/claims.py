@@ -45,12 +45,15 @@ def validate(
     console = Console()
     if from_table is not None:
         _judge_table(paper, from_table, console)
-    elif dry_run:
-        _show_plan(_chosen(designs(paper, preset), design), console)
-    else:
-        stem = name or (paper.replace(":", "-") if ":" in paper else f"{paper}-{preset}")
-        means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
-        _validate_all(_chosen(designs(paper, preset), design), stem, seed, means, console)
+        return
+    means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
+    with means.place.current():  # where a study finds the searches that it reads
+        chosen = _chosen(designs(paper, preset), design)
+        if dry_run:
+            _show_plan(chosen, console)
+        else:
+            stem = name or (paper.replace(":", "-") if ":" in paper else f"{paper}-{preset}")
+            _validate_all(chosen, stem, seed, means, console)
 
 
 def _chosen(found: Designs, design: str | None) -> Designs:

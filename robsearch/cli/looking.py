@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="for machines: JSON instead of text")]
 
 
-def check(space: SpaceArgument, as_json: Json = False) -> None:
+def check(space: SpaceArgument, results: Results = None, storage: Storage = None, as_json: Json = False) -> None:
     """Draw suggestions from a space, without training, and say all that is wrong with it."""
     from robsearch.spaces import check as check_space
     from robsearch.spaces import load_space
 
     try:
-        draws = check_space(load_space(space))
+        with _read_in(results, storage):
+            draws = check_space(load_space(space))
     except InputError as error:
         if not as_json:
             raise
@@ -38,6 +40,15 @@ def check(space: SpaceArgument, as_json: Json = False) -> None:
         _print_json({"space": space, "ready": True, "problems": [], **_drawn(draws)})
     else:
         _print(_draw_lines(space, draws))
+
+
+def _read_in(results: Path | None, storage: str | None) -> AbstractContextManager[None]:
+    """Where a space finds the other searches that it reads; without one named, nothing of Ray's is imported."""
+    if results is None and storage is None:
+        return nullcontext()
+    from robsearch.search import Place
+
+    return Place.of(results, storage).current()
 
 
 def _drawn(draws: list[Draw]) -> dict[str, Any]:

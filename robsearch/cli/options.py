@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from robsearch.paths import absolute
 
 SpaceArgument = Annotated[
     str, typer.Argument(metavar="SPACE", help="module:name, on the import path or in this folder")
@@ -20,38 +17,13 @@ SpaceOption = Annotated[
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
 
 
-def _for_spaces(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
-    """While the command runs, a space that reads another search (``load_search("thin")``) looks in the same place.
-
-    A folder is made absolute here, once: a space may change the folder that the process works in.
-    """
-    value = absolute(value) if isinstance(value, Path) else value
-    name = str(option.envvar)
-    if value is not None and (before := os.environ.get(name)) != str(value):
-        os.environ[name] = str(value)
-        context.call_on_close(lambda: _restore(name, before))
-    return value
-
-
-def _restore(name: str, before: str | None) -> None:
-    os.environ.pop(name)
-    if before is not None:
-        os.environ[name] = before
-
-
 Results = Annotated[
     Path | None,
-    typer.Option(
-        envvar="ROBSEARCH_RESULTS", callback=_for_spaces, help="results folder (default: ./robsearch-results)"
-    ),
+    typer.Option(envvar="ROBSEARCH_RESULTS", help="results folder (default: ./robsearch-results)"),
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(
-        envvar="ROBSEARCH_STORAGE",
-        callback=_for_spaces,
-        help="Optuna storage URL (default: a journal beside the results)",
-    ),
+    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL (default: a journal beside the results)"),
 ]
 Tracking = Annotated[
     str | None,

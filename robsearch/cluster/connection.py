@@ -5,77 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants
 
+from robsearch.cluster.finding import check_address, only_on_loopback
 from robsearch.cluster.secrets import forget_secrets
-from robsearch.cluster.temporary import check_temporary, not_started
-from robsearch.errors import InputError, refusal
+from robsearch.cluster.temporary import not_started
 
-ANSWER_SECONDS = 5
-"""How long something at an address has to answer."""
-ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""What the head of every Ray cluster answers to; also without its token, with a refusal of its own."""
-
-
-def check_address(address: str | None) -> None:
-    """Asks whether the head of a Ray cluster is there: Ray itself would wait for minutes, or end the process.
-
-    Raises:
-        InputError: the address is a Ray Client's, not one at all, or something else or nothing answers there; for
-            ``auto`` also that no Ray runs on this machine, or several do. Without an address, that a Ray of this
-            machine would have no place for its temporary files.
-    """
-    address = _found(address)
-    if address is None or address == "local":
-        check_temporary()
-        return
-    if address.startswith("ray://"):
-        do = "run robsearch on the cluster itself: ray job submit -- robsearch launch ... --address auto"
-        raise InputError(refusal("--address auto or HOST:PORT", address, do))
-    host, _, port = address.rpartition(":")
-    do = "start it with `ray start --head`, or leave --address out for a cluster on this machine"
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(refusal(f"a Ray cluster at --address {address}", error, do)) from error
-    if not _is_head(address):
-        do = "give the address that `ray start --head` printed, usually with port 6379, not its dashboard or client"
-        raise InputError(refusal(f"a Ray cluster at --address {address}", "something else that listens there", do))
-
-
-def _found(address: str | None) -> str | None:
-    """The address that ``auto`` stands for: ``RAY_ADDRESS``, or the only Ray of this machine; others as they are."""
-    if address != "auto":
-        return address
-    if named := os.environ.get("RAY_ADDRESS"):
-        return named
-    running = sorted(services.find_gcs_addresses())
-    if len(running) != 1:
-        do = "start one with `ray start --head`, or leave --address out" if not running else "pass one as --address"
-        raise InputError(refusal("one Ray on this machine for --address auto", ", ".join(running) or "none", do))
-    return str(running[0])
-
-
-def _is_head(address: str) -> bool:
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_SECONDS)
-        except grpc.RpcError as error:
-            return error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-    return True
+NOTHING: Mapping[str, str] = MappingProxyType({})
+SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int | None) -> Iterator[None]:
+def connected(address: str | None, cpus: int | None, variables: Mapping[str, str] = NOTHING) -> Iterator[None]:
     """A Ray cluster to run on: an existing one at ``address`` (``auto``, ``HOST:PORT``), or one on this machine.
+
+    Where this process is in a cluster already, that one is used, and stays.
 
     Workers of an existing one import from the folders on the driver's import path that lie outside its Python
     installation (of the space, and of robsearch if it is not installed), so those must be on storage that all
@@ -84,26 +38,32 @@ def connected(address: str | None, cpus: int | None) -> Iterator[None]:
     Args:
         address: of a running cluster; None starts one here.
         cpus: that a cluster on this machine is given; by default all. Ignored with an address.
+        variables: for the environment of the workers of a cluster on this machine. Ignored with an address.
 
     Raises:
-        InputError: no cluster answers there, or the address is a Ray Client's.
+        InputError: no cluster answers there, the address is a Ray Client's, or this process is in another cluster.
     """
+    address = check_address(address)
     if ray.is_initialized():
         yield
         return
-    check_address(address)
-    address = _found(address)
-    if not address:
-        _stay_on_loopback()
-    try:
-        with _worker_environment():
-            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **_options(address, cpus))
-    except Exception as error:
-        raise not_started(address, error) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    loopback = not address or only_on_loopback(address)
+    with _on_loopback() if loopback else contextlib.nullcontext():
+        try:
+            with _worker_environment({} if address else variables), _ended_by_signals():
+                options = _options(address, cpus)
+                ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+        except Exception as error:
+            raise not_started(address, error) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def at() -> str:
+    """The address of the connected cluster's head."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _options(address: str | None, cpus: int | None) -> dict[str, Any]:
@@ -119,20 +79,61 @@ def _own_paths() -> list[str]:
     return [path for path in paths if not installed & {Path(path), *Path(path).parents}]
 
 
-def _stay_on_loopback() -> None:
-    """Makes a one-machine Ray listen on 127.0.0.1 only; Ray has no public switch for it on Linux."""
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Makes Ray listen, or look, on 127.0.0.1 only; it has no public switch for that on Linux."""
+    variable, constant = os.environ.get(SWITCH), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[SWITCH] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
+    try:
+        yield
+    finally:  # a cluster of several machines that is joined later is not on loopback
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        os.environ.pop(SWITCH)
+        if variable is not None:
+            os.environ[SWITCH] = variable
 
 
 @contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
+def _worker_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """What workers inherit: no secrets, and the import path on which the driver found the space."""
     before = dict(os.environ)
     forget_secrets()
+    os.environ.update(variables)
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """While Ray connects, a TERM or a second Ctrl-C ends the process at once.
+
+    Ray's own code may wait for minutes there, and Python hears of a signal only after it. A Ray that is being started
+    ends with this process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_when_told, args=(told,), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        tell.close()
+
+
+def _end_when_told(told: socket.socket) -> None:
+    interrupts = 0
+    with told:
+        while number := told.recv(1):  # the number of a signal; nothing, once Ray has connected
+            interrupts += number[0] == signal.SIGINT
+            if number[0] == signal.SIGTERM or interrupts > 1:
+                os.write(2, b"ended while Ray was connecting\n")
+                os._exit(128 + number[0])

@@ -23,6 +23,11 @@ def total(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0))
 
 
+def most(resource: str) -> float:
+    """How many of a resource the connected node that has most of it has."""
+    return max((float(node["Resources"].get(resource, 0)) for node in _nodes()), default=0.0)
+
+
 def node_count() -> int:
     """How many living nodes can run jobs."""
     return len(_nodes())

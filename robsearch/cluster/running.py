@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,19 @@ from robsearch.cluster.jobs import Job, Jobs
 from robsearch.cluster.patience import Patience
 from robsearch.cluster.secrets import forget_secrets
 from robsearch.cluster.speaking import speaking
+from robsearch.cluster.waiting import Waiting, bundles
 from robsearch.trial import Report
 
 NOTHING = Report()
 
 
-def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = None) -> None:
+def run(
+    jobs: Jobs,
+    folder: Path,
+    max_retries: int,
+    patience_s: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> None:
     """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster has room for.
 
     Jobs start in the order in which they are given out. One for which there is no room now waits, and those behind
@@ -36,9 +43,11 @@ def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = N
         folder: on storage that all nodes share; Ray keeps its own notes there, on which nothing depends.
         max_retries: how often a job whose process died, was ended or whose node died is started again.
         patience_s: of silence after which a job counts as hung and is ended, see ``Patience``; None: never.
+        say: prints one line; told when nothing runs because others have taken the cluster's room.
     """
     bridge, patience = _Bridge(jobs), Patience(patience_s)
     listener = _Listener(bridge, patience)
+    waiting = [Waiting(bridge.running, say)] if say else []
     tuner = Tuner(
         tune.with_resources(_work, _bundle),
         tune_config=TuneConfig(search_alg=bridge, scheduler=listener, num_samples=-1, reuse_actors=True),
@@ -47,7 +56,7 @@ def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = N
             storage_path=str(folder.resolve()),
             verbose=0,
             stop=_Stop(jobs),
-            callbacks=[patience, _Forget()],
+            callbacks=[patience, *waiting, _Forget()],
             failure_config=FailureConfig(max_failures=max_retries),
         ),
     )
@@ -58,9 +67,8 @@ def run(jobs: Jobs, folder: Path, max_retries: int, patience_s: float | None = N
 def _bundle(config: dict[str, Any]) -> PlacementGroupFactory:
     """One bundle for each process; several lie on one node, and who starts them and waits takes nothing."""
     job: Job = config["job"]
-    own = {"CPU": job.resources.cpus, "GPU": job.gpus}
-    alone = job.processes == 1
-    return PlacementGroupFactory([own] if alone else [{}, *[own] * job.processes], strategy="STRICT_PACK")
+    own = bundles(job)
+    return PlacementGroupFactory(own if len(own) == 1 else [{}, *own], strategy="STRICT_PACK")
 
 
 def _work(config: dict[str, Any]) -> None:

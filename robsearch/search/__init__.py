@@ -3,7 +3,8 @@
 from robsearch.search.comparing import Comparison, compare
 from robsearch.search.engine import launch, resume
 from robsearch.search.evaluating import Evaluation, evaluate
-from robsearch.search.result import Place, Search, load_search, search_names
+from robsearch.search.place import Place, search_names
+from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means
 
 __all__ = [

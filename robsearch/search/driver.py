@@ -30,12 +30,13 @@ class Driver:
     Args:
         turns: the search's studies, and which of them is asked next.
         recorder: the search's trials in MLflow.
-        lease: verified before every tell.
+        lease: verified before everything that is written.
         folder: of the trials' folders.
         say: prints one line to the person who watches.
 
     Raises:
         InputError: a trial that a dead driver left was started with another recipe.
+        LeaseLostError: another driver has taken over.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Driver:
         self._unmeasured: deque[Suggestion] = deque()
         self._measuring: dict[str, Stage] = {}
         self._failures_in_a_row = 0
+        lease.when_asked_to_stop(lambda: say("stopping, as `robsearch stop` asked: waiting for the workers"))
         for study, tally in turns.tallies.items():
             self._recall(study, tally)
 
     def _recall(self, study: Study, tally: Tally) -> None:
+        self.lease.verify()  # an adopted trial may be told
         self._left += [Live(suggestion, study) for suggestion in study.adopt()]
         for trial in study.trials():
             done = [training for training in trainings_of(trial) if training.state == "COMPLETE"]
@@ -91,10 +94,7 @@ class Driver:
     @property
     def stopping(self) -> bool:
         """Whether to stop at once: after a signal, at the request of another process, or for a problem."""
-        if self.lease.stop_asked and not self._stopping:
-            self._stopping = True
-            self.say("stopping, as `robsearch stop` asked: waiting for the workers")
-        return self._stopping
+        return self._stopping or self.lease.stop_asked
 
     @stopping.setter
     def stopping(self, stopping: bool) -> None:
@@ -116,11 +116,14 @@ class Driver:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
         if self.stopping or len(self._jobs) >= self.parallel:
             return None
+        study = None if self._unmeasured or self._left else self.turns.next()
+        if not (self._unmeasured or self._left or study) or not self._holds_lease():
+            return None
         if self._unmeasured:
             suggestion = self._unmeasured.popleft()
             self._measuring[suggestion.trial] = suggestion.stage
             return self._handed(suggestion, measure)
-        live = self._left.popleft() if self._left else self._asked()
+        live = self._left.popleft() if self._left else self._asked(study) if study else None
         if live is None:
             return None
         live.started = time.time()
@@ -133,7 +136,8 @@ class Driver:
         for text in report.said:
             self.say(f"{job.name}  {text}")
         if job.work is measure:
-            self._measured(job, report)
+            if self._holds_lease():
+                self._measured(job, report)
             return True
         live = self.live.get(job.name)
         if live is not None:
@@ -143,6 +147,8 @@ class Driver:
     def gone(self, job: Job, error: str | None) -> None:
         """A worker is free again."""
         self._jobs.pop(job.name, None)
+        if not self._holds_lease():
+            return
         if job.work is measure:
             if error:
                 self._measured(job, Report(ended="FAIL", reason=f"the measuring process broke down: {error}"))
@@ -153,11 +159,8 @@ class Driver:
 
     # -- what to do next ---------------------------------------------------------------------------------------
 
-    def _asked(self) -> Live | None:
-        study = self.turns.next()
-        if study is None or not self._holds_lease():
-            return None
-        suggestion = study.ask()
+    def _asked(self, study: Study) -> Live | None:
+        suggestion = self.turns.ask(study)
         if suggestion is None:
             self.turns.tallies[study].states["FAIL"] += 1
             self._count_failure(f"{study.label}: the space failed to define a recipe")

@@ -88,16 +88,13 @@ def say(console: Console, text: str) -> None:
 
 
 def _run(driver: Driver, space: Space, means: Means, folder: Path, console: Console) -> None:
-    with stops_on_signal(driver, console), cluster.connected(means.address, means.parallel):
-        if cluster.node_count() > 1:
-            cluster.check_shared(folder)
+    with stops_on_signal(driver, console):
         shares = packed(means, space, folder, driver, console) if means.gpus_per_trial == AUTO else None
         driver.parallel, driver.resources = room(means, space, shares)
         driver.shelf.budget = means.disk_budget
         with watched(driver, console):
-            cluster.run(driver, folder, MAX_RETRIES, means.hang_after)
-    if driver.lost:
-        raise driver.lost
+            cluster.run(driver, folder, MAX_RETRIES, means.hang_after, driver.say)
+    driver.lease.verify()  # what follows is written in the name of the search
 
 
 @contextlib.contextmanager

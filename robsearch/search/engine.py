@@ -25,7 +25,7 @@ from robsearch.search.preflight import (
 )
 from robsearch.search.result import Search
 from robsearch.search.resuming import Agreement, check_unchanged, load_recorded
-from robsearch.search.workplace import Means
+from robsearch.search.workplace import Means, in_place, joined
 from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space
 from robsearch.study import (
     Found,
@@ -40,6 +40,7 @@ from robsearch.tracking import Tracker, check_tracking, served
 TRIALS_PER_WIDTH = 10
 
 
+@in_place
 def launch(
     space: Space | str,
     *,
@@ -70,12 +71,11 @@ def launch(
     came_from = space if isinstance(space, str) else space.reference or resumed_by
     space = load_space(space) if isinstance(space, str) else space
     draws = check_space(space)
-    check_writable(means.place.results)
-    check_tracking(means.uri())
+    _check_places(means)
     name = new_name(name, space, means.place, means.uri())
     found = learning.found(space, means.place, draws, name, printer(console))
     record = _record(space, came_from or unnamed(space), name, trials, seed, means, draws, found)
-    with cluster.connected(means.address, means.parallel):  # first: a cluster that refuses leaves no search behind
+    with joined(means, space, means.place.results, console):  # first: a cluster that refuses leaves no search behind
         tracker, storage = Tracker(means.uri(), name, means.place.results, record.identity), _created(record, means)
         if came_from is None:
             say(console, f"note: {how_to_resume(space, name)}")
@@ -92,6 +92,11 @@ def _asked(
     check_numbers(**least, **means.bounds)
     cluster.check_address(means.address)
     return means, console or Console()
+
+
+def _check_places(means: Means) -> None:
+    check_writable(means.place.results)
+    check_tracking(means.uri())
 
 
 def _created(record: SearchRecord, means: Means) -> Storage:
@@ -121,6 +126,7 @@ def how_to_resume(space: Space, name: str) -> str:
     )
 
 
+@in_place
 def resume(
     name: str,
     *,
@@ -158,7 +164,7 @@ def resume(
     if not served(uri):
         check_tracking(uri)
     patient = partial(_patient, uri, not record.identity, means, console)
-    with cluster.connected(means.address, means.parallel):
+    with joined(means, space, folder, console):
         record = replace(record, trials=record.trials + trials)
         return drive(space, record, storage, patient, means, recipe, console)
 

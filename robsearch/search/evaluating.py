@@ -18,7 +18,7 @@ from robsearch.resources import Resources
 from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
 from robsearch.search.recording import compared
-from robsearch.search.workplace import Means, room, stops_on_signal
+from robsearch.search.workplace import Means, in_place, joined, room, stops_on_signal
 from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking
 from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks
@@ -52,6 +52,7 @@ class Evaluation:
         return flips(self.ladders)
 
 
+@in_place
 def evaluate(
     target: str,
     *,
@@ -86,10 +87,10 @@ def evaluate(
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
     jobs = _Jobs(found, rung)
-    with stops_on_signal(jobs, console), cluster.connected(means.address, means.parallel):
+    with joined(means, searched, search.folder, console), stops_on_signal(jobs, console):
         jobs.parallel, jobs.resources = room(means, searched)
         with jobs.bars(console):
-            cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after)
+            cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after, partial(console.print, soft_wrap=True))
     _record(Tracker(uri, search.name, means.place.results, search.record.identity), jobs, console)
     return Evaluation(found, jobs.problems)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 from robsearch.attacks import PGD
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
-from robsearch.search.planning import turns_of
+from robsearch.search.planning import studies_of
 from robsearch.search.result import Search, load_search
 from robsearch.search.resuming import load_recorded
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space
-from robsearch.study import Study
 from robsearch.tracking import trial_of_run
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -106,11 +104,6 @@ def space_of(search: Search, space: Space | str | None) -> Space:
     return space if isinstance(space, Space) else load_recorded(space or search.space, search.folder)
 
 
-def studies_of(search: Search, space: Space, means: Means) -> Iterable[Study]:
-    """The studies of a search, to be read."""
-    return turns_of(space, search.record, means.place.open(search.name), full=None).tallies
-
-
 def finalists(search: Search, target: Target, means: Means, top: int, space: Space) -> list[Finalist]:
     """The networks to evaluate: the ``top`` finished trials of each width by their value, or the one asked for.
 
@@ -123,7 +116,8 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
     strange = [trial for trial in chosen if trial not in rows or rows[trial]["state"] != "COMPLETE"]
     if strange or not chosen:
         raise InputError(refusal("a finished trial", ", ".join(strange) or "none", f"finished are {known}"))
-    studies = studies_of(search, space, means)
+    storage = means.place.open(search.name)
+    studies = studies_of(space, search.record, storage)
     trainings = {training.trial: (study, training) for study in studies for _, training in study.trainings()}
     found = []
     for trial in chosen:
@@ -141,9 +135,10 @@ def load_finalists(
 ) -> tuple[Search, Space, list[Finalist], Means]:
     """The search, its space and the networks that a person means, and the means that fit them."""
     target, means = find_target(text, means)
-    search = load_target(target, means)
-    found = space_of(search, space)
-    return search, found, finalists(search, target, means, top, found), means
+    with means.place.current():
+        search = load_target(target, means)
+        found = space_of(search, space)
+        return search, found, finalists(search, target, means, top, found), means
 
 
 def _best(search: Search, top: int) -> list[str]:

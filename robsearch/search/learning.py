@@ -13,7 +13,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.identity import content_hash
 from robsearch.search.belonging import check_folder
 from robsearch.search.learning_table import read_table
-from robsearch.search.result import Place
+from robsearch.search.place import Place
 from robsearch.spaces import Draw, Space, distributions
 from robsearch.study import (
     JOURNAL,

@@ -14,9 +14,8 @@ from robsearch.cluster import Job
 from robsearch.errors import InputError, refusal
 from robsearch.recipe import Recipe
 from robsearch.rehearsal import rehearse
-from robsearch.resources import Resources
 from robsearch.schedules import Fixed
-from robsearch.search.workplace import Means, Stoppable, asked
+from robsearch.search.workplace import WHOLE, Means, Stoppable, asked
 from robsearch.spaces import Space, check
 from robsearch.trial import Report
 
@@ -24,7 +23,6 @@ SPARE = 1.1
 """The peak is taken this many times: other batches fragment memory otherwise."""
 MOST = 64
 """Trials on one GPU: its memory may hold more, but they would only wait for each other."""
-WHOLE = Resources(1, 1)
 MAX_RETRIES = 1
 
 
@@ -60,7 +58,7 @@ class Need:
 
 
 def packed(means: Means, space: Space, folder: Path, owner: Stoppable, console: Console) -> dict[float, float]:
-    """Rehearses each width on a GPU of the connected cluster and says what was found, in one line per width.
+    """Rehearses each width on a GPU of the connected cluster, and says what was found, one line a width.
 
     A width for which the space asks for no GPU, or for several, is left as it is. Rehearsed are the recipes that
     ``check`` draws there, those that differ only in lambda and seed once; the largest decides.
@@ -76,17 +74,13 @@ def packed(means: Means, space: Space, folder: Path, owner: Stoppable, console: 
         The share of a GPU for one trial of each width that was measured: none where it was stopped before.
 
     Raises:
-        InputError: there is no GPU, or training or judging fails on a whole one; names the widths.
+        InputError: training or judging fails on a whole one; names the widths.
     """
-    if not cluster.slots(WHOLE):
-        got = f"{cluster.total('CPU'):g} CPUs and {cluster.total('GPU'):g} GPUs"
-        do = "leave the option out to train on CPUs, or join a cluster that has GPUs (--address)"
-        raise InputError(refusal("a GPU to measure on for --gpus-per-trial auto", got, do))
     console.print("--gpus-per-trial auto: trying a step of each width on a whole GPU", highlight=False)
     takes = {width: asked(space, width) for width in space.widths}
     recipes = {width: several for width, several in _distinct(space).items() if 0 < takes[width].gpus <= 1}
     rehearsals = _Rehearsals(recipes, folder, owner)
-    cluster.run(rehearsals, folder, MAX_RETRIES, means.hang_after)
+    cluster.run(rehearsals, folder, MAX_RETRIES, means.hang_after, lambda line: console.print(line, soft_wrap=True))
     if owner.stopping:
         return {}
     needs = rehearsals.needs()

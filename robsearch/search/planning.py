@@ -7,17 +7,19 @@ from itertools import groupby
 from robsearch.recipe import Recipe
 from robsearch.search.turns import Turns
 from robsearch.spaces import Space
-from robsearch.study import SearchRecord, Storage, Study, all_seen, seen_elsewhere
+from robsearch.study import SearchRecord, Storage, Study, all_seen, seen_elsewhere, study_names
 
 
-def turns_of(space: Space, record: SearchRecord, storage: Storage, full: Recipe | None) -> Turns:
+def turns_of(space: Space, record: SearchRecord, storage: Storage, full: Recipe) -> Turns:
     """All studies of a search, each made if it is not there yet, and which of them is asked next.
+
+    For the process that holds the search's lease; whoever only reads takes ``studies_of``.
 
     Args:
         space: what is searched.
         record: of the search.
         storage: that it is remembered in.
-        full: one of the space's recipes; None if nothing is to be trained.
+        full: one of the space's recipes.
     """
     planned = -(-record.trials // (len(space.widths) * space.replicates))
     studies = [
@@ -33,6 +35,16 @@ def turns_of(space: Space, record: SearchRecord, storage: Storage, full: Recipe 
         for study in siblings:
             study.meet(all_seen(siblings, elsewhere if rung is None else []))
     return Turns(space, studies, record.trials)
+
+
+def studies_of(space: Space, record: SearchRecord, storage: Storage) -> list[Study]:
+    """Those of a search's studies that were made, to be read: nothing is written."""
+    made = study_names(storage)
+    return [
+        Study(storage, record.name, space, stage, trials=record.trials, full=None, seed=record.seed)
+        for stage in space.stages()
+        if f"{record.name}@{stage.label}" in made
+    ]
 
 
 def begin(space: Space, study: Study) -> None:

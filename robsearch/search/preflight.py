@@ -19,7 +19,7 @@ from robsearch.provenance import commit_text, process_facts, versions_text
 from robsearch.recipe import Recipe
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
-from robsearch.search.result import Place, search_names
+from robsearch.search.place import Place, search_names
 from robsearch.spaces import Draw, Space, check
 from robsearch.study import Found, SearchRecord
 from robsearch.tracking import experiment_exists, shown

@@ -14,7 +14,8 @@ from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
-from robsearch.search.finalists import find_target, load_target, space_of, studies_of
+from robsearch.search.finalists import Target, find_target, load_target, space_of
+from robsearch.search.planning import studies_of
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space
@@ -73,12 +74,20 @@ def promote(
             export, or a store that does not answer or has no run of the trial.
     """
     found, means = find_target(target, means or Means())
+    with means.place.current():
+        return _promoted(found, name, space, means, say)
+
+
+def _promoted(
+    found: Target, name: str | None, space: Space | str | None, means: Means, say: Callable[[str], None]
+) -> dict[str, str]:
     search = load_target(found, means)
     chosen = _chosen(search, found.trial)
     _check_names(search, chosen, name, means)
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
-    finished = _finished(studies_of(search, space_of(search, space), means))
+    storage = means.place.open(search.name)
+    finished = _finished(studies_of(space_of(search, space), search.record, storage))
     promoted = {}
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)

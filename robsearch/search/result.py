@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,89 +11,15 @@ import pyarrow as pa
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
-from robsearch.paths import absolute
 from robsearch.schedules import FLOOR
-from robsearch.search.belonging import check_folder
 from robsearch.search.frames import frames, points, searched, table_of, tables_of
-from robsearch.study import JOURNAL, SearchRecord, Storage, open_storage, record_names, without_password
+from robsearch.search.place import Place
+from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
 
-DEFAULT_RESULTS = "robsearch-results"
 VALUES = {VALUE: "value"}
 """Metrics that have a shorter name in the table of trials."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where searches are kept.
-
-    Attributes:
-        results: the folder of all results; by default ``ROBSEARCH_RESULTS``, else ``robsearch-results`` here.
-            A cluster of several machines needs one that all of them share.
-        storage: an Optuna storage URL; by default ``ROBSEARCH_STORAGE``, else a journal file in each search's folder.
-    """
-
-    results: Path
-    storage: str | None = None
-
-    @classmethod
-    def of(cls, results: str | Path | None = None, storage: str | None = None) -> Place:
-        """The place these options mean, with the defaults filled in."""
-        folder = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
-        return cls(absolute(folder), storage or os.environ.get("ROBSEARCH_STORAGE"))
-
-    def folder(self, search: str) -> Path:
-        """A search's own folder; of a name that leads out of the results folder, one that ``open`` does not find."""
-        return self.results / search
-
-    def command(self, *words: str, tracking: str | None = None) -> str:
-        """A robsearch command as a person pastes it into a shell in this folder: quoted, and without passwords.
-
-        Args:
-            words: such as ``resume`` and a search's name.
-            tracking: an MLflow URI that the search does not remember.
-        """
-        chosen = os.environ.get("ROBSEARCH_RESULTS") or self.results != Path(DEFAULT_RESULTS).absolute()
-        results = str(self.results) if chosen else None
-        options = {"--results": results, "--storage": self.storage, "--tracking": tracking}
-        given = [word for option, value in options.items() if value for word in (option, without_password(value))]
-        return shlex.join(["robsearch", *words, *given])
-
-    def open(self, search: str) -> Storage:
-        """The storage that an existing search is in.
-
-        Raises:
-            InputError: there is no such search here.
-        """
-        if not is_name(search) or (self.storage is None and not os.path.exists(self.folder(search) / JOURNAL)):
-            known = ", ".join(search_names(self)) or "none"
-            do = f"searches in {self.results}: {known}; --results or --storage says where else to look"
-            raise InputError(refusal("the name of a search", repr(search), do))
-        return open_storage(self.storage, self.folder(search))
-
-    def search(self, name: str) -> tuple[Storage, SearchRecord]:
-        """An existing search: its storage and its record, which belong to the results folder beside them.
-
-        Raises:
-            InputError: there is no such search here, or the folder holds another one of that name.
-        """
-        storage = self.open(name)
-        record = SearchRecord.load(storage, name)
-        check_folder(self.folder(name), record)
-        return storage, record
-
-
-def is_name(search: str) -> bool:
-    """Whether a text can be the name of a folder in another one: no path, and not that folder or the one above."""
-    return search not in ("", ".", "..") and Path(search).name == search and "\0" not in search
-
-
-def search_names(place: Place) -> list[str]:
-    """The searches that are kept in a place."""
-    if place.storage is not None:
-        return record_names(open_storage(place.storage, place.results))
-    return sorted(journal.parent.name for journal in place.results.glob(f"*/{JOURNAL}"))
 
 
 @dataclass(frozen=True)
@@ -264,6 +188,12 @@ class Search:
 
 def load_search(name: str, results: str | Path | None = None, storage: str | None = None) -> Search:
     """Reads a search from its storage and folder, while it runs or afterwards.
+
+    Args:
+        name: of the search.
+        results: the results folder; see ``storage``.
+        storage: the Optuna storage URL. Where they are not given, a space that is being searched or evaluated means
+            those of the search; everybody else those of ``ROBSEARCH_RESULTS`` and ``ROBSEARCH_STORAGE``.
 
     Raises:
         InputError: there is none of that name (lists those there are), or the folder holds another one.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from robsearch.search.result import Place, Search
+from robsearch.search.place import Place
+from robsearch.search.result import Search
 from robsearch.search.table import status_rows
 from robsearch.study import living_owner
 

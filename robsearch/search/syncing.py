@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robsearch.errors import InputError, refusal
-from robsearch.search.result import search_names
+from robsearch.search.place import search_names
 from robsearch.search.workplace import Means
 from robsearch.study import JOURNAL, Lease, SearchRecord, living_owner, without_password
 from robsearch.tracking import Tracker, check_tracking, undelivered

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
+from typing import Any
 
 from robsearch.spaces import Space, apportion
-from robsearch.study import Study
+from robsearch.study import Study, Suggestion
+
+Planned = tuple[Study, int]
+"""A rung, and how many suggestions it takes."""
 
 
 @dataclass
@@ -91,9 +95,9 @@ class Turns:
         return tally.taken - tally.states["RUNNING"] + failed
 
     def next(self) -> Study | None:
-        """The study that is asked next; None if nothing is to be done, or not before something else ends.
+        """The study to ``ask`` next; None if nothing is to be done, or not before something else ends.
 
-        Controls come last, or while a rung waits for its last trials.
+        Looks only: nothing is written. Controls come last, or while a rung waits for its last trials.
         """
         wanted = self._wanted()
         ladders = {width: study for width in wanted if (study := self._rung(width, wanted[width]))}
@@ -103,6 +107,16 @@ class Turns:
             return ladders[min(ladders, key=lambda width: 0.0 if in_order else shares[width])]
         controls = (study for study in self.tallies if study.stage.control is not None)
         return next((study for study in controls if not self.tallies[study].states.total()), None)
+
+    def ask(self, study: Study) -> Suggestion | None:
+        """The next suggestion of a study, which is the best of the rung below where those rise; see ``Study.ask``."""
+        width = study.stage.width
+        if study.stage.control is None and not study.waiting:
+            for lower, higher in self._steps(width, self._wanted()[width]):
+                if higher[0] is study:
+                    for number, params in self._rising(lower, higher):
+                        study.enqueue(params, risen_from=number)
+        return study.ask()
 
     def _wanted(self) -> dict[float | None, int]:
         """Full suggestions for each width, thin to wide; never fewer than were taken before costs were known."""
@@ -122,11 +136,15 @@ class Turns:
     def _rung(self, width: float | None, wanted: int) -> Study | None:
         """Of one width's studies, from the full recipe down, the first that can be asked now."""
         ladder, counts = self._ladders[width], self._counts(wanted)
-        for (lower, count), (higher, wanted_above) in reversed(list(pairwise(zip(ladder, counts, strict=True)))):
-            if higher.waiting or self._promote(lower, count, higher, wanted_above):
-                return higher
+        for lower, higher in reversed(self._steps(width, wanted)):
+            if higher[0].waiting or self._rising(lower, higher):
+                return higher[0]
         room = self.tallies[ladder[0]].taken < counts[0] and not ladder[0].exhausted
         return ladder[0] if room else None
+
+    def _steps(self, width: float | None, wanted: int) -> list[tuple[Planned, Planned]]:
+        """Each rung of one width with the next higher one."""
+        return list(pairwise(zip(self._ladders[width], self._counts(wanted), strict=True)))
 
     def _counts(self, wanted: int) -> list[int]:
         """How many suggestions each rung takes so that enough are left at the top."""
@@ -135,13 +153,13 @@ class Turns:
             counts.insert(0, -int(-counts[0] // rung.keep))
         return counts
 
-    def _promote(self, lower: Study, count: int, higher: Study, wanted: int) -> bool:
-        """Enqueues the best of a rung that has ended, as many as the next one lacks; whether there was one."""
-        below = self.tallies[lower]
-        if (below.taken < count and not lower.exhausted) or below.states["RUNNING"]:
-            return False
-        lacking, risen = wanted - self.tallies[higher].taken, higher.risen()
-        rising = [(number, params) for number, params in lower.ranked() if number not in risen][: max(lacking, 0)]
-        for number, params in rising:
-            higher.enqueue(params, risen_from=number)
-        return bool(rising)
+    def _rising(self, lower: Planned, higher: Planned) -> list[tuple[int, dict[str, Any]]]:
+        """Numbers and parameters of the best of a rung that has ended, as many as the next one lacks."""
+        study, count = lower
+        below = self.tallies[study]
+        if (below.taken < count and not study.exhausted) or below.states["RUNNING"]:
+            return []
+        above, wanted = higher
+        lacking, risen = wanted - self.tallies[above].taken, above.risen()
+        best_first = ((number, params) for number, params in study.ranked() if number not in risen)
+        return list(islice(best_first, max(lacking, 0)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from rich.console import Console
 
@@ -18,12 +20,16 @@ from robsearch import cluster
 from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.paths import absolute
 from robsearch.resources import Resources
-from robsearch.search.result import Place
+from robsearch.search.place import Place
 from robsearch.spaces import Space
 from robsearch.study import SearchRecord, without_password
 from robsearch.tracking import default_uri, exact, found_again, shown, to_remember
 
 AUTO: Literal["auto"] = "auto"
+WHOLE = Resources(1, 1)
+"""What measuring for ``auto`` takes."""
+
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Means:
 
     Attributes:
         results: the results folder; by default ``ROBSEARCH_RESULTS``, else ``robsearch-results`` here.
-        storage: an Optuna storage URL; by default a journal file in the search's folder.
+        storage: an Optuna storage URL; by default ``ROBSEARCH_STORAGE``, else a journal file in the search's folder.
         tracking: an MLflow URI; by default ``MLFLOW_TRACKING_URI``, else a sqlite file in the results folder.
         address: of a running Ray cluster (``auto``, ``HOST:PORT``); by default one on this machine.
         parallel: trainings at once; by default as many as the cluster has room for.
@@ -104,6 +110,104 @@ class Stoppable(Protocol):
     stopping: bool
 
 
+def in_place(call: Call) -> Call:
+    """A call with the keyword ``means``: a space that it asks, and that names no place, means that of the call."""
+
+    @functools.wraps(call)
+    def placed(*args: Any, **options: Any) -> Any:
+        with (options.get("means") or Means()).place.current():
+            return call(*args, **options)
+
+    return cast("Call", placed)
+
+
+@contextlib.contextmanager
+def joined(means: Means, space: Space, folder: Path, console: Console) -> Iterator[None]:
+    """A cluster to run a space on, after everything that only it can tell; one that is joined is named in a line.
+
+    Args:
+        means: where and how much.
+        space: for each width of which there must be room.
+        folder: that all nodes must share.
+        console: where it is said.
+
+    Raises:
+        InputError: no cluster answers, or it has no room, or one of its nodes does not share the folder.
+    """
+    variables = {"ROBSEARCH_RESULTS": str(means.place.results)}  # workers may import a module that reads a search
+    with cluster.connected(means.address, cpus_of_own(means, space), variables):
+        nodes = cluster.node_count()
+        if means.address:
+            console.print(f"joined the Ray cluster at {cluster.at()}: {has()}", soft_wrap=True, highlight=False)
+        if nodes > 1:
+            cluster.check_shared(folder)
+        check_room(means, space)
+        yield
+
+
+def has() -> str:
+    """What the connected cluster has, in words."""
+    nodes, cpus, gpus = cluster.node_count(), cluster.total("CPU"), cluster.total("GPU")
+    return f"{_counted(cpus, 'CPU')}, {_counted(gpus, 'GPU')} on {_counted(nodes, 'node')}"
+
+
+def _counted(count: float, noun: str) -> str:
+    return f"{count:g} {noun}{'s' * (count != 1)}"
+
+
+def cpus_of_own(means: Means, space: Space) -> int | None:
+    """The CPUs of a Ray that is started on this machine: what ``parallel`` trials take; None for all there are.
+
+    As ``parallel`` is explicit, these may be more than the machine has.
+    """
+    if means.parallel is None:
+        return None
+    takes = [space.resources(width) if space.resources else Resources() for width in space.widths]
+    if means.gpus_per_trial is not None and not isinstance(means.gpus_per_trial, str):
+        takes = [replace(one, gpus=means.gpus_per_trial) for one in takes]
+    return math.ceil(means.parallel * max(one.cpus * one.processes for one in takes))
+
+
+def check_room(means: Means, space: Space, shares: Mapping[float, float] | None = None) -> None:
+    """Refuses a space that the connected cluster has no room for.
+
+    Args:
+        means: an explicit ``gpus_per_trial`` has the last word over what the space asks for.
+        space: that is searched.
+        shares: of a GPU by width, as measured for ``auto``.
+
+    Raises:
+        InputError: there is no room for one trial of some width, or no GPU that ``auto`` could measure on.
+    """
+    problems = []
+    if means.gpus_per_trial == AUTO and not cluster.slots(WHOLE):
+        do = "leave the option out to train on CPUs, or join a cluster that has GPUs (--address)"
+        problems.append(refusal("a GPU to measure on for --gpus-per-trial auto", has(), do))
+    for width in space.widths:
+        takes = _resources(means, space, width, shares or {})
+        if not cluster.slots(takes):
+            problems.append(_no_room(means, width, takes))
+    if problems:
+        raise InputError(*problems)
+
+
+def _no_room(means: Means, width: float, takes: Resources) -> str:
+    cpus = takes.cpus * takes.processes
+    wants = f"{_counted(cpus, 'CPU')} and {_counted(takes.gpus, 'GPU')}"
+    got = f"at most {_counted(cluster.most('CPU'), 'CPU')} and {_counted(cluster.most('GPU'), 'GPU')} on a node"
+    ways = []
+    if takes.gpus > cluster.most("GPU"):
+        given = means.gpus_per_trial is not None and means.gpus_per_trial != AUTO
+        ways.append("lower --gpus-per-trial" if given else "lower the GPUs of the space's resources")
+    if cpus > cluster.most("CPU") or not ways:
+        ways.append("lower the CPUs (or workers) of the space's resources")
+        if not means.address and means.parallel is None:
+            ways.append("pass --parallel 1, for which the CPUs of this machine are shared")
+    ways.append(f"join {'a larger' if means.address else 'a'} cluster with --address")
+    do = ", or ".join(ways)
+    return refusal(f"room on one node for a trial of width {width:g} ({wants})", got, do)
+
+
 def room(means: Means, space: Space, shares: Mapping[float, float] | None = None) -> tuple[int, dict[float, Resources]]:
     """How many jobs at once, and what those of each width take, on the connected cluster.
 
@@ -118,19 +222,9 @@ def room(means: Means, space: Space, shares: Mapping[float, float] | None = None
     if means.gpus_per_trial == AUTO and shares is None:
         do = "pass a number: auto measures training, not other attacks"
         raise InputError(refusal("--gpus-per-trial as a number here", AUTO, do))
+    check_room(means, space, shares)
     takes = {width: _resources(means, space, width, shares or {}) for width in space.widths}
-    fits = {width: cluster.slots(resources) for width, resources in takes.items()}
-    nodes = cluster.node_count()
-    got = f"{cluster.total('CPU'):g} CPUs and {cluster.total('GPU'):g} GPUs on {nodes} node{'s' * (nodes != 1)}"
-    do = "lower --gpus-per-trial, or the space's resources"
-    problems = [
-        refusal(f"room on one node for a trial of width {width:g} ({one.cpus:g} CPUs, {one.gpus:g} GPUs)", got, do)
-        for width, one in takes.items()
-        if not fits[width]
-    ]
-    if problems:
-        raise InputError(*problems)
-    most = max(fits.values())
+    most = max(cluster.slots(one) for one in takes.values())
     return min(means.parallel or most, most), takes
 
 

@@ -12,6 +12,8 @@ from robsearch.study.storage import (
     open_storage,
     record_names,
     repair_journal,
+    study_names,
+    to_be_made,
     without_password,
 )
 from robsearch.study.suggestions import Study, all_seen
@@ -48,6 +50,8 @@ __all__ = [
     "repair_journal",
     "replay",
     "seen_elsewhere",
+    "study_names",
+    "to_be_made",
     "trainings_of",
     "without_password",
 ]

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -32,6 +33,7 @@ class Lease:
         self._storage, self._search, self._number = storage, search, number
         self._study = storage.get_study_id_from_name(_name(search, number))
         self._released, self._asked = threading.Event(), threading.Event()
+        self._tell: Callable[[], None] = lambda: None
         self._write()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
@@ -70,6 +72,10 @@ class Lease:
         """Whether somebody asked this driver to stop (``ask_to_stop``), known within 5 seconds."""
         return self._asked.is_set()
 
+    def when_asked_to_stop(self, tell: Callable[[], None]) -> None:
+        """Has this called once, in a thread of its own, when somebody asks the driver to stop."""
+        self._tell = tell
+
     def release(self) -> None:
         """Gives the search free for the next driver."""
         self._released.set()
@@ -80,8 +86,9 @@ class Lease:
         while not self._released.wait(RENEW_SECONDS):
             try:
                 self._write()
-                if self._storage.get_study_user_attrs(self._study).get("stop"):
+                if self._storage.get_study_user_attrs(self._study).get("stop") and not self._asked.is_set():
                     self._asked.set()
+                    self._tell()
             except Exception:  # a storage that is down for a while must not end the lease's thread
                 continue
 

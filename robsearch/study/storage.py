@@ -12,6 +12,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
@@ -230,6 +231,27 @@ class SearchRecord:
         study = storage.get_study_id_from_name(self.name)
         facts = {**vars(self), "written_by": version("robsearch")}
         storage.set_study_user_attr(study, "search", facts)
+
+
+def make_study(storage: BaseStorage, name: str, place: dict[str, Any]) -> optuna.Study:
+    """A study of a search, made if it is not there yet; what is written says where in the search it belongs."""
+    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(place["metrics"])
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    study.set_user_attr("place", place)
+    return study
+
+
+def study_names(storage: BaseStorage) -> set[str]:
+    """The names of all studies in a storage."""
+    return {study.study_name for study in storage.get_all_studies()}
+
+
+def to_be_made(url: str | None) -> bool:
+    """Whether it is that of a sqlite file which is not there: to open it would make it."""
+    if url is None or not url.startswith("sqlite"):
+        return False
+    file = url.partition(":///")[2].partition("?")[0]
+    return file not in ("", ":memory:") and not any(Path(path).exists() for path in (file, unquote(file)))
 
 
 def record_names(storage: BaseStorage) -> list[str]:

@@ -20,6 +20,7 @@ from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampl
 from robsearch.study.live import Live
 from robsearch.study.pruning import default_pruner
 from robsearch.study.replaying import differs
+from robsearch.study.storage import make_study
 from robsearch.study.trainings import Suggestion, Told, Training, define, derived_seed, own, trainings_of
 from robsearch.study.width_sampler import Seen, seen_in
 
@@ -34,7 +35,7 @@ class Study:
         stage: which of the search's studies.
         trials: how many suggestions are planned; the default sampler's start-up is sized by it.
         full: one of the space's recipes; the default pruner reads epochs and learning rate from it. None for a study
-            in which nothing more is trained.
+            that is there and is only read: nothing is written.
         seed: of the search.
     """
 
@@ -53,14 +54,8 @@ class Study:
         self._seed, self._live = seed, dict[int, Live]()
         self._exhausted = False
         metrics = space.maximise if stage.control is None else space.maximise[:1]
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=f"{search}@{self.label}",
-            directions=["maximize"] * len(metrics),
-            load_if_exists=True,
-        )
-        place = {"search": search, "width": stage.width, "control": stage.control, "rung": stage.rung}
-        self._study.set_user_attr("place", {**place, "metrics": metrics})
+        name, place = f"{search}@{self.label}", {"search": search, **vars(stage), "metrics": metrics}
+        self._study = make_study(storage, name, place) if full else optuna.load_study(study_name=name, storage=storage)
         self._metrics: tuple[str, ...] = metrics
         self._study.sampler = self._sampler(trials)
         self._study.pruner = self._pruner(full)

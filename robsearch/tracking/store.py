@@ -117,10 +117,10 @@ def experiment_problem(experiment: Experiment, uri: str, identity: str) -> str |
 
 def experiment_exists(uri: str, name: str) -> bool:
     """Whether a store has an experiment of this name, deleted or not; a database that is not there is not made."""
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
+    try:
+        return _opened(uri).get_experiment_by_name(name) is not None
+    except FileNotFoundError:
         return False
-    return MlflowClient(uri).get_experiment_by_name(name) is not None
 
 
 def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
@@ -170,12 +170,12 @@ def trial_of_run(uri: str, run_id: str) -> RunOfTrial:
     Raises:
         InputError: the store has no such run, or it is not one of a search.
     """
-    client = MlflowClient(uri)
     try:
+        client = _opened(uri)
         run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
         trial = run.data.tags[TRIAL]
-    except (MlflowException, KeyError) as error:
+    except (MlflowException, KeyError, FileNotFoundError) as error:
         do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
         raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
     identity = experiment.tags.get(SEARCH_ID, "")
@@ -206,9 +206,24 @@ def experiment_of(uri: str, search: str, identity: str) -> str | None:
     Raises:
         InputError: the experiment of that name is another search's, or deleted.
     """
-    found = MlflowClient(uri).get_experiment_by_name(search)
+    try:
+        found = _opened(uri).get_experiment_by_name(search)
+    except FileNotFoundError:
+        return None
     if found is None:
         return None
     if problem := experiment_problem(found, uri, identity):
         raise InputError(problem)
     return str(found.experiment_id)
+
+
+def _opened(uri: str) -> MlflowClient:
+    """A client that reads; one of a sqlite file that is not there would make it.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise FileNotFoundError(file)
+    return MlflowClient(uri)
