@@ -1,6 +1,5 @@
 """Two searches of one name: wherever they could meet, the second is told. No Ray in here, but for the last test."""
 
-import json
 import shutil
 
 import pytest
@@ -90,12 +89,16 @@ def test_a_folder_of_a_search_from_before_identities_is_not_taken(tmp_path):
         new_name("s", pair, elsewhere, default_uri(tmp_path))
 
 
-def test_a_folder_that_is_gone_is_made_anew_for_its_own_search(tmp_path):
-    place = begun(tmp_path / "results", storage=url(tmp_path, "first"))
-    shutil.rmtree(place.folder("s"))
-    _, known = place.search("s")
-    note_driver(place.folder("s"), known)
-    assert json.loads((place.folder("s") / "search.json").read_text())["identity"] == ONE
+def test_a_search_without_its_folder_does_not_begin_another_one(tmp_path):
+    """A wrong --results: the search would have gone on without its checkpoints."""
+    storage = url(tmp_path, "first")
+    begun(tmp_path / "results", storage=storage)
+    elsewhere = Means(results=tmp_path / "elsewhere", storage=storage)
+    with pytest.raises(InputError, match=r"the results of 's' in .*, got no such folder: pass the --results"):
+        robsearch.resume("s", means=elsewhere)
+    (tmp_path / "elsewhere" / "s").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"got a folder without search\.json"):
+        load_search("s", elsewhere.results, storage)
 
 
 def test_a_search_of_a_newer_robsearch_says_which_one_it_needs(tmp_path):

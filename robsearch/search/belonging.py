@@ -61,14 +61,19 @@ def check_folder(folder: Path, record: SearchRecord) -> None:
     """Sees that a record and a results folder are of one search.
 
     Raises:
-        InputError: they are of two searches of one name.
+        InputError: they are of two searches of one name, or the folder is not there.
     """
     known = read_search(folder).get("identity", "")
-    begun = (folder / "trials").exists()
-    if known == record.identity or not (known or begun):
+    if known == record.identity:
         return
-    got = f"those of another search of that name ({_short(known)}, not {_short(record.identity)})"
     do = "pass the --results and the --storage with which this one was launched"
+    if not folder.exists():
+        got = "no such folder"
+        do += "; if its results are lost, launch a new search, which can learn from this one"
+    elif not known and not (folder / "trials").exists():
+        got = f"a folder without {SEARCH}"
+    else:
+        got = f"those of another search of that name ({_short(known)}, not {_short(record.identity)})"
     raise InputError(refusal(f"the results of {record.name!r} in {folder}", got, do))
 
 
@@ -86,7 +91,6 @@ def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
         "project": facts["project"],
         "drivers": drivers,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SEARCH, content)
     return facts
 

@@ -20,7 +20,7 @@ from robsearch.search.preflight import check_numbers
 from robsearch.search.recording import compared
 from robsearch.search.workplace import Means, in_place, joined, room, stops_on_signal
 from robsearch.spaces import Space
-from robsearch.tracking import Tracker, check_tracking
+from robsearch.tracking import Tracker, check_tracking, experiment_of
 from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks
 
 MAX_RETRIES = 2
@@ -86,6 +86,7 @@ def evaluate(
     search, searched, found, means = load_finalists(target, means, top, space)
     uri = means.uri(search.record.tracking)
     check_tracking(uri)
+    experiment_of(uri, search.name, search.record.identity)  # before anything is computed: is it this search's?
     jobs = _Jobs(found, rung)
     with joined(means, searched, search.folder, console), stops_on_signal(jobs, console):
         jobs.parallel, jobs.resources = room(means, searched)

@@ -11,7 +11,6 @@ from typing import Any
 from robsearch.data import content_digests
 from robsearch.errors import InputError, refusal
 from robsearch.identity import content_hash
-from robsearch.search.belonging import check_folder
 from robsearch.search.learning_table import read_table
 from robsearch.search.place import Place
 from robsearch.spaces import Draw, Space, distributions
@@ -160,7 +159,8 @@ def _searched(source: str, space: Space, place: Place, draws: Sequence[Draw], sa
 def _opened(source: str, place: Place) -> tuple[Storage, SearchRecord]:
     """The storage that holds a search, and its record: a path leads to a folder that was moved or renamed."""
     if not _is_path(source):
-        return place.search(source)
+        storage = place.open(source)  # values are in the storage: the results need not be here
+        return storage, SearchRecord.load(storage, source)
     folder = Path(source).expanduser().absolute()
     if not (folder / JOURNAL).is_file():
         got = f"{source!r}, where there is no {JOURNAL}"
@@ -171,9 +171,7 @@ def _opened(source: str, place: Place) -> tuple[Storage, SearchRecord]:
     if len(names) != 1:
         got = f"{', '.join(names) or 'none'} in {folder}"
         raise InputError(refusal("the folder of one search", got, "correct the path in learn_from"))
-    record = SearchRecord.load(storage, names[0])
-    check_folder(folder, record)
-    return storage, record
+    return storage, SearchRecord.load(storage, names[0])
 
 
 def _judgement_problems(source: str, record: SearchRecord, draws: Sequence[Draw]) -> Iterator[str]:
