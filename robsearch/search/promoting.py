@@ -15,6 +15,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
 from robsearch.search.finalists import find_target
+from robsearch.search.opening import invocation
 from robsearch.search.planning import turns_of
 from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means
@@ -81,10 +82,11 @@ def promote(
     check_tracking(uri)
     storage = means.place.open(search.name)
     finished = _finished(turns_of(space or load_space(search.space), search.record, storage, full=None).tallies)
+    place = means.place.results, invocation("sync", search.record, means)
     promoted = {}
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
-        promoted[trial] = register(uri, search.name, trial, folder, name or usual, means.place.results)
+        promoted[trial] = register(uri, search.name, trial, folder, name or usual, *place)
         say(f"{trial}: {promoted[trial]}")
     return promoted
 

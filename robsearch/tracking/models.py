@@ -100,7 +100,15 @@ def check_model_names(names: Iterable[str]) -> None:
         raise InputError(*problems)
 
 
-def register(uri: str, search: str, trial: str, folder: Path, name: str, results: Path | None = None) -> str:
+def register(
+    uri: str,
+    search: str,
+    trial: str,
+    folder: Path,
+    name: str,
+    results: Path | None = None,
+    sync: str = "robsearch sync",
+) -> str:
     """A version of a registered model that is a trial's; the one that is there already, or a new one.
 
     Args:
@@ -110,6 +118,7 @@ def register(uri: str, search: str, trial: str, folder: Path, name: str, results
         folder: that ``save_model`` wrote.
         name: of the registered model.
         results: the results folder, for a default store that was moved with it.
+        sync: the command that delivers what the store lacks.
 
     Returns:
         Its URI, ``models:/NAME/VERSION``.
@@ -122,22 +131,28 @@ def register(uri: str, search: str, trial: str, folder: Path, name: str, results
     runs = all_runs(client, experiment) if experiment else []
     run = next((run for run in runs if run.data.tags.get(TRIAL) == trial), None)
     if run is None or experiment is None:
-        do = "deliver it with `robsearch sync`, or pass the --tracking of its launch"
+        do = f"deliver it with `{sync}`, or pass the --tracking of its launch"
         raise InputError(refusal(f"a run of {search}/{trial} in {shown(uri)}", "none", do))
     model = upload(client, experiment, run.info.run_id, trial, folder)
+    number = _version(client, name, model, run.info.run_id, {"robsearch.search": search, TRIAL: trial})
+    return f"models:/{name}/{number}"
+
+
+def _version(client: MlflowClient, name: str, model: LoggedModel, run: str, tags: dict[str, str]) -> str:
+    """The version of a registered model that a logged model is, made if need be."""
     try:
         known = client.search_model_versions(f"name = '{name}'")
         if not known:
             with contextlib.suppress(MlflowException):  # there without a version
                 client.create_registered_model(name)
-        source, tags = str(model.artifact_location), {"robsearch.search": search, TRIAL: trial}
+        source = str(model.artifact_location)
         version = next((one for one in known if one.source == source), None) or client.create_model_version(
-            name, source, run.info.run_id, tags, model_id=model.model_id
+            name, source, run, tags, model_id=model.model_id
         )
     except MlflowException as error:
         do = "choose another --as name"
         raise InputError(refusal(f"a registry that takes {name!r}", shown(str(error)), do)) from error
-    return f"models:/{name}/{version.version}"
+    return str(version.version)
 
 
 def _as_of_model(client: MlflowClient, run: Run, model: LoggedModel) -> list[Metric]:
