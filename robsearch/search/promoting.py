@@ -15,6 +15,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
 from robsearch.search.finalists import Target, find_target, load_target, space_of
+from robsearch.search.opening import invocation
 from robsearch.search.planning import studies_of
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
@@ -88,10 +89,11 @@ def _promoted(
     check_tracking(uri)
     storage = means.place.open(search.name)
     finished = _finished(studies_of(space_of(search, space), search.record, storage))
+    sync = invocation("sync", search.record, means)
     promoted = {}
     for trial, usual in chosen.items():
         folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
-        exported = Promoted(search.name, search.record.identity, trial, folder)
+        exported = Promoted(search.name, search.record.identity, trial, folder, sync)
         promoted[trial] = register(uri, exported, name or usual, own=name is None, results=means.place.results)
         say(f"{trial}: {promoted[trial]}")
     return promoted

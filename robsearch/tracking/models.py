@@ -110,12 +110,14 @@ class Promoted(NamedTuple):
         identity: of that search.
         trial: such as ``w4-017``; its run must be in the store.
         folder: that ``save_model`` wrote.
+        sync: the command that delivers what the store lacks.
     """
 
     search: str
     identity: str
     trial: str
     folder: Path
+    sync: str = "robsearch sync"
 
 
 def register(uri: str, network: Promoted, name: str, *, own: bool, results: Path | None = None) -> str:
@@ -139,7 +141,7 @@ def register(uri: str, network: Promoted, name: str, *, own: bool, results: Path
     runs = all_runs(client, experiment) if experiment else []
     run = next((run for run in runs if run.data.tags.get(TRIAL) == network.trial), None)
     if run is None or experiment is None:
-        do = "deliver it with `robsearch sync`, or pass the --tracking of its launch"
+        do = f"deliver it with `{network.sync}`, or pass the --tracking of its launch"
         raise InputError(refusal(f"a run of {network.search}/{network.trial} in {shown(uri)}", "none", do))
     known = client.search_model_versions(f"name = '{name}'")
     if own:
