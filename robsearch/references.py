@@ -63,6 +63,21 @@ def reference_of(thing: object, module: str) -> str | None:
     return None
 
 
+def import_root(reference: str) -> Path | None:
+    """The folder from which the module of a reference was imported: on another day it must be on the import path.
+
+    None for what is not imported in this process, or not from a file.
+    """
+    name = reference.partition(":")[0]
+    module = sys.modules.get("__main__" if module_name("__main__") == name else name)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return None
+    here = Path(file).resolve()
+    depth = name.count(".") + (here.stem == "__init__")
+    return here.parents[depth]
+
+
 def refuse_while_importing(what: str) -> None:
     """Refuses what a module must not do while it is imported for one of its objects.
 

@@ -16,6 +16,7 @@ from robsearch.search.place import Place
 from robsearch.search.preflight import new_name
 from robsearch.search.promoting import promote
 from robsearch.search.result import load_search
+from robsearch.search.resuming import check_only_copy
 from robsearch.search.syncing import sync
 from robsearch.study import SearchRecord, open_storage
 from robsearch.tracking import SEARCH_ID, Tracker, default_uri, experiment_of, run_pages, trial_of_run
@@ -108,6 +109,19 @@ def test_a_search_of_a_newer_robsearch_says_which_one_it_needs(tmp_path):
     storage.set_study_user_attr(storage.get_study_id_from_name("s"), "search", facts)
     with pytest.raises(InputError, match=r"got 9\.1's: install that version: the search records spirit"):
         load_search("s", tmp_path)
+
+
+def test_a_copy_beside_its_original_does_not_write_to_the_same_runs(tmp_path):
+    place = begun(tmp_path / "results", tracking="http://127.0.0.1:9")
+    shutil.copytree(tmp_path / "results", tmp_path / "copy")
+    copy = Place(tmp_path / "copy")
+    _, known = copy.search("s")
+    with pytest.raises(InputError, match=r"got a copy, whose original .*/results/s is still there"):
+        check_only_copy(copy.folder("s"), known)
+    check_only_copy(place.folder("s"), known)
+    check_only_copy(copy.folder("s"), record(tracking=""))  # it has a store of its own
+    shutil.rmtree(place.folder("s"))
+    check_only_copy(copy.folder("s"), known)  # it was moved
 
 
 # --- MLflow ---

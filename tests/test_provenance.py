@@ -10,7 +10,7 @@ from small_spaces import recipe
 from robsearch import trial
 from robsearch.files import write_json
 from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts
-from robsearch.search.preflight import with_driver
+from robsearch.search.preflight import driver_setting, with_later
 from robsearch.search.recording import Recorder, attempt_tags
 from robsearch.spaces import Stage
 from robsearch.study import SearchRecord, Suggestion
@@ -123,10 +123,10 @@ def test_mlflow_is_told_of_every_attempt(tmp_path, project):
 
 def test_a_driver_that_goes_on_from_other_code_is_said_beside_the_first(project):
     facts = process_facts(project)
-    begun = with_driver(SearchRecord("s", "m:n", (4,), 0, 1, "", {}), facts)
-    assert with_driver(begun, facts) == begun
+    begun = with_later(SearchRecord("s", "m:n", (4,), 0, 1, "", {}), driver_setting(facts))
+    assert with_later(begun, driver_setting(facts)) == begun
     (project / "space.py").write_text("LAM = 3\n")
     code_of.cache_clear()
-    on = with_driver(begun, process_facts(project))
+    on = with_later(begun, driver_setting(process_facts(project)))
     assert on.setting["commit"] == f"{facts['commit']}; then {facts['commit']} and changes"
-    assert with_driver(on, process_facts(project)) == on
+    assert with_later(on, driver_setting(process_facts(project))) == on

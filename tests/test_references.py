@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import made_spaces
 import pytest
 from made_spaces import make
 
 from robsearch import InputError
-from robsearch.references import reference_of
+from robsearch.files import write_json
+from robsearch.references import import_root, reference_of
 from robsearch.search.engine import how_to_resume, unnamed
 from robsearch.search.resuming import load_recorded
 from robsearch.spaces import load_space
@@ -76,6 +78,21 @@ def test_a_module_that_launches_when_it_is_imported_is_refused(tmp_path):
     assert "expected not to launch a search while 'unguarded' is imported" in done.stderr
     assert 'put it under `if __name__ == "__main__":`' in done.stderr
     assert not (tmp_path / "robsearch-results").exists()
+
+
+def test_a_space_is_found_again_from_another_folder(tmp_path, monkeypatch):
+    """The folder that it was imported from is remembered, of a package and of a script too."""
+    project = tmp_path / "project"
+    (project / "spaces").mkdir(parents=True)
+    (project / "spaces" / "__init__.py").touch()
+    (project / "spaces" / "mine.py").write_text("from made_spaces import make\nfound_again = make(2)\n")
+    write_json(tmp_path / "search.json", {"project": str(project), "imports_from": str(project)})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    space = load_recorded("spaces.mine:found_again", tmp_path)
+    assert space.reference == "spaces.mine:found_again"
+    assert import_root(space.reference) == import_root("spaces:x") == project
+    assert import_root("made_spaces:short") == Path(TESTS).resolve()
+    assert import_root("no_such_module:x") is None
 
 
 def test_a_space_that_is_not_found_here_names_the_folder_of_the_launch(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import optuna
 import pytest
 from named_parts import by_functions
 from small_spaces import recipe, standard
@@ -10,7 +11,7 @@ from robsearch import AtLeast, Digits, InputError, Rung, Space, identity
 from robsearch.identity import legacy_digest
 from robsearch.provenance import note_attempt
 from robsearch.search.planning import turns_of
-from robsearch.search.preflight import constraints
+from robsearch.search.preflight import changed_manner, constraints, manner, with_later
 from robsearch.search.resuming import check_unchanged
 from robsearch.study import SearchRecord, open_storage
 
@@ -75,7 +76,7 @@ class Begun:
         known |= {"identity": "a" * 32, "controls": controls, "subject_to": constraints(space)}
         self.record = SearchRecord("s", "m:n", space.widths, 0, 4, "sqlite:///m.db", {}, **known)
         self.record.create(self.storage)
-        for study in turns_of(space, self.record, self.storage, full=None).tallies:
+        for study in turns_of(space, self.record, self.storage, full=recipe(4)).tallies:
             for _ in range(1 if study.stage.control else 2):
                 suggestion = study.ask()
                 attempt = self.folder / "trials" / suggestion.trial / "a1"
@@ -181,3 +182,15 @@ def test_other_numerics_are_refused_and_said(begun, monkeypatch):
     monkeypatch.setattr(identity, "NUMERICS_CHANGES", changes)
     monkeypatch.setattr(identity, "NUMERICS", 2)
     assert "trains or judges it otherwise: batches differ in size" in begun.said(BEGUN)
+
+
+def test_another_sampler_or_pruner_may_go_on_and_is_said(begun):
+    record = dataclasses.replace(begun.record, setting=manner(BEGUN))
+    assert changed_manner(record, BEGUN) == {}
+    other = dataclasses.replace(BEGUN, sampler=optuna.samplers.RandomSampler(), pruner=optuna.pruners.NopPruner())
+    check_unchanged(begun.storage, begun.record, other, begun.folder)
+    changed = changed_manner(record, other)
+    assert changed == {"sampler": "RandomSampler", "pruner": "NopPruner"}
+    on = with_later(record, changed)
+    assert on.setting["sampler"] == "TPESampler, the default; then RandomSampler"
+    assert changed_manner(on, other) == {}

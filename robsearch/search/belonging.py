@@ -15,6 +15,7 @@ from typing import Any
 from robsearch.errors import InputError, refusal
 from robsearch.files import write_json
 from robsearch.provenance import SEARCH, process_facts, read_search
+from robsearch.references import import_root
 from robsearch.study import JOURNAL, SearchRecord
 
 TRACES = (SEARCH, "trials", JOURNAL, "report.html")
@@ -83,12 +84,15 @@ def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
     Only for the process that holds the search's lease.
     """
     facts = {"started": time.time(), **process_facts(Path.cwd())}
-    drivers = [*read_search(folder).get("drivers", []), facts]
+    known, root = read_search(folder), import_root(record.space)
+    drivers = [*known.get("drivers", []), facts]
     content = {
         "name": record.name,
         "identity": record.identity,
         "space": record.space,
         "project": facts["project"],
+        "imports_from": str(root) if root else known.get("imports_from"),
+        "folder": str(folder.resolve()),
         "drivers": drivers,
     }
     write_json(folder / SEARCH, content)

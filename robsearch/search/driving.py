@@ -20,7 +20,7 @@ from robsearch.search.driver import Driver
 from robsearch.search.opening import invocation
 from robsearch.search.packing import packed
 from robsearch.search.planning import turns_of
-from robsearch.search.preflight import with_driver
+from robsearch.search.preflight import driver_setting, with_later
 from robsearch.search.promoting import log_models
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
@@ -46,7 +46,7 @@ def drive(
     folder = means.place.folder(record.name)
     with _leased(storage, record.name) as lease:
         record = replace(record, identity=record.identity or new_identity())
-        record = with_driver(record, note_driver(folder, record))
+        record = with_later(record, driver_setting(note_driver(folder, record)))
         record.save(storage)
         with _recording(tracker_of(record), record, means, console) as tracker:
             tracker.spool_into(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from robsearch.search import learning
 from robsearch.search.belonging import claim_folder, new_identity, release_folder
 from robsearch.search.driving import drive, printer, say
 from robsearch.search.preflight import (
+    changed_manner,
     check_numbers,
     check_space,
     check_writable,
@@ -22,9 +23,10 @@ from robsearch.search.preflight import (
     manner,
     new_name,
     setting,
+    with_later,
 )
 from robsearch.search.result import Search
-from robsearch.search.resuming import Agreement, check_unchanged, load_recorded
+from robsearch.search.resuming import Agreement, check_only_copy, check_unchanged, load_recorded
 from robsearch.search.workplace import Means, in_place, joined
 from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space
 from robsearch.study import (
@@ -154,19 +156,26 @@ def resume(
     folder = means.place.folder(name)
     if means.place.storage is None and living_owner(storage, name) is None:
         repair_journal(folder)
+    check_only_copy(folder, record)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
     recipe = check_space(space)[0].recipe
-    agreement = check_unchanged(storage, record, space, folder)
-    if agreement.legacy:
-        say(console, f"note: {_legacy_text(record, agreement)}")
+    agreement, changed = check_unchanged(storage, record, space, folder), changed_manner(record, space)
+    _say_what_is_new(record, agreement, changed, console)
     check_writable(folder)
     uri = means.uri_of(record)
     if not served(uri):
         check_tracking(uri)
     patient = partial(_patient, uri, not record.identity, means, console)
     with joined(means, space, folder, console):
-        record = replace(record, trials=record.trials + trials)
+        record = replace(with_later(record, changed), trials=record.trials + trials)
         return drive(space, record, storage, patient, means, recipe, console)
+
+
+def _say_what_is_new(record: SearchRecord, agreement: Agreement, changed: Mapping[str, str], console: Console) -> None:
+    if agreement.legacy:
+        say(console, f"note: {_legacy_text(record, agreement)}")
+    for label, text in changed.items():
+        say(console, f"note: the {label} is {text} from now on; it was {record.setting[label]}")
 
 
 def _legacy_text(record: SearchRecord, agreement: Agreement) -> str:

@@ -18,6 +18,7 @@ from robsearch.resources import Resources
 from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
 from robsearch.search.recording import compared
+from robsearch.search.result import Search
 from robsearch.search.workplace import Means, in_place, joined, room, stops_on_signal
 from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking, experiment_of
@@ -76,7 +77,7 @@ def evaluate(
         console: where progress is shown.
 
     Raises:
-        InputError: no such network or rung, or nothing answers where the record is kept.
+        InputError: no such network or rung, or the record is not there or another search's.
     """
     means, console = means or Means(), console or Console()
     check_numbers(top=(top, 1), **means.bounds)
@@ -84,9 +85,7 @@ def evaluate(
         raise InputError(refusal(f"--rung out of {', '.join(RUNGS)}", repr(rung), "pass one of these"))
     cluster.check_address(means.address)
     search, searched, found, means = load_finalists(target, means, top, space)
-    uri = means.uri(search.record.tracking)
-    check_tracking(uri)
-    experiment_of(uri, search.name, search.record.identity)  # before anything is computed: is it this search's?
+    uri = _checked_uri(search, means)
     jobs = _Jobs(found, rung)
     with joined(means, searched, search.folder, console), stops_on_signal(jobs, console):
         jobs.parallel, jobs.resources = room(means, searched)
@@ -94,6 +93,14 @@ def evaluate(
             cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after, partial(console.print, soft_wrap=True))
     _record(Tracker(uri, search.name, means.place.results, search.record.identity), jobs, console)
     return Evaluation(found, jobs.problems)
+
+
+def _checked_uri(search: Search, means: Means) -> str:
+    """Where the record is kept, which answers and is this search's: before anything is computed."""
+    uri = means.uri(search.record.tracking)
+    check_tracking(uri)
+    experiment_of(uri, search.name, search.record.identity)
+    return uri
 
 
 def _record(tracker: Tracker, jobs: _Jobs, console: Console) -> None:

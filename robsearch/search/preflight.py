@@ -157,14 +157,28 @@ def driver_setting(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def with_driver(record: SearchRecord, facts: Mapping[str, Any]) -> SearchRecord:
-    """The record of a search that another driver goes on with: where it differs from the last one, both are said."""
+def with_later(record: SearchRecord, facts: Mapping[str, str]) -> SearchRecord:
+    """The record of a search that goes on with other facts than those in its setting: both are said, in order."""
     known = dict(record.setting)
-    for label, text in driver_setting(facts).items():
+    for label, text in facts.items():
         before = known.get(label)
         if before is None or before.rpartition("; then ")[2] != text:
             known[label] = text if before is None else f"{before}; then {text}"
     return replace(record, setting=known)
+
+
+def changed_manner(record: SearchRecord, space: Space) -> dict[str, str]:
+    """How a space is searched now, where that is no longer as it was recorded: sampler, pruner, allocation.
+
+    These may change: they decide what is tried next, not what a trial is.
+    """
+    now = manner(space)
+    labels = ("sampler", "pruner", "allocation")
+    return {
+        label: now[label]
+        for label in labels
+        if record.setting.get(label, now[label]).rpartition("; then ")[2] != now[label]
+    }
 
 
 def constraints(space: Space) -> tuple[str, ...]:

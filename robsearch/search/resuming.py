@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robsearch.errors import InputError
+from robsearch.errors import InputError, refusal
 from robsearch.identity import is_legacy
 from robsearch.provenance import read_attempts, read_search
 from robsearch.recipe import Recipe
 from robsearch.search.preflight import constraints
 from robsearch.spaces import UNNAMED, Space, load_space
 from robsearch.study import ANOTHER, Replayed, SearchRecord, Storage, recorded_controls, replay
+from robsearch.tracking import BESIDE
 
 SHOWN = 2
 """Trials named in a row of the table; the others are counted."""
@@ -41,18 +43,42 @@ class Agreement(NamedTuple):
 
 
 def load_recorded(reference: str, folder: Path) -> Space:
-    """The space of a search, by its reference; where it cannot be imported, says where it was launched.
+    """The space of a search, by its reference, also from another working folder than that of the launch.
+
+    Where it cannot be imported from here, the folder from which it was imported at the launch is put on the import
+    path. That it still is the same space is compared later.
 
     Raises:
-        InputError: as ``load_space``.
+        InputError: as ``load_space``; says where the search was launched.
     """
     try:
         return load_space(reference)
     except InputError as error:
-        project = read_search(folder).get("project")
+        known = read_search(folder)
+        root, project = known.get("imports_from"), known.get("project")
+        if root and Path(root).is_dir() and root not in sys.path:
+            sys.path.append(root)
+            return load_recorded(reference, folder)
         if project is None or Path(project) == Path.cwd() or reference.startswith(UNNAMED):
             raise
         raise InputError(*error.problems, f"the search was launched in {project}: cd there") from error
+
+
+def check_only_copy(folder: Path, record: SearchRecord) -> None:
+    """Refuses a copied folder while the original is there and both would write to the same MLflow runs.
+
+    A search with the default record has one of its own in each results folder; so it may be copied.
+
+    Raises:
+        InputError: the folder in which the search was driven before still holds it.
+    """
+    before = read_search(folder).get("folder")
+    if record.tracking == BESIDE or before is None or Path(before).resolve() == folder.resolve():
+        return
+    if record.identity and read_search(Path(before)).get("identity") == record.identity:
+        do = "go on with the original, or remove it; a new search can learn from this one (learn_from)"
+        got = f"a copy, whose original {before} is still there: both would write to the same runs in MLflow"
+        raise InputError(refusal(f"the only folder of {record.name!r}", got, do))
 
 
 def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder: Path) -> Agreement:

@@ -9,7 +9,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-from robsearch.tracking.beside import default_uri, exact, found_again, opened, sqlite_file, to_remember
+from robsearch.tracking.beside import BESIDE, default_uri, exact, found_again, opened, sqlite_file, to_remember
 from robsearch.tracking.models import Promoted, check_model_names, register, save_model
 from robsearch.tracking.sending import STATUS
 from robsearch.tracking.spool import undelivered
@@ -33,6 +33,7 @@ for _name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.a
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 __all__ = [
+    "BESIDE",
     "SEARCH_ID",
     "STATUS",
     "TRIAL",
