@@ -394,7 +394,7 @@ def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch
     assert finding.meant("192.0.2.2:6379") == "192.0.2.2:6379"
     monkeypatch.setenv("RAY_ADDRESS", "auto")  # as some set it: no name
     me = psutil.Process()
-    own = f"got none and h:0, which process {me.pid} \\(.+\\) started for itself: start one"
+    own = rf"got none \(h:0 belongs to process {me.pid}, .+\): start one"
     for running, said in (((), "got none: start one"), (("h:1", "h:2"), "got h:1, h:2: pass one"), (("h:0",), own)):
         found = [finding.Running(at, me if at == "h:0" else None) for at in running]
         monkeypatch.setattr(finding, "running_here", lambda found=found: found)
@@ -408,7 +408,7 @@ def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch
 def test_a_ray_that_a_program_started_for_itself_has_that_program_as_its_owner(two_cpus):
     (owner,) = (one.owner for one in finding.running_here() if one.address == cluster.at())
     assert owner.pid == os.getpid()
-    with pytest.raises(InputError, match=rf"{cluster.at()}, which process {os.getpid()} \(.+\) started for itself"):
+    with pytest.raises(InputError, match=rf"{cluster.at()} belongs to process {os.getpid()}, "):
         finding.meant("auto")  # where nobody else's runs here, as on a machine of one's own
 
 

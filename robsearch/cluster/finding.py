@@ -56,8 +56,8 @@ def meant(address: str | None) -> str | None:
     shared = sorted({one.address for one in found} - private.keys())
     if len(shared) == 1:
         return shared[0]
-    taken = [f"{at}, which process {by.pid} ({_command(by)}) started for itself" for at, by in sorted(private.items())]
-    got = ", ".join(shared) or " and ".join(["none", *taken])
+    taken = [f"{at} belongs to process {by.pid}, {_command(by)}" for at, by in private.items()]
+    got = ", ".join(shared) or (f"none ({'; '.join(sorted(taken))})" if taken else "none")
     do = "pass one as --address" if shared else "start one with `ray start --head`, or leave --address out"
     raise InputError(refusal("one Ray that `ray start` started on this machine, for --address auto", got, do))
 
