@@ -12,6 +12,7 @@ import grpc  # type: ignore[import-untyped]  # its stubs are a package of their 
 import psutil
 import ray
 
+from robsearch.cluster.temporary import check_temporary
 from robsearch.errors import InputError, refusal
 
 ANSWER_SECONDS = 5
@@ -113,12 +114,14 @@ def check_address(address: str | None) -> str | None:
     Raises:
         InputError: the address is a Ray Client's, not one at all, or something else or nothing answers there; for
             ``auto`` also that no Ray runs on this machine that ``ray start`` started, or several do; or this process
-            is in another cluster.
+            is in another cluster. Without an address, that a Ray of this machine would have no place for its
+            temporary files.
     """
     if ray.is_initialized():
         return _own_cluster(address)
     address = meant(address)
     if address is None:
+        check_temporary()
         return None
     if address.startswith("ray://"):
         do = "run robsearch on the cluster itself: ray job submit -- robsearch launch ... --address auto"
