@@ -3,6 +3,7 @@
 A recipe is a tree of frozen dataclasses, and each leaf is the thing it describes: ``PGD(eps=8/255)`` is the
 configuration, the attack, the tracked parameters and the test id. Nothing is registered; pass your own
 object. An object fits when it is a frozen dataclass with the methods below (``robsearch.testing`` checks it).
+A recipe is known for ever by its digest: ``robsearch.identity`` says what in an object counts towards it.
 
 Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same pixel units (8/255);
 ``lam`` is lambda, the strength of robust regularisation (TRADES' beta).

@@ -56,7 +56,8 @@ def reference_of(thing: object, module: str) -> str | None:
         module: where it is looked for first, before all other modules that are loaded.
     """
     for name in dict.fromkeys([module, "__main__", *sorted(sys.modules)]):
-        for key, value in list(vars(sys.modules.get(name) or object).items()):
+        held = getattr(sys.modules.get(name), "__dict__", {})
+        for key, value in list(held.items()):
             if value is thing and not key.startswith("_"):
                 importable = module_name(name)
                 return None if importable == "__main__" else f"{importable}:{key}"
