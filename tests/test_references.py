@@ -51,20 +51,15 @@ if __name__ == "__main__":
 """
 
 
-def ran(folder, *words):
-    return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_a_space_of_a_script_is_referred_to_by_the_scripts_name(tmp_path):
+def test_a_space_of_a_script_is_referred_to_by_the_scripts_name(tmp_path, monkeypatch):
     (tmp_path / "my_script.py").write_text(SCRIPT.format(tests=TESTS))
-    assert ran(tmp_path, "my_script.py").stdout.strip() == "my_script:mine"
-    assert ran(tmp_path, "-m", "my_script").stdout.strip() == "my_script:mine"
-    again = ran(tmp_path, "-c", "from robsearch.spaces import load_space; print(load_space('my_script:mine').widths)")
-    assert again.stdout.strip() == "(4, 8)", again.stderr
+    done = subprocess.run([sys.executable, "my_script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "my_script:mine", done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_space("my_script:mine").widths == (4, 8)
 
 
 LAUNCHES = """
-import sys; sys.path.insert(0, {tests!r})
 import robsearch
 from made_spaces import make
 mine = make(2)
@@ -72,11 +67,13 @@ robsearch.launch(mine)
 """
 
 
-def test_a_module_that_launches_when_it_is_imported_is_refused(tmp_path):
-    (tmp_path / "unguarded.py").write_text(LAUNCHES.format(tests=TESTS))
-    done = ran(tmp_path, "-c", "from robsearch.spaces import load_space; load_space('unguarded:mine')")
-    assert "expected not to launch a search while 'unguarded' is imported" in done.stderr
-    assert 'put it under `if __name__ == "__main__":`' in done.stderr
+def test_a_module_that_launches_when_it_is_imported_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "unguarded.py").write_text(LAUNCHES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="expected not to launch a search while 'unguarded' is imported") as error:
+        load_space("unguarded:mine")
+    assert 'put it under `if __name__ == "__main__":`' in str(error.value)
     assert not (tmp_path / "robsearch-results").exists()
 
 
