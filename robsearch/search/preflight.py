@@ -182,8 +182,13 @@ def changed_manner(record: SearchRecord, space: Space) -> dict[str, str]:
 
 
 def constraints(space: Space) -> tuple[str, ...]:
-    """The constraints of a space, as text."""
-    return tuple(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to)
+    """The constraints of a space, as text with all digits: it is what ``resume`` compares."""
+    return tuple(f"{goal.metric} >= {float(goal.value)!r}" for goal in space.subject_to)
+
+
+def rungs(space: Space) -> tuple[str, ...]:
+    """The rungs of fidelity of a space, cheapest first, as text: it is what ``resume`` compares."""
+    return tuple(f"{rung.name} (keep {float(rung.keep)!r})" for rung in space.fidelity)
 
 
 def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
@@ -197,7 +202,7 @@ def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
     each = f"{space.replicates} seeds" if space.replicates > 1 else "one training"
     told = {
         "searched for": ", ".join(space.maximise),
-        "subject to": ", ".join(constraints(space)),
+        "subject to": ", ".join(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to),
         "a suggestion": each + (" at every width" if space.per_trial == "all" else ""),
         "sampler": type(space.sampler).__name__ if space.sampler else "TPESampler, the default",
         "pruner": _pruner(space),
