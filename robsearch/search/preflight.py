@@ -15,7 +15,7 @@ from typing import Any
 from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset
-from robsearch.provenance import commit_text, process_facts, versions_text
+from robsearch.provenance import commit_text, versions_text
 from robsearch.recipe import Recipe
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
@@ -129,7 +129,7 @@ def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
 
 
 def setting(recipe: Recipe, seed: int) -> dict[str, str]:
-    """What a reader must know to judge the figures: recipe, seed, hardware, versions, commit."""
+    """What a reader must know to judge the figures, but for what each driver ran on: recipe and seed."""
     examples = {name: len(split.labels) for name, split in load(recipe.data).items()}
     return {
         "model": str(recipe.model),
@@ -144,7 +144,6 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
         "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
         "search seed": str(seed),
-        **driver_setting(process_facts(Path.cwd())),
     }
 
 
