@@ -13,6 +13,7 @@ and a hash of the recipe's tree. In that tree
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import functools
@@ -126,14 +127,19 @@ def module_name(name: str) -> str:
 
 def reference(function: Callable[..., Any]) -> str | None:
     """``module:name`` of a function or class; None for one that cannot be found by its name, such as a lambda."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if not module or not name or "<" in name:
-        return None
+    module = getattr(function, "__module__", None)
+    for each in ("__qualname__", "__name__"):  # that of torch.relu is _VariableFunctionsClass.relu
+        name = getattr(function, each, None)
+        if module and name and "<" not in name and _found(module, name) is function:
+            return f"{module_name(module)}:{name}"
+    return None
+
+
+def _found(module: str, name: str) -> Any:
     try:
-        found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError):
         return None
-    return f"{module_name(module)}:{name}" if found is function else None
 
 
 def legacy_digest(value: object) -> str:
@@ -215,23 +221,26 @@ class _Canon:
             named = reference(value)
             return ["function", named] if named else self._refuse(value, where, f"{value.__qualname__}")
         module = type(value).__module__.partition(".")[0]
+        if module == "numpy" and getattr(getattr(value, "dtype", None), "hasobject", False):
+            return ["array", "object", list(value.shape), self.of(value.ravel().tolist(), where)]
         if module in ("numpy", "torch") and (array := _array(value)):
             return array
         if hasattr(value, "named_buffers") and hasattr(value, "named_children"):
             return self._torch_module(value, where)
         try:
-            reduced = value.__reduce_ex__(4)
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce else value.__reduce_ex__(4)
         except Exception:
             return self._refuse(value, where, f"a {type(value).__name__}, which cannot be pickled")
         parts = reduced[:3] if isinstance(reduced, tuple) else (reduced,)
         return ["pickled", type_name(type(value)), *(self.of(part, where) for part in parts)]
 
     def _torch_module(self, value: Any, where: str) -> Any:
-        """A ``torch.nn.Module``, such as a transform of torchvision: its public settings, tensors and children."""
-        hidden = {"training", "call_super_init", "dump_patches"}
-        public = {name: item for name, item in vars(value).items() if not name.startswith("_") and name not in hidden}
+        """A ``torch.nn.Module``, such as a transform of torchvision: its settings, tensors and children."""
+        hidden = {*vars(sys.modules["torch"].nn.Module()), "call_super_init", "dump_patches", "_compiled_call_impl"}
+        own = {name: item for name, item in vars(value).items() if name not in hidden}
         tensors = dict([*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)])
-        parts = (public, tensors, dict(value.named_children()))
+        parts = (own, tensors, dict(value.named_children()))
         return ["module", type_name(type(value)), *(self.of(part, where) for part in parts)]
 
     def _refuse(self, value: object, where: str, got: str) -> None:
@@ -257,8 +266,9 @@ def _number(value: float) -> Any:
 
 def _array(value: Any) -> Any:
     """A NumPy number as Python's, an array or tensor by its content, torch's dtypes and devices by their names."""
+    kind = str(getattr(value, "dtype", "")).removeprefix("torch.")
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
+        value = value.detach().cpu().to_dense()
         value = value.float().numpy() if value.dtype.is_floating_point and value.itemsize == 2 else value.numpy()
     if not hasattr(value, "tobytes"):
         return ["torch", str(value)] if type(value).__name__ in ("dtype", "device") else None
@@ -266,7 +276,7 @@ def _array(value: Any) -> Any:
         item = value.item()
         return _number(item) if isinstance(item, int | float) and not isinstance(item, bool) else item
     content = hashlib.sha256(value.tobytes()).hexdigest()[:16]
-    return ["array", str(value.dtype), list(value.shape), content]
+    return ["array", kind, list(value.shape), content]
 
 
 def _legacy(node: object) -> object:

@@ -30,24 +30,24 @@ UNKNOWN = "unknown"
 Facts = dict[str, Any]
 
 
-def process_facts(project: Path) -> Facts:
+def process_facts(code: Path) -> Facts:
     """What this process runs on.
 
     Args:
-        project: the folder in which the search was launched, which the code of spaces and nets belongs to.
+        code: the folder from which the space is imported, or, of a notebook's, the one in which the driver runs.
 
     Returns:
-        ``node``, ``pid``, ``python``, ``versions`` (of packages), ``project``, ``commit`` and ``clean``: whether the
+        ``node``, ``pid``, ``python``, ``versions`` (of packages), ``code``, ``commit`` and ``clean``: whether the
         working tree had no changes, None if that is not known. ``commit`` says ``not in a git repository`` or
         ``unknown`` where there is none. Plain JSON.
     """
-    commit, clean = code_of(project)
+    commit, clean = code_of(code)
     return {
         "node": platform.node(),
         "pid": os.getpid(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "project": str(project),
+        "code": str(code),
         "commit": commit,
         "clean": clean,
     }
@@ -80,12 +80,12 @@ def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
         OSError: there is no room, or the folder cannot be written.
     """
     search = _read(attempt.parents[2] / SEARCH)
-    project = Path(search.get("project") or Path.cwd())
+    code = Path(search.get("code") or search.get("project") or Path.cwd())
     facts = {
         "search": search.get("identity"),
         "attempt": number,
         "started": time.time(),
-        **process_facts(project),
+        **process_facts(code),
         "device": device_name(),
         "recipe": recipe.flat(),
     }

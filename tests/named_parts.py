@@ -28,6 +28,17 @@ class Flip:
         return torch.where(torch.rand(len(x), 1, 1, 1) < self.share, x.flip(3), x)
 
 
+class Grainy(torch.nn.Module):
+    """A transform of a user's with a setting that begins with an underscore."""
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self._sigma = sigma
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self._sigma * torch.randn_like(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class Noisy:
     """An attack of a user's; ``digest_name`` keeps its digests when the class moves to another module."""

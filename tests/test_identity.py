@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from named_parts import UNNAMED, Flip, Noisy, brighter, by_functions, by_lambda
+from named_parts import UNNAMED, Flip, Grainy, Noisy, brighter, by_functions, by_lambda
 from optuna.trial import FixedTrial
 from small_spaces import recipe
 from torchvision.transforms import v2
@@ -79,6 +80,22 @@ def test_what_functions_and_objects_hold_counts():
     small, large = (v2.Compose([v2.RandomCrop(8, padding=padding)]) for padding in (1, 2))
     assert digest(small) != digest(large)
     assert digest(Flip(0.5).__call__) == digest(Flip(0.5).__call__) != digest(Flip(0.9).__call__)
+
+
+def test_a_private_setting_of_a_torch_module_counts():
+    assert digest(Grainy(0.1)) == digest(Grainy(0.1)) != digest(Grainy(0.2))
+    assert digest(torch.nn.Sequential(Grainy(0.1))) != digest(torch.nn.Sequential(Grainy(0.2)))
+
+
+def test_what_pickle_keeps_by_a_name_or_a_table_has_a_lasting_name():
+    assert identity.reference(torch.relu) == "torch:relu"
+    assert digest(torch.relu) == digest(torch.relu) != digest(torch.tanh)
+    assert digest(functools.partial(torch.clamp, min=0)) != digest(functools.partial(torch.clamp, min=1))
+    assert digest(re.compile("a")) == digest(re.compile("a")) != digest(re.compile("b"))
+    two = [np.array([Noisy(eps), None], dtype=object) for eps in (0.1, 0.1)]
+    assert digest(two[0]) == digest(two[1]) != digest(np.array([Noisy(0.2), None], dtype=object))
+    assert digest(torch.ones(2, dtype=torch.bfloat16)) != digest(torch.ones(2))
+    assert digest(torch.eye(2).to_sparse()) == digest(torch.eye(2))
 
 
 @pytest.mark.parametrize("kind", UNNAMED)

@@ -1,7 +1,9 @@
 """Where figures come from: of each attempt at a trial its node, device, versions, and the commit of the code."""
 
+import importlib
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -9,7 +11,8 @@ from small_spaces import recipe
 
 from robsearch import trial
 from robsearch.files import write_json
-from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts
+from robsearch.provenance import code_of, note_attempt, process_facts, read_attempts, read_search
+from robsearch.search.belonging import note_driver
 from robsearch.search.preflight import driver_setting, with_later
 from robsearch.search.recording import Recorder, attempt_tags
 from robsearch.spaces import Stage
@@ -85,6 +88,26 @@ def test_every_attempt_says_what_it_ran_on(tmp_path, project, monkeypatch):
     assert one["recipe"]["epochs"] == 4
     assert one["recipe"] == json.loads(json.dumps(recipe(4).flat()))
     assert one["started"] < two["started"]
+
+
+def test_the_commit_is_that_of_the_space_from_whatever_folder_it_is_driven(tmp_path, project, monkeypatch):
+    (project / "of_a_project.py").write_text("from small_spaces import pair\n")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "second")
+    head = git(project, "rev-parse", "--short=12", "HEAD")
+    monkeypatch.syspath_prepend(project)
+    importlib.import_module("of_a_project")
+    monkeypatch.chdir(tmp_path)
+    folder = searched(tmp_path, tmp_path)
+    record = SearchRecord("s", "of_a_project:pair", (4,), 0, 1, "", {}, identity="1" * 32)
+    assert note_driver(folder, record)["commit"] == head
+    attempt = folder / "trials" / "w4-000" / "a1"
+    attempt.mkdir(parents=True)
+    note_attempt(attempt, 1, recipe(4))
+    (noted,) = read_attempts(attempt.parent)
+    assert (noted["code"], noted["commit"], noted["clean"]) == (str(project), head, True)
+    note_driver(folder, replace(record, space="<a notebook's>"))
+    assert read_search(folder)["code"] == str(tmp_path)
 
 
 def test_a_damaged_note_is_left_out(tmp_path):

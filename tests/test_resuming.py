@@ -11,7 +11,7 @@ from robsearch import AtLeast, Digits, InputError, Rung, Space, identity
 from robsearch.identity import legacy_digest
 from robsearch.provenance import note_attempt
 from robsearch.search.planning import turns_of
-from robsearch.search.preflight import changed_manner, constraints, manner, with_later
+from robsearch.search.preflight import changed_manner, constraints, manner, rungs, with_later
 from robsearch.search.resuming import check_unchanged
 from robsearch.study import SearchRecord, open_storage
 
@@ -62,6 +62,10 @@ def other_standard(width):
     return dataclasses.replace(standard(width), epochs=3)
 
 
+def other_control(width):
+    return dataclasses.replace(standard(width), epochs=2)
+
+
 other_standard.__name__ = "standard"
 BEGUN = Space(define, (4, 8), controls=(standard,))
 
@@ -73,8 +77,10 @@ class Begun:
         self.folder, self.storage = folder / "s", open_storage(None, folder / "s")
         controls = tuple(control.__name__ for control in space.controls) if record_controls else None
         known = {"maximise": space.maximise, "per_trial": space.per_trial, "trainings": space.trainings}
-        known |= {"identity": "a" * 32, "controls": controls, "subject_to": constraints(space)}
-        self.record = SearchRecord("s", "m:n", space.widths, 0, 4, "sqlite:///m.db", {}, **known)
+        known |= {"identity": "a" * 32, "controls": controls}
+        if record_controls:  # as robsearch 0.2 does
+            known |= {"subject_to": constraints(space), "fidelity": rungs(space)}
+        self.record = SearchRecord("s", "m:n", space.widths, 0, 4, "sqlite:///m.db", manner(space), **known)
         self.record.create(self.storage)
         for study in turns_of(space, self.record, self.storage, full=recipe(4)).tallies:
             for _ in range(1 if study.stage.control else 2):
@@ -151,6 +157,55 @@ def test_a_changed_rung_is_refused(tmp_path):
     assert row(said, "epochs") == ["epochs", "2", "1", "w4-scout-000, w4-scout-001"]
 
 
+LADDER = Space(define, (4,), fidelity=(Rung("a", shortest, keep=0.5), Rung("b", shorter, keep=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "now"),
+    [
+        ((), "none"),
+        (LADDER.fidelity[:1], "a (keep 0.5)"),
+        (LADDER.fidelity[::-1], "b (keep 0.5), a (keep 0.5)"),
+        ((Rung("scout", shortest, keep=0.5), LADDER.fidelity[1]), "scout (keep 0.5), b (keep 0.5)"),
+        ((Rung("a", shortest, keep=0.25), LADDER.fidelity[1]), "a (keep 0.25), b (keep 0.5)"),
+    ],
+)
+def test_other_rungs_are_refused(tmp_path, fidelity, now):
+    begun = Begun(tmp_path, LADDER)
+    check_unchanged(begun.storage, begun.record, LADDER, begun.folder)
+    said = begun.said(dataclasses.replace(LADDER, fidelity=fidelity))
+    assert row(said, "fidelity")[1:] == ["a (keep 0.5), b (keep 0.5)", now]
+
+
+def test_rungs_that_come_later_are_refused(begun):
+    said = begun.said(dataclasses.replace(BEGUN, fidelity=LADDER.fidelity[:1]))
+    assert row(said, "fidelity")[1:] == ["none", "a (keep 0.5)"]
+
+
+def test_what_0_1_did_not_record_is_read_from_the_facts_for_the_report(tmp_path):
+    limited = dataclasses.replace(LADDER, subject_to=(AtLeast("val/natural_accuracy", 1 / 3),))
+    begun = Begun(tmp_path, limited, record_controls=False)
+    check_unchanged(begun.storage, begun.record, limited, begun.folder)
+    said = begun.said(dataclasses.replace(limited, subject_to=(), fidelity=LADDER.fidelity[:1]))
+    assert row(said, "subject to")[1:] == ["val/natural_accuracy >= 0.333333", "none"]
+    assert row(said, "rungs below")[1:] == ["a (50 % go on), b (50 % go on)", "a (50 % go on)"]
+
+
+def test_a_constraint_counts_with_all_its_digits(tmp_path):
+    limited = dataclasses.replace(BEGUN, subject_to=(AtLeast("val/natural_accuracy", 0.5),))
+    begun = Begun(tmp_path, limited)
+    stricter = dataclasses.replace(limited, subject_to=(AtLeast("val/natural_accuracy", 0.5000001),))
+    assert row(begun.said(stricter), "subject_to")[2] == "val/natural_accuracy >= 0.5000001"
+
+
+def test_the_order_of_widths_controls_and_constraints_does_not_count(tmp_path):
+    goals = (AtLeast("val/natural_accuracy", 0.5), AtLeast("val/stability", 0.1))
+    first = dataclasses.replace(BEGUN, controls=(standard, other_control), subject_to=goals)
+    begun = Begun(tmp_path, first)
+    second = dataclasses.replace(first, widths=(8, 4), controls=(other_control, standard), subject_to=goals[::-1])
+    check_unchanged(begun.storage, begun.record, second, begun.folder)
+
+
 def test_controls_that_were_not_recorded_are_those_that_were_trained(tmp_path):
     begun = Begun(tmp_path, record_controls=False)
     check_unchanged(begun.storage, begun.record, BEGUN, begun.folder)
@@ -185,7 +240,7 @@ def test_other_numerics_are_refused_and_said(begun, monkeypatch):
 
 
 def test_another_sampler_or_pruner_may_go_on_and_is_said(begun):
-    record = dataclasses.replace(begun.record, setting=manner(BEGUN))
+    record = begun.record
     assert changed_manner(record, BEGUN) == {}
     other = dataclasses.replace(BEGUN, sampler=optuna.samplers.RandomSampler(), pruner=optuna.pruners.NopPruner())
     check_unchanged(begun.storage, begun.record, other, begun.folder)

@@ -83,14 +83,16 @@ def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
 
     Only for the process that holds the search's lease.
     """
-    facts = {"started": time.time(), **process_facts(Path.cwd())}
     known, root = read_search(folder), import_root(record.space)
+    code = root or Path.cwd()  # a driver may be started in any folder
+    facts = {"started": time.time(), **process_facts(code)}
     drivers = [*known.get("drivers", []), facts]
     content = {
         "name": record.name,
         "identity": record.identity,
         "space": record.space,
-        "project": facts["project"],
+        "project": str(Path.cwd()),
+        "code": str(code),
         "imports_from": str(root) if root else known.get("imports_from"),
         "folder": str(folder.resolve()),
         "drivers": drivers,

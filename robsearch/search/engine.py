@@ -22,6 +22,7 @@ from robsearch.search.preflight import (
     constraints,
     manner,
     new_name,
+    rungs,
     setting,
     with_later,
 )
@@ -222,5 +223,6 @@ def _record(
         identity=new_identity(),
         controls=tuple(control.__name__ for control in space.controls),
         subject_to=constraints(space),
+        fidelity=rungs(space),
         judged_by=learning.judgement_of_space(draws),
     )

@@ -15,7 +15,7 @@ from typing import Any
 from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset
-from robsearch.provenance import commit_text, process_facts, versions_text
+from robsearch.provenance import commit_text, versions_text
 from robsearch.recipe import Recipe
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
@@ -129,7 +129,7 @@ def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
 
 
 def setting(recipe: Recipe, seed: int) -> dict[str, str]:
-    """What a reader must know to judge the figures: recipe, seed, hardware, versions, commit."""
+    """What a reader must know to judge the figures, but for what each driver ran on: recipe and seed."""
     examples = {name: len(split.labels) for name, split in load(recipe.data).items()}
     return {
         "model": str(recipe.model),
@@ -144,7 +144,6 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
         "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
         "search seed": str(seed),
-        **driver_setting(process_facts(Path.cwd())),
     }
 
 
@@ -182,8 +181,13 @@ def changed_manner(record: SearchRecord, space: Space) -> dict[str, str]:
 
 
 def constraints(space: Space) -> tuple[str, ...]:
-    """The constraints of a space, as text."""
-    return tuple(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to)
+    """The constraints of a space, as text with all digits: it is what ``resume`` compares."""
+    return tuple(f"{goal.metric} >= {float(goal.value)!r}" for goal in space.subject_to)
+
+
+def rungs(space: Space) -> tuple[str, ...]:
+    """The rungs of fidelity of a space, cheapest first, as text: it is what ``resume`` compares."""
+    return tuple(f"{rung.name} (keep {float(rung.keep)!r})" for rung in space.fidelity)
 
 
 def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
@@ -197,7 +201,7 @@ def manner(space: Space, found: Sequence[Found] = ()) -> dict[str, str]:
     each = f"{space.replicates} seeds" if space.replicates > 1 else "one training"
     told = {
         "searched for": ", ".join(space.maximise),
-        "subject to": ", ".join(constraints(space)),
+        "subject to": ", ".join(f"{goal.metric} >= {goal.value:g}" for goal in space.subject_to),
         "a suggestion": each + (" at every width" if space.per_trial == "all" else ""),
         "sampler": type(space.sampler).__name__ if space.sampler else "TPESampler, the default",
         "pruner": _pruner(space),

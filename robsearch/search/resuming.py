@@ -11,7 +11,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.identity import is_legacy
 from robsearch.provenance import read_attempts, read_search
 from robsearch.recipe import Recipe
-from robsearch.search.preflight import constraints
+from robsearch.search.preflight import constraints, manner, rungs
 from robsearch.spaces import UNNAMED, Space, load_space
 from robsearch.study import ANOTHER, Replayed, SearchRecord, Storage, recorded_controls, replay
 from robsearch.tracking import BESIDE
@@ -128,7 +128,7 @@ def recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[tupl
 
 
 def _of_search(storage: Storage, record: SearchRecord, space: Space) -> Iterator[Change]:
-    if space.widths != record.widths:
+    if set(space.widths) != set(record.widths):
         yield Change("widths", _listed(record.widths), _listed(space.widths))
     if space.maximise != record.maximise:
         yield Change("maximise", _listed(record.maximise), _listed(space.maximise))
@@ -141,10 +141,23 @@ def _of_search(storage: Storage, record: SearchRecord, space: Space) -> Iterator
         recorded = tuple(sorted(recorded_controls(storage, record.name) - {each.__name__ for each in space.controls}))
         if recorded:
             yield Change("controls", _listed(recorded), "not among the controls")
-    elif recorded != (now := tuple(control.__name__ for control in space.controls)):
+    elif set(recorded) != set(now := tuple(control.__name__ for control in space.controls)):
         yield Change("controls", _listed(recorded), _listed(now))
-    if record.subject_to is not None and record.subject_to != constraints(space):
+    yield from _of_goals_and_rungs(record, space)
+
+
+def _of_goals_and_rungs(record: SearchRecord, space: Space) -> Iterator[Change]:
+    """Where they were not recorded, by robsearch 0.1, the facts for the report have them, rounded."""
+    known, told = record.setting, manner(space)
+    if record.subject_to is not None and set(record.subject_to) != set(constraints(space)):
         yield Change("subject_to", _listed(record.subject_to), _listed(constraints(space)))
+    if record.fidelity is not None and record.fidelity != rungs(space):
+        yield Change("fidelity", _listed(record.fidelity), _listed(rungs(space)))
+    unrecorded = {"subject to": record.subject_to is None, "rungs below": record.fidelity is None}
+    for label in (label for label, lacks in unrecorded.items() if lacks and known):
+        was, now = known.get(label, "none"), told.get(label, "none")
+        if was != now:
+            yield Change(label, was, now)
 
 
 def _of_recipes(replayed: Sequence[Replayed], trials: Path) -> Iterator[Change]:

@@ -168,9 +168,18 @@ class SpaceTrial(optuna.Trial):
 
     @property
     def relative_params(self) -> dict[str, Any]:
-        """As Optuna's."""
-        relative: dict[str, Any] = getattr(self._trial, "relative_params")  # noqa: B009 - a trial with fixed ones has none
-        return relative
+        """Refused: it is not kept."""
+        raise _not_kept("relative_params")
+
+    @property
+    def study(self) -> optuna.Study:  # type: ignore[override]
+        """Refused: a suggestion that is replayed has none."""
+        raise _not_kept("study")
+
+    @property
+    def storage(self) -> optuna.storages.BaseStorage:  # type: ignore[override]
+        """Refused: a suggestion that is replayed has none."""
+        raise _not_kept("storage")
 
     # -- what a space may write --------------------------------------------------------------------------------
 
@@ -199,6 +208,12 @@ class SpaceTrial(optuna.Trial):
     def should_prune(self) -> bool:
         """As Optuna's."""
         return self._trial.should_prune()
+
+
+def _not_kept(name: str) -> InputError:
+    """The refusal of what ``resume`` and ``evaluate``, which replay a suggestion, could not give to a space again."""
+    do = "use the width, the suggested parameters, trial.number and attributes that the space set itself"
+    return InputError(refusal("a space that depends on its suggestion only", f"trial.{name}", do))
 
 
 def _any_of(low: Any = None, choices: object = (), **_: object) -> Any:

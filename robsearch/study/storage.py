@@ -171,6 +171,7 @@ class SearchRecord:
             meet. Empty for a search begun before robsearch 0.2 that was not continued since.
         controls: the names of the controls beside the search; None if they were not recorded.
         subject_to: the constraints, as text; None if they were not recorded.
+        fidelity: the rungs below the full recipe, as text; None if they were not recorded.
         judged_by: what a value must have in common with another to be compared with it: the ``evaluation attack`` as
             text, its digest, and the digest of the contents of ``val``.
         written_by: the version of robsearch that wrote this record.
@@ -189,6 +190,7 @@ class SearchRecord:
     identity: str = ""
     controls: tuple[str, ...] | None = None
     subject_to: tuple[str, ...] | None = None
+    fidelity: tuple[str, ...] | None = None
     judged_by: dict[str, str] = field(default_factory=dict)
     written_by: str = field(default="", compare=False)
 
