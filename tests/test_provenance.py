@@ -88,7 +88,10 @@ def test_every_attempt_says_what_it_ran_on(tmp_path, project, monkeypatch):
 
 
 def test_a_damaged_note_is_left_out(tmp_path):
-    for number, text in enumerate(["{", "[]", '"x"', ""], start=1):
+    told = {**process_facts(tmp_path), "attempt": 1, "device": "cpu", "recipe": {}}
+    wrong = [{}, *({**told, name: [7]} for name in ("node", "versions", "commit", "clean", "attempt", "recipe"))]
+    wrong += [{name: told[name] for name in told if name != "device"}]
+    for number, text in enumerate(["{", "[]", '"x"', "", *map(json.dumps, wrong)], start=1):
         (tmp_path / f"a{number}").mkdir()
         (tmp_path / f"a{number}" / "attempt.json").write_text(text)
     assert read_attempts(tmp_path) == []
