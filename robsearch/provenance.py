@@ -29,6 +29,11 @@ UNKNOWN = "unknown"
 
 Facts = dict[str, Any]
 
+OF_SEARCH = ("name", "identity", "space", "project", "imports_from", "folder")
+OF_PROCESS = {"node": str, "versions": dict, "commit": str, "clean": bool | None}
+OF_ATTEMPT = {"attempt": int, "device": str, "recipe": dict}
+"""What the files have, and of which type it is; what else they hold is damage."""
+
 
 def process_facts(code: Path) -> Facts:
     """What this process runs on.
@@ -95,12 +100,16 @@ def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
 def read_attempts(trial: Path) -> list[Facts]:
     """What is known of each attempt at a trial, in their order; damaged files are left out."""
     found = [_read(attempt / ATTEMPT) for attempt in reversed(attempts(trial))]
-    return [facts for facts in found if facts]
+    return [facts for facts in found if _has(facts, OF_ATTEMPT) and _has(facts, OF_PROCESS)]
 
 
 def read_search(folder: Path) -> Facts:
-    """``search.json`` of a search's folder; empty if there is none that can be read."""
-    return _read(folder / SEARCH)
+    """``search.json`` of a search's folder, without what is damaged; empty if there is none that can be read."""
+    found = _read(folder / SEARCH)
+    told = {name: found[name] for name in OF_SEARCH if isinstance(found.get(name), str)}
+    drivers = found.get("drivers")
+    whole = [each for each in drivers if _has(each, OF_PROCESS)] if isinstance(drivers, list) else []
+    return {**told, "drivers": whole} if found else {}
 
 
 def commit_text(facts: Mapping[str, Any]) -> str:
@@ -119,6 +128,12 @@ def _read(file: Path) -> Facts:
     except DamagedError:  # nothing depends on it
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _has(facts: Any, types: Mapping[str, Any]) -> bool:
+    return isinstance(facts, dict) and all(
+        name in facts and isinstance(facts[name], kind) for name, kind in types.items()
+    )
 
 
 def _version(package: str) -> str | None:

@@ -17,7 +17,7 @@ from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_
 from robsearch.data import load
 from robsearch.disk import DiskFullError
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
-from robsearch.files import DamagedError, read_json, replacing, unless_damaged, write_json
+from robsearch.files import DamagedError, make_way, read_json, replacing, unless_damaged, write_json
 from robsearch.measurement import Measurement, averages
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
@@ -288,6 +288,7 @@ def _reason(error: Exception, folder: Path) -> str:
     text, file = traceback.format_exc(), folder / "error.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        make_way(file)
         file.write_text(text)
     except OSError as unwritten:  # a full disk must not hide what went wrong
         return f"{type(error).__name__}: {error} (no traceback: {unwritten})"

@@ -5,11 +5,14 @@ import shutil
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
-from small_spaces import pair
+from small_spaces import pair, recipe
 from typer.testing import CliRunner
 
 import robsearch
 from robsearch import InputError, Means, cli, cluster
+from robsearch.checkpoints import Attempt
+from robsearch.files import write_json
+from robsearch.provenance import note_attempt, read_attempts, read_search
 from robsearch.search.belonging import claim_folder, new_identity, note_driver
 from robsearch.search.finalists import find_target, load_target
 from robsearch.search.place import Place
@@ -88,6 +91,30 @@ def test_a_folder_of_a_search_from_before_identities_is_not_taken(tmp_path):
     elsewhere = Place(tmp_path, url(tmp_path, "second"))
     with pytest.raises(InputError, match="without a search in it"):
         new_name("s", pair, elsewhere, default_uri(tmp_path))
+
+
+DAMAGED_SEARCH = ("", "{", "[1]", "{}", '{"identity": 5, "drivers": 3}', '{"identity": null, "drivers": [7]}')
+
+
+@pytest.mark.parametrize("text", [None, *DAMAGED_SEARCH])
+def test_where_search_json_is_damaged_the_attempts_say_whose_the_folder_is(tmp_path, text):
+    place = begun(tmp_path)
+    folder = place.folder("s")
+    attempt = Attempt.claim(folder / "trials" / "w4-000")
+    note_attempt(attempt.folder, attempt.number, recipe(4))
+    other = Attempt.claim(folder / "trials" / "w4-001")
+    (folder / "search.json").unlink()
+    if text is not None:
+        (folder / "search.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"search.json is missing or damaged: the attempts at its trials say"):
+        assert load_search("s", tmp_path).record.identity == ONE
+    note_driver(folder, record())
+    assert read_search(folder)["identity"] == ONE
+    assert len(read_search(folder)["drivers"]) == 1
+    write_json(other.folder / "attempt.json", {**read_attempts(attempt.trial)[0], "search": OTHER})
+    (folder / "search.json").write_text(text or "")
+    with pytest.raises(InputError, match=r"a damaged search\.json, and no attempt at a trial that says whose"):
+        load_search("s", tmp_path)
 
 
 def test_a_search_without_its_folder_does_not_begin_another_one(tmp_path):

@@ -111,7 +111,10 @@ def test_the_commit_is_that_of_the_space_from_whatever_folder_it_is_driven(tmp_p
 
 
 def test_a_damaged_note_is_left_out(tmp_path):
-    for number, text in enumerate(["{", "[]", '"x"', ""], start=1):
+    told = {**process_facts(tmp_path), "attempt": 1, "device": "cpu", "recipe": {}}
+    wrong = [{}, *({**told, name: [7]} for name in ("node", "versions", "commit", "clean", "attempt", "recipe"))]
+    wrong += [{name: told[name] for name in told if name != "device"}]
+    for number, text in enumerate(["{", "[]", '"x"', "", *map(json.dumps, wrong)], start=1):
         (tmp_path / f"a{number}").mkdir()
         (tmp_path / f"a{number}" / "attempt.json").write_text(text)
     assert read_attempts(tmp_path) == []

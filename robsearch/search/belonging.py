@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
 from robsearch.errors import InputError, refusal
 from robsearch.files import write_json
-from robsearch.provenance import SEARCH, process_facts, read_search
+from robsearch.provenance import SEARCH, process_facts, read_attempts, read_search
 from robsearch.references import import_root
 from robsearch.study import JOURNAL, SearchRecord
 
@@ -61,6 +62,8 @@ def taken(folder: Path) -> InputError:
 def check_folder(folder: Path, record: SearchRecord) -> None:
     """Sees that a record and a results folder are of one search.
 
+    Where ``search.json`` does not say whose the folder is, what the attempts at its trials wrote down counts.
+
     Raises:
         InputError: they are of two searches of one name, or the folder is not there.
     """
@@ -68,11 +71,18 @@ def check_folder(folder: Path, record: SearchRecord) -> None:
     if known == record.identity:
         return
     do = "pass the --results and the --storage with which this one was launched"
+    if not known and _told_by_attempts(folder) == {record.identity}:
+        told = "the attempts at its trials say that the folder is this search's"
+        warnings.warn(f"{folder / SEARCH} is missing or damaged: {told}", stacklevel=2)
+        return
     if not folder.exists():
         got = "no such folder"
         do += "; if its results are lost, launch a new search, which can learn from this one"
     elif not known and not (folder / "trials").exists():
         got = f"a folder without {SEARCH}"
+    elif not known and (folder / SEARCH).exists():
+        got = f"a damaged {SEARCH}, and no attempt at a trial that says whose the folder is"
+        do += f', or, if it is this search\'s, write {{"identity": "{record.identity}"}} into it'
     else:
         got = f"those of another search of that name ({_short(known)}, not {_short(record.identity)})"
     raise InputError(refusal(f"the results of {record.name!r} in {folder}", got, do))
@@ -99,6 +109,14 @@ def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
     }
     write_json(folder / SEARCH, content)
     return facts
+
+
+def _told_by_attempts(folder: Path) -> set[str]:
+    """The identities that the attempts at a search's trials wrote down."""
+    trials = (folder / "trials").glob("*")
+    return {
+        facts["search"] for trial in trials for facts in read_attempts(trial) if isinstance(facts.get("search"), str)
+    }
 
 
 def _short(identity: str) -> str:
