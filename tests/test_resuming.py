@@ -1,10 +1,12 @@
 """Whether a search may go on with a space: every recorded suggestion is replayed through it. No Ray in here."""
 
 import dataclasses
+import sys
+import types
 
 import optuna
 import pytest
-from named_parts import by_functions
+from named_parts import Flip, by_functions
 from small_spaces import recipe, standard
 
 from robsearch import AtLeast, Digits, InputError, Rung, Space, identity
@@ -44,6 +46,10 @@ def other_images(trial, width):
 def judged_harder(trial, width):
     made = define(trial, width)
     return dataclasses.replace(made, eval_attack=dataclasses.replace(made.eval_attack, eps=0.2))
+
+
+def plain_object(trial, width):
+    return dataclasses.replace(define(trial, width), augment=Flip(0.5))
 
 
 def raises(trial, width):
@@ -222,6 +228,18 @@ def test_other_contents_of_the_same_data_set_are_refused(begun, monkeypatch):
 def test_functions_are_the_same_in_a_search_that_goes_on(tmp_path):
     begun = Begun(tmp_path, by_functions)
     assert check_unchanged(begun.storage, begun.record, by_functions, begun.folder) == (4, 0)
+
+
+def test_a_class_that_moved_is_said_with_the_way_to_keep_its_name(tmp_path, monkeypatch):
+    space = Space(plain_object, (4,))
+    begun = Begun(tmp_path, space)
+    monkeypatch.setitem(sys.modules, "elsewhere", types.SimpleNamespace(Flip=Flip))
+    monkeypatch.setattr(Flip, "__module__", "elsewhere")
+    said = begun.said(space)
+    assert "a class has moved (`digest_name = 'its_old_module:Name'` in the class keeps its name)" in said
+    assert "Flip object" not in said
+    monkeypatch.setattr(Flip, "digest_name", "named_parts:Flip", raising=False)
+    assert check_unchanged(begun.storage, begun.record, space, begun.folder) == (2, 0)
 
 
 def test_digests_of_format_1_are_compared_as_they_were_made(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ from robsearch.tracking import BESIDE
 SHOWN = 2
 """Trials named in a row of the table; the others are counted."""
 NOT_RECORDED = "not recorded"
+MOVED = (
+    "another one with the same numbers: a class has moved (`digest_name = 'its_old_module:Name'` in the class keeps "
+    "its name), or an object has another state"
+)
+OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object>")
+"""A plain object as text. In a worker, a class of a script has another module than in its driver."""
 
 
 class Change(NamedTuple):
@@ -123,7 +130,7 @@ def recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[tupl
     now = recipe.flat()
     for name in dict.fromkeys([*recorded, *now]):
         was, text = recorded.get(name, "nothing"), now.get(name, "nothing")
-        if was != text:
+        if was != text and OBJECT.sub(r"\1", str(was)) != OBJECT.sub(r"\1", str(text)):
             yield name, str(was), str(text)
 
 
@@ -181,8 +188,8 @@ def _of_one(each: Replayed, trials: Path) -> Iterator[tuple[str, str, str]]:
     if each.why == ANOTHER:
         attempts = read_attempts(trials / each.training.trial)
         changes = list(recipe_changes(attempts[-1]["recipe"], each.recipe)) if attempts else []
-        if changes:
-            yield from changes
+        if changes or attempts:
+            yield from changes or [("recipe", str(each.training.facts["recipe"]), MOVED)]
             return
     yield "recipe", str(each.training.facts["recipe"]), each.why
 
