@@ -19,7 +19,6 @@ from robsearch.tracking import BESIDE
 
 SHOWN = 2
 """Trials named in a row of the table; the others are counted."""
-NOT_RECORDED = "not recorded"
 MOVED = (
     "another one with the same numbers: a class has moved (`digest_name = 'its_old_module:Name'` in the class keeps "
     "its name), or an object has another state"
