@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from rich.console import Console
 from small_spaces import pair, recipe
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from robsearch.search.resuming import check_only_copy
 from robsearch.search.syncing import sync
 from robsearch.study import SearchRecord, open_storage
 from robsearch.tracking import SEARCH_ID, Tracker, default_uri, experiment_of, run_pages, trial_of_run
+from robsearch.tracking.models import _refuse_others
 
 ONE, OTHER = "1" * 32, "2" * 32
 
@@ -262,3 +264,15 @@ def test_two_folders_with_one_store_are_two_searches_and_each_promotes_its_own_n
     shutil.rmtree(made["b"].folder)
     with pytest.raises(InputError, match=r"got 'pair-2', of which .* has an experiment"):
         robsearch.launch(pair, name="pair-2", means=Means(results=tmp_path / "b", tracking=uri), console=quiet)
+
+
+def test_a_model_that_was_registered_before_its_search_had_an_identity_is_the_searchs():
+    """``promote`` of a search of robsearch 0.1, then ``resume``, which gives it an identity, then ``promote``."""
+    versions = [ModelVersion("s-w4", number, 0, tags=tags) for number, tags in ((1, None), (2, [tag("")]))]
+    _refuse_others(versions, "s-w4", "1" * 32)
+    with pytest.raises(InputError, match=r"a registered model 's-w4' of this search, got version 3 of another search"):
+        _refuse_others([*versions, ModelVersion("s-w4", 3, 0, tags=[tag("2" * 32)])], "s-w4", "1" * 32)
+
+
+def tag(identity):
+    return ModelVersionTag("robsearch.search_id", identity)

@@ -166,8 +166,8 @@ def _new_version(client: MlflowClient, network: Promoted, model: LoggedModel, ru
 
 
 def _refuse_others(versions: Sequence[ModelVersion], name: str, identity: str) -> None:
-    """Versions without a tag are from before robsearch 0.2, when nobody could tell."""
-    others = [one.version for one in versions if one.tags.get(SEARCH_ID, identity) != identity]
+    """Versions without an identity are of a search begun before robsearch 0.2, when nobody could tell."""
+    others = [one.version for one in versions if (one.tags.get(SEARCH_ID) or identity) != identity]
     if others:
         got = f"version {', '.join(map(str, others))} of another search of that name"
         raise InputError(refusal(f"a registered model {name!r} of this search", got, "choose a name: --as NAME"))
