@@ -1,6 +1,9 @@
 """Two searches of one name: wherever they could meet, the second is told. No Ray in here, but for the last test."""
 
 import shutil
+import sys
+from dataclasses import replace
+from subprocess import PIPE, Popen
 
 import pytest
 from mlflow import MlflowClient
@@ -12,9 +15,13 @@ from typer.testing import CliRunner
 import robsearch
 from robsearch import InputError, Means, cli, cluster
 from robsearch.checkpoints import Attempt
+from robsearch.claims.running import validate
+from robsearch.claims.war import WidthStudy
+from robsearch.claims.war_presets import digits_recipe
 from robsearch.files import write_json
 from robsearch.provenance import note_attempt, read_attempts, read_search
 from robsearch.search.belonging import claim_folder, new_identity, note_driver
+from robsearch.search.driving import drive
 from robsearch.search.finalists import find_target, load_target
 from robsearch.search.place import Place
 from robsearch.search.preflight import new_name
@@ -23,7 +30,16 @@ from robsearch.search.result import load_search
 from robsearch.search.resuming import check_only_copy
 from robsearch.search.syncing import sync
 from robsearch.study import SearchRecord, open_storage
-from robsearch.tracking import SEARCH_ID, Tracker, default_uri, experiment_of, run_pages, trial_of_run
+from robsearch.tracking import (
+    SEARCH_ID,
+    Promoted,
+    Tracker,
+    default_uri,
+    experiment_of,
+    register,
+    run_pages,
+    trial_of_run,
+)
 from robsearch.tracking.models import _refuse_others
 
 ONE, OTHER = "1" * 32, "2" * 32
@@ -153,6 +169,28 @@ def test_a_copy_beside_its_original_does_not_write_to_the_same_runs(tmp_path):
     check_only_copy(copy.folder("s"), known)  # it was moved
 
 
+def test_a_validation_does_not_write_over_a_search_or_another_validation(tmp_path):
+    study = WidthStudy(widths=(4, 8, 16), lams=(1, 2, 4), seeds=3, base=digits_recipe(100, 0.0, 2))
+    begun(tmp_path)
+    with pytest.raises(InputError, match="the name of a validation, got 's', which is a search's"):
+        validate(study, "s", means=Means(results=tmp_path))
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "verdicts.json").write_text('[{"claim": "N1"}]')
+    with pytest.raises(InputError, match="under the name 'v', got verdicts on N1 in"):
+        validate(study, "v", means=Means(results=tmp_path))
+
+
+def test_a_range_that_depends_on_the_number_of_the_trial_is_refused_by_check():
+    """It was silent: ``check`` drew three first trials, and from the second on the search had another range."""
+
+    @robsearch.space(widths=(4,))
+    def growing(trial, width):
+        return recipe(width, trial.suggest_float("lam", 1.0, 8.0 + trial.number))
+
+    with pytest.raises(InputError, match="expected one range for 'lam'"):
+        robsearch.check(growing)
+
+
 # --- MLflow ---
 
 
@@ -212,6 +250,62 @@ def test_an_experiment_that_was_deleted_is_refused_at_the_start(tmp_path):
         sync("s", Means(results=place.results))
     client.restore_experiment(number)
     assert sync("s", Means(results=place.results)) == 0
+
+
+def test_an_experiment_that_a_person_renamed_is_still_the_searchs(tmp_path):
+    """Refusals advise to rename: then a second, empty experiment was made, and nothing could be promoted any more."""
+    uri = default_uri(tmp_path)
+    tracker = Tracker(uri, "s", tmp_path, ONE)
+    tracker.begin("w4-000", "w4", {}, {SEARCH_ID: ONE, "robsearch.search": "s"})
+    assert tracker.close() == 0
+    client = MlflowClient(uri)
+    number = experiment_of(uri, "s", ONE)
+    client.rename_experiment(number, "aside")
+    Tracker(uri, "s", tmp_path, OTHER).close()  # the name is free for another search
+    again = Tracker(uri, "s", tmp_path, ONE)
+    again.close()
+    assert again.experiment == experiment_of(uri, "s", ONE) == number != experiment_of(uri, "s", OTHER)
+    (run,) = client.search_runs([number])
+    assert trial_of_run(uri, run.info.run_id) == ("s", "w4-000", ONE)
+    client.delete_experiment(number)
+    with pytest.raises(InputError, match="which was deleted"):
+        Tracker(uri, "s", tmp_path, ONE)
+
+
+def test_a_run_that_a_person_deleted_is_named_by_promote(tmp_path):
+    uri = default_uri(tmp_path)
+    tracker = Tracker(uri, "s", tmp_path, ONE)
+    tracker.begin("w4-000", "w4", {}, {SEARCH_ID: ONE})
+    assert tracker.close() == 0
+    (run,) = MlflowClient(uri).search_runs([tracker.experiment])
+    MlflowClient(uri).delete_run(run.info.run_id)
+    network = Promoted("s", ONE, "w4-000", tmp_path)
+    with pytest.raises(InputError, match=f"got run {run.info.run_id}, which was deleted: restore it"):
+        register(uri, network, "s-w4", own=True)
+
+
+def test_a_resume_that_mlflow_refuses_adds_no_trials(tmp_path):
+    place = begun(tmp_path)
+    uri = default_uri(tmp_path)
+    Tracker(uri, "s", tmp_path, OTHER).close()
+    storage, known = place.search("s")
+
+    def refused(record):
+        return Tracker(uri, "s", tmp_path, record.identity, patient=True)
+
+    with pytest.raises(InputError, match="which is of another search"):
+        drive(pair, replace(known, trials=9), storage, refused, Means(results=tmp_path), None, Console(quiet=True))
+    assert place.search("s")[1].trials == known.trials
+
+
+@pytest.mark.slow
+def test_processes_that_make_one_store_at_once_all_get_in(tmp_path):
+    code = "import sys; from robsearch.tracking import Tracker; from pathlib import Path; "
+    code += "uri, name, folder = sys.argv[1:]; Tracker(uri, name, Path(folder), name * 32).close()"
+    uri = url(tmp_path, "new")
+    made = [Popen([sys.executable, "-c", code, uri, name, str(tmp_path)], stderr=PIPE) for name in "12"]
+    said = [process.communicate()[1].decode() for process in made]
+    assert [process.returncode for process in made] == [0, 0], said
 
 
 def test_an_experiment_from_before_identities_is_adopted_by_its_own_search_only(tmp_path):

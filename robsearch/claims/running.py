@@ -18,7 +18,8 @@ from robsearch.claims.page import Page, write
 from robsearch.errors import InputError, refusal
 from robsearch.identity import mismatch
 from robsearch.report.canvas import Drawing
-from robsearch.search import Means, Search, launch, load_search, resume, search_names
+from robsearch.search import Means, Place, Search, launch, load_search, resume, search_names
+from robsearch.search.belonging import is_search
 from robsearch.search.preflight import check_names
 from robsearch.search.workplace import in_place
 from robsearch.tracking import Tracker
@@ -74,6 +75,7 @@ def validate(
     """
     means, console = replace(means or Means(), models=False), console or Console()
     check_names(name, *(f"{name}-{each.name}" for each in study.experiments), place=means.place)
+    _check_free(study, name, means.place)
     found: dict[str, Evidence] = {}
     for number, experiment in enumerate(study.experiments):
         search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)
@@ -83,6 +85,18 @@ def validate(
     validation = judged(study, name, found, means.place.folder(name))
     _tell(validation, study, means, console)
     return validation
+
+
+def _check_free(study: Study, name: str, place: Place) -> None:
+    """Refuses the name of a search, whose report would be written over, and of another study's validation."""
+    folder, do = place.folder(name), "choose another --name"
+    if name in search_names(place) or is_search(folder):
+        raise InputError(refusal("the name of a validation", f"{name!r}, which is a search's", do))
+    if (folder / VERDICTS).exists():
+        known = [each["claim"] for each in json.loads((folder / VERDICTS).read_text())]
+        if known != (claims := [claim.name for claim in study.claims]):
+            got = f"verdicts on {', '.join(known)} in {folder}"
+            raise InputError(refusal(f"a validation of {', '.join(claims)} under the name {name!r}", got, do))
 
 
 def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:

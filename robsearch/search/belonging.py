@@ -33,6 +33,11 @@ def occupied(folder: Path) -> bool:
     return any((folder / trace).exists() for trace in TRACES)
 
 
+def is_search(folder: Path) -> bool:
+    """Whether a folder is a search's own; that of a validation has a report only."""
+    return any((folder / trace).exists() for trace in (SEARCH, "trials", JOURNAL))
+
+
 def claim_folder(folder: Path, record: SearchRecord) -> None:
     """Makes the folder a new search's own; of two that do so at once, one is refused.
 

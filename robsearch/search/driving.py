@@ -46,9 +46,11 @@ def drive(
     folder = means.place.folder(record.name)
     with _leased(storage, record.name) as lease:
         record = replace(record, identity=record.identity or new_identity())
-        record = with_later(record, driver_setting(note_driver(folder, record)))
-        record.save(storage)
+        facts = note_driver(folder, record)
+        replace(SearchRecord.load(storage, record.name), identity=record.identity).save(storage)
         with _recording(tracker_of(record), record, means, console) as tracker:
+            record = with_later(record, driver_setting(facts))
+            record.save(storage)  # only now: the record in MLflow may refuse this driver
             tracker.spool_into(folder)
             turns = turns_of(space, record, storage, recipe)
             recorder = Recorder(tracker, folder / "trials", record)

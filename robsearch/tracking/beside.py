@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from robsearch.errors import InputError, refusal
 
@@ -27,6 +29,9 @@ BESIDE = ""
 
 BUSY_SECONDS = 20.0
 """How long another process may write to the file meanwhile; MLflow waits as long."""
+
+TRIES, TRY_SECONDS = 8, 1.0
+"""How often, and how long apart, a sqlite file is opened that another process may be making."""
 
 LOCATIONS = (
     ("experiments", "experiment_id", "artifact_location", "experiment_id"),
@@ -109,6 +114,13 @@ def opened(uri: str, results: Path | None = None) -> MlflowClient:
         utils._artifact_repos_cache.clear()
     if uri.startswith("sqlite+") and (file := sqlite_file(uri)):
         file.parent.mkdir(parents=True, exist_ok=True)  # see ``exact``
+    for _ in range(TRIES - 1):
+        try:
+            return MlflowClient(uri)
+        except (SQLAlchemyError, MlflowException):
+            if sqlite_file(uri) is None:
+                raise
+            time.sleep(TRY_SECONDS)  # two processes that make the tables of a new file at once are in each other's way
     return MlflowClient(uri)
 
 

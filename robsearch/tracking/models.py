@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run, ViewType
 from mlflow.entities.logged_model_status import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -141,8 +141,7 @@ def register(uri: str, network: Promoted, name: str, *, own: bool, results: Path
     runs = all_runs(client, experiment) if experiment else []
     run = next((run for run in runs if run.data.tags.get(TRIAL) == network.trial), None)
     if run is None or experiment is None:
-        do = f"deliver it with `{network.sync}`, or pass the --tracking of its launch"
-        raise InputError(refusal(f"a run of {network.search}/{network.trial} in {shown(uri)}", "none", do))
+        raise _no_run(client, uri, network, experiment)
     known = client.search_model_versions(f"name = '{name}'")
     if own:
         _refuse_others(known, name, network.identity)
@@ -151,6 +150,17 @@ def register(uri: str, network: Promoted, name: str, *, own: bool, results: Path
     if version is None:
         version = _new_version(client, network, model, run, name)
     return f"models:/{name}/{version.version}"
+
+
+def _no_run(client: MlflowClient, uri: str, network: Promoted, experiment: str | None) -> InputError:
+    """The refusal of a trial without a run: one that a person deleted is not delivered again by ``sync``."""
+    of_trial = f"tags.`{TRIAL}` = '{network.trial}'"
+    deleted = client.search_runs([experiment], of_trial, ViewType.DELETED_ONLY) if experiment else []
+    got, do = "none", f"deliver it with `{network.sync}`, or pass the --tracking of its launch"
+    if deleted:
+        run = deleted[0].info.run_id
+        got, do = f"run {run}, which was deleted", f"restore it (mlflow runs restore --run-id {run})"
+    return InputError(refusal(f"a run of {network.search}/{network.trial} in {shown(uri)}", got, do))
 
 
 def _new_version(client: MlflowClient, network: Promoted, model: LoggedModel, run: Run, name: str) -> ModelVersion:

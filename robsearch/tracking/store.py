@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
@@ -80,7 +80,7 @@ def open_experiment(
     Raises:
         InputError: the experiment of that name is another search's, or deleted.
     """
-    known = client.get_experiment_by_name(search)
+    known = _known(client, search, identity)
     if known is None:
         artifacts = None if served(uri) else (results.resolve() / "mlartifacts" / search).as_uri()
         tags = {**KIND, SEARCH_ID: identity}
@@ -113,6 +113,15 @@ def experiment_problem(experiment: Experiment, uri: str, identity: str) -> str |
     got = f"{where}, which is of another search" if known else f"{where}, which this search did not make"
     do = "choose another --name or --tracking, or rename that experiment in MLflow"
     return refusal(f"an MLflow experiment {name!r} of this search", got, do)
+
+
+def _known(client: MlflowClient, search: str, identity: str) -> Experiment | None:
+    """A search's experiment, also where a person renamed it in MLflow; else the one that has its name."""
+    named = client.get_experiment_by_name(search)
+    if not identity or (named is not None and named.tags.get(SEARCH_ID) == identity):
+        return named
+    renamed = client.search_experiments(ViewType.ALL, filter_string=f"tags.`{SEARCH_ID}` = '{identity}'")
+    return min(renamed, key=lambda one: (one.lifecycle_stage == "deleted", one.creation_time), default=named)
 
 
 def experiment_exists(uri: str, name: str) -> bool:
@@ -179,7 +188,8 @@ def trial_of_run(uri: str, run_id: str) -> RunOfTrial:
         do = "copy the run id of a trial from the MLflow UI, or pass --tracking"
         raise InputError(refusal(f"the run of a trial in {shown(uri)}", run_id, do)) from error
     identity = experiment.tags.get(SEARCH_ID, "")
-    return RunOfTrial(str(experiment.name), None if trial == "search" else trial, identity)
+    search = run.data.tags.get("robsearch.search", experiment.name)  # a person may have renamed the experiment
+    return RunOfTrial(str(search), None if trial == "search" else trial, identity)
 
 
 def run_page(uri: str, experiment: str, run: str, port: int = 5000) -> str:
@@ -207,7 +217,7 @@ def experiment_of(uri: str, search: str, identity: str) -> str | None:
         InputError: the experiment of that name is another search's, or deleted.
     """
     try:
-        found = _opened(uri).get_experiment_by_name(search)
+        found = _known(_opened(uri), search, identity)
     except FileNotFoundError:
         return None
     if found is None:
