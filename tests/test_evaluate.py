@@ -149,8 +149,9 @@ def test_a_target_is_a_name_a_trial_a_folder_or_a_run(search, means):
     assert target == Target("pair", "w4-000", int(checkpoint.name[6:]))
     assert there.results == search.folder.parent
     runs = runs_of(means)
-    assert find_target(runs["w8-001"].info.run_id, means)[0] == Target("pair", "w8-001")
-    assert find_target(runs["search"].info.run_id, means)[0] == Target("pair")
+    which = search.record.identity  # a run says of which search of that name it is
+    assert find_target(runs["w8-001"].info.run_id, means)[0] == Target("pair", "w8-001", identity=which)
+    assert find_target(runs["search"].info.run_id, means)[0] == Target("pair", identity=which)
 
 
 @pytest.mark.parametrize(
