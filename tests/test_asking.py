@@ -344,14 +344,14 @@ def test_a_suggestion_is_the_same_recipe_after_its_storage_was_opened_again(tmp_
 
 def test_a_branch_that_check_did_not_draw_fails_its_suggestion_with_the_same_sentence(tmp_path):
     def later(trial):
-        if trial.number == 1:
+        if trial.number == 3:
             trial.suggest_categorical("drops", [(0.5,)])
 
     of_width = study(tmp_path, space := suggesting(later))
     check(space)
-    suggestions = [of_width.ask() for _ in range(3)]
-    assert [suggestion is None for suggestion in suggestions] == [False, True, False]
-    reason = of_width.trials()[1].user_attrs["reason"]
+    suggestions = [of_width.ask() for _ in range(5)]
+    assert [suggestion is None for suggestion in suggestions] == [False, False, False, True, False]
+    reason = of_width.trials()[3].user_attrs["reason"]
     assert reason.startswith("the space failed: expected choices for 'drops' that Optuna's storage gives back equal")
 
 

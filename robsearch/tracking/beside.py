@@ -7,19 +7,21 @@ store is opened.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
 import sqlite3
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from robsearch.errors import InputError, refusal
 
@@ -29,9 +31,6 @@ BESIDE = ""
 
 BUSY_SECONDS = 20.0
 """How long another process may write to the file meanwhile; MLflow waits as long."""
-
-TRIES, TRY_SECONDS = 8, 1.0
-"""How often, and how long apart, a sqlite file is opened that another process may be making."""
 
 LOCATIONS = (
     ("experiments", "experiment_id", "artifact_location", "experiment_id"),
@@ -114,14 +113,27 @@ def opened(uri: str, results: Path | None = None) -> MlflowClient:
         utils._artifact_repos_cache.clear()
     if uri.startswith("sqlite+") and (file := sqlite_file(uri)):
         file.parent.mkdir(parents=True, exist_ok=True)  # see ``exact``
-    for _ in range(TRIES - 1):
-        try:
-            return MlflowClient(uri)
-        except (SQLAlchemyError, MlflowException):
-            if sqlite_file(uri) is None:
-                raise
-            time.sleep(TRY_SECONDS)  # two processes that make the tables of a new file at once are in each other's way
-    return MlflowClient(uri)
+    return client_of(uri)
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client of a store. The tables of a new sqlite file are made by one process of this machine at a time."""
+    file = sqlite_file(uri)
+    if file is None:
+        return MlflowClient(uri)
+    with _alone(file):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)  # makes them
+        return client
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Of two processes that make the same tables at once, MLflow fails in one: "table already exists"."""
+    name = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"robsearch-{os.getuid()}-{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def follow_move(results: Path) -> None:

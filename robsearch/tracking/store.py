@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal
 from robsearch.paths import check_sqlite_uri
-from robsearch.tracking.beside import sqlite_file
+from robsearch.tracking.beside import client_of, sqlite_file
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
@@ -236,4 +236,4 @@ def _opened(uri: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None and not file.exists():
         raise FileNotFoundError(file)
-    return MlflowClient(uri)
+    return client_of(uri)
