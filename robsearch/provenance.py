@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 
 Facts = dict[str, Any]
 
-OF_SEARCH = ("name", "identity", "space", "project", "imports_from", "folder")
+OF_SEARCH = ("name", "identity", "space", "project", "code", "imports_from", "folder")
 OF_PROCESS = {"node": str, "versions": dict, "commit": str, "clean": bool | None}
 OF_ATTEMPT = {"attempt": int, "device": str, "recipe": dict}
 """What the files have, and of which type it is; what else they hold is damage."""
@@ -84,7 +84,7 @@ def note_attempt(attempt: Path, number: int, recipe: Recipe) -> None:
     Raises:
         OSError: there is no room, or the folder cannot be written.
     """
-    search = _read(attempt.parents[2] / SEARCH)
+    search = read_search(attempt.parents[2])
     code = Path(search.get("code") or search.get("project") or Path.cwd())
     facts = {
         "search": search.get("identity"),

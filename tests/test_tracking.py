@@ -210,7 +210,7 @@ def test_the_page_of_each_run_is_known_without_asking_and_by_asking(uri, tmp_pat
     run = runs(uri)["w4-000"].info
     page = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
     assert tracker.pages == run_pages(uri, "s", "") == {"w4-000": page}
-    assert run_pages(uri, "unknown") == run_pages("http://127.0.0.1:9", "s") == {}
+    assert run_pages(uri, "unknown", "") == run_pages("http://127.0.0.1:9", "s", "") == {}
     assert run_page("http://me:secret@h:1/", "7", "ab").startswith("http://h:1/#/experiments/7/runs/ab?")
 
 
