@@ -120,7 +120,7 @@ def refusal_table(name: str, changes: Sequence[Change]) -> str:
     table = "\n".join(f"    {line.rstrip()}" for line in lines)
     return (
         f"expected the space that {name!r} was begun with, got another one:\n{table}\n"
-        f"  undo the change, or launch a new search that learns from this one: @space(..., learn_from=({name!r},))"
+        f"  undo the change, or launch a new search under another name that learns from this one: @space(..., learn_from=({name!r},))"
     )
 
 
