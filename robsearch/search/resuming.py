@@ -118,10 +118,8 @@ def refusal_table(name: str, changes: Sequence[Change]) -> str:
         "  ".join([*(cell.ljust(size) for cell, size in zip(row[:3], sizes, strict=True)), row[3]]) for row in rows
     ]
     table = "\n".join(f"    {line.rstrip()}" for line in lines)
-    return (
-        f"expected the space that {name!r} was begun with, got another one:\n{table}\n"
-        f"  undo the change, or launch a new search under another name that learns from this one: @space(..., learn_from=({name!r},))"
-    )
+    do = f"launch a new search under another name that learns from this one: @space(..., learn_from=({name!r},))"
+    return f"expected the space that {name!r} was begun with, got another one:\n{table}\n  undo the change, or {do}"
 
 
 def recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str, str]]:
