@@ -159,7 +159,7 @@ def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(tmp_path: P
         "tiny-grid with seed 100, got 0": (TINY, 1),
         r"widths \(4.0, 8.0, 32.0\), got \(4.0, 8.0, 16.0\)": (replace(TINY, widths=(4.0, 8.0, 32.0)), 0),
         "arms lam 1, lam 4, lam 8, got lam 16": (replace(TINY, lams=(1.0, 4.0, 8.0)), 0),
-        "the recipe of arm 'lam .*' at width .*, got another one, in w": (replace(TINY, base=longer), 0),
+        "the recipe of arm 'lam .*' at width .*, got another recipe, in w": (replace(TINY, base=longer), 0),
     }
     for told, (study, seed) in others.items():
         with pytest.raises(InputError, match=told):
