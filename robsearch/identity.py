@@ -1,6 +1,6 @@
 """What makes two recipes the same one: a digest that outlives processes, machines and moves of the code.
 
-A digest such as ``2.1-0f3a94c1d2e8b765`` has three parts: the version of this format, the version of the numerics,
+A digest such as ``2.2-0f3a94c1d2e8b765`` has three parts: the version of this format, the version of the numerics,
 and a hash of the recipe's tree. In that tree
 
 - a class is its stable name: that of robsearch's own classes does not tell where they live (``robsearch:PGD``), that of
@@ -32,7 +32,11 @@ from robsearch.errors import InputError, refusal
 FORMAT = 2
 """Of digests. Those of format 1 hashed module paths and ``repr``; they are 16 hexadecimal digits without a prefix."""
 
-NUMERICS_CHANGES = {1: "the numerics of robsearch 0.1"}
+NUMERICS_CHANGES = {
+    1: "the numerics of robsearch 0.1",
+    2: "the batches of an epoch differ in size by at most one image, each image draws the random starts of its attacks "
+    "by itself, and BatchNorm(momentum=None) counts a batch once",
+}
 """By version of the numerics, what has changed. Add one when the same recipe trains, or is judged, otherwise."""
 
 NUMERICS = max(NUMERICS_CHANGES)
