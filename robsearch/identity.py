@@ -65,33 +65,31 @@ def content_hash(value: object) -> str:
 
 
 def mismatch(recorded: str, value: object) -> str | None:
-    """Why a digest that was recorded is not that of ``value``, in words; None if it is.
+    """Why a digest that was recorded is not that of ``value``, in words; None if it is, under whatever numerics.
 
-    A digest of format 1 is compared as it was made then, so that a search of that time can be read and continued.
+    A digest of format 1 is compared as it was made then, so that a search of that time can be read.
     """
-    if recorded == digest(value):
-        return None
     if _LEGACY.fullmatch(recorded):
-        same, numerics = recorded == legacy_digest(value), 1
-    elif parsed := _CURRENT.fullmatch(recorded):
-        same, numerics = parsed[3] == content_hash(value), int(parsed[2])
-        if int(parsed[1]) != FORMAT:
-            return f"its digest is of format {parsed[1]}, and this robsearch compares format {FORMAT}"
-    else:
+        return None if recorded == legacy_digest(value) else "another recipe"
+    parsed = _CURRENT.fullmatch(recorded)
+    if parsed is None:
         return f"its digest {recorded!r} is of a format that this robsearch does not know"
-    if not same:
-        return "another recipe"
-    if numerics == NUMERICS:
-        return None
-    changes = "; ".join(text for version, text in NUMERICS_CHANGES.items() if version > numerics)
-    if numerics > NUMERICS:
-        changes = "it was recorded by a newer robsearch"
-    return f"the same recipe, but robsearch now trains or judges it otherwise: {changes}"
+    if int(parsed[1]) != FORMAT:
+        return f"its digest is of format {parsed[1]}, and this robsearch compares format {FORMAT}"
+    return None if parsed[3] == content_hash(value) else "another recipe"
 
 
-def is_legacy(recorded: str) -> bool:
-    """Whether a recorded digest is of format 1."""
-    return _LEGACY.fullmatch(recorded) is not None
+def numerics_of(recorded: str) -> int:
+    """The version of the numerics that a recorded digest was made under."""
+    parsed = _CURRENT.fullmatch(recorded)
+    return int(parsed[2]) if parsed else 1
+
+
+def numerics_since(version: int) -> str:
+    """What has changed since a version of the numerics, in words; empty if nothing has."""
+    if version > NUMERICS:
+        return "it was recorded by a newer robsearch"
+    return "; ".join(text for changed, text in NUMERICS_CHANGES.items() if changed > version)
 
 
 def canonical(value: object) -> Any:

@@ -18,7 +18,16 @@ from torchvision.transforms import v2
 
 import robsearch
 from robsearch import InputError, Recipe, check, identity
-from robsearch.identity import LATER, content_hash, digest, legacy_digest, mismatch, type_name
+from robsearch.identity import (
+    LATER,
+    content_hash,
+    digest,
+    legacy_digest,
+    mismatch,
+    numerics_of,
+    numerics_since,
+    type_name,
+)
 from search_spaces.lambda_by_width import cifar10
 from search_spaces.quickstart import recipe as quickstart
 
@@ -53,7 +62,7 @@ def test_every_leaf_that_robsearch_ships_has_a_published_digest():
 def test_the_digest_of_format_1_is_still_known():
     """What robsearch 0.1.0 recorded for the first recipe of the quickstart."""
     assert legacy_digest(quickstart(16, 2.5).resolved) == "c838ae720ea9f2bc"
-    assert mismatch("c838ae720ea9f2bc", quickstart(16, 2.5).resolved).startswith("the same recipe, but")
+    assert mismatch("c838ae720ea9f2bc", quickstart(16, 2.5).resolved) is None
     assert mismatch("c838ae720ea9f2bc", quickstart(16, 2.6).resolved) == "another recipe"
 
 
@@ -181,13 +190,13 @@ def test_other_numerics_are_another_identity_and_the_reason_is_said(monkeypatch)
     changes = {**identity.NUMERICS_CHANGES, 3: "steps are taken backwards"}
     monkeypatch.setattr(identity, "NUMERICS_CHANGES", changes)
     monkeypatch.setattr(identity, "NUMERICS", 3)
-    assert recipe(4).digest != recorded
-    said = mismatch(recorded, recipe(4).resolved)
-    assert said.startswith("the same recipe, but robsearch now trains or judges it otherwise: steps are")
-    assert "another recipe" in mismatch(recorded, recipe(8).resolved)
-    legacy = legacy_digest(recipe(4).resolved)
-    assert "at most one image" in mismatch(legacy, recipe(4).resolved)
-    assert "a newer robsearch" in mismatch(recipe(4).digest.replace("2.3-", "2.4-"), recipe(4).resolved)
+    assert recipe(4).digest == recorded.replace("2.2-", "2.3-")
+    assert mismatch(recorded, recipe(4).resolved) is None
+    assert mismatch(recorded, recipe(8).resolved) == "another recipe"
+    assert numerics_since(numerics_of(recorded)) == "steps are taken backwards"
+    assert numerics_since(numerics_of(legacy_digest(recipe(4).resolved))) == f"{changes[2]}; steps are taken backwards"
+    assert numerics_since(numerics_of(recipe(4).digest)) == ""
+    assert "a newer robsearch" in numerics_since(numerics_of(recorded.replace("2.2-", "2.4-")))
     assert "format 3" in mismatch("3.1-0123456789abcdef", recipe(4).resolved)
     assert "does not know" in mismatch("no digest", recipe(4).resolved)
 

@@ -10,9 +10,9 @@ from named_parts import Flip, by_functions
 from small_spaces import recipe, standard
 
 from robsearch import AtLeast, Digits, InputError, Rung, Space, identity
-from robsearch.identity import legacy_digest
+from robsearch.identity import NUMERICS, legacy_digest, numerics_since
 from robsearch.provenance import note_attempt
-from robsearch.search.planning import turns_of
+from robsearch.search.planning import studies_of, turns_of
 from robsearch.search.preflight import changed_manner, constraints, manner, rungs, with_later
 from robsearch.search.resuming import check_unchanged
 from robsearch.study import SearchRecord, open_storage
@@ -109,7 +109,7 @@ def begun(tmp_path_factory):
 
 def test_the_same_space_goes_on_and_nothing_is_written(begun):
     journal = (begun.folder / "optuna.journal").read_bytes()
-    assert check_unchanged(begun.storage, begun.record, BEGUN, begun.folder) == (6, 0)
+    check_unchanged(begun.storage, begun.record, BEGUN, begun.folder)
     assert (begun.folder / "optuna.journal").read_bytes() == journal
 
 
@@ -227,7 +227,7 @@ def test_other_contents_of_the_same_data_set_are_refused(begun, monkeypatch):
 
 def test_functions_are_the_same_in_a_search_that_goes_on(tmp_path):
     begun = Begun(tmp_path, by_functions)
-    assert check_unchanged(begun.storage, begun.record, by_functions, begun.folder) == (4, 0)
+    check_unchanged(begun.storage, begun.record, by_functions, begun.folder)
 
 
 def test_a_class_that_moved_is_said_with_the_way_to_keep_its_name(tmp_path, monkeypatch):
@@ -239,22 +239,26 @@ def test_a_class_that_moved_is_said_with_the_way_to_keep_its_name(tmp_path, monk
     assert "a class has moved (`digest_name = 'its_old_module:Name'` in the class keeps its name)" in said
     assert "Flip object" not in said
     monkeypatch.setattr(Flip, "digest_name", "named_parts:Flip", raising=False)
-    assert check_unchanged(begun.storage, begun.record, space, begun.folder) == (2, 0)
+    check_unchanged(begun.storage, begun.record, space, begun.folder)
 
 
 def test_digests_of_format_1_are_compared_as_they_were_made(tmp_path, monkeypatch):
     with monkeypatch.context() as old:
         old.setattr("robsearch.recipe.digest", legacy_digest)
         begun = Begun(tmp_path)
-    assert check_unchanged(begun.storage, begun.record, BEGUN, begun.folder) == (6, 6)
+    assert row(begun.said(BEGUN), "numerics")[1:3] == ["version 1", f"version {NUMERICS}: {numerics_since(1)}"]
+    assert not [line for line in begun.said(BEGUN).splitlines() if line.strip().startswith("recipe")]
     assert row(begun.said(dataclasses.replace(BEGUN, define=longer)), "epochs")[1:3] == ["4", "6"]
 
 
-def test_other_numerics_are_refused_and_said(begun, monkeypatch):
-    changes = {**identity.NUMERICS_CHANGES, 2: "batches differ in size by at most one image"}
+def test_other_numerics_are_refused_and_said_but_what_was_trained_can_be_judged(begun, monkeypatch):
+    changes = {**identity.NUMERICS_CHANGES, 3: "steps are taken backwards"}
     monkeypatch.setattr(identity, "NUMERICS_CHANGES", changes)
-    monkeypatch.setattr(identity, "NUMERICS", 2)
-    assert "trains or judges it otherwise: batches differ in size" in begun.said(BEGUN)
+    monkeypatch.setattr(identity, "NUMERICS", 3)
+    monkeypatch.setattr("robsearch.search.resuming.NUMERICS", 3)
+    assert row(begun.said(BEGUN), "numerics")[1:3] == ["version 2", "version 3: steps are taken backwards"]
+    (study, *_) = studies_of(BEGUN, begun.record, begun.storage)
+    assert all(study.again(training).recipe for _, training in study.trainings())
 
 
 def test_another_sampler_or_pruner_may_go_on_and_is_said(begun):

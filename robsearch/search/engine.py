@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from robsearch.search.preflight import (
     with_later,
 )
 from robsearch.search.result import Search
-from robsearch.search.resuming import Agreement, check_only_copy, check_unchanged, load_recorded
+from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
 from robsearch.search.workplace import Means, in_place, joined
 from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space
 from robsearch.study import (
@@ -160,8 +160,8 @@ def resume(
     check_only_copy(folder, record)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
     recipe = check_space(space)[0].recipe
-    agreement, changed = check_unchanged(storage, record, space, folder), changed_manner(record, space)
-    _say_what_is_new(record, agreement, changed, console)
+    check_unchanged(storage, record, space, folder)
+    changed = _changed_manner(record, space, console)
     check_writable(folder)
     uri = means.uri_of(record)
     if not served(uri):
@@ -172,20 +172,12 @@ def resume(
         return drive(space, record, storage, patient, means, recipe, console)
 
 
-def _say_what_is_new(record: SearchRecord, agreement: Agreement, changed: Mapping[str, str], console: Console) -> None:
-    if agreement.legacy:
-        say(console, f"note: {_legacy_text(record, agreement)}")
+def _changed_manner(record: SearchRecord, space: Space, console: Console) -> dict[str, str]:
+    """What of the sampler, pruner and allocation is another one from now on; says so."""
+    changed = changed_manner(record, space)
     for label, text in changed.items():
         say(console, f"note: the {label} is {text} from now on; it was {record.setting[label]}")
-
-
-def _legacy_text(record: SearchRecord, agreement: Agreement) -> str:
-    return (
-        f"{record.name} was begun before robsearch 0.2, whose digests of recipes hashed module paths. "
-        f"{agreement.legacy} of its {agreement.trials} recorded trainings have such a digest; the space still defines "
-        "the same recipes. What has changed: new trainings are recorded with digests of format 2, "
-        "and the search gets an identity"
-    )
+    return changed
 
 
 def _patient(uri: str, adopt: bool, means: Means, console: Console, record: SearchRecord) -> Tracker:

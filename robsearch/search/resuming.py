@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robsearch.errors import InputError, refusal
-from robsearch.identity import is_legacy
+from robsearch.identity import NUMERICS, numerics_of, numerics_since
 from robsearch.provenance import read_attempts, read_search
 from robsearch.recipe import Recipe
 from robsearch.search.preflight import constraints, manner, rungs
@@ -34,18 +34,6 @@ class Change(NamedTuple):
     was: str
     now: str
     trials: tuple[str, ...] = ()
-
-
-class Agreement(NamedTuple):
-    """What comparing a search with its space found.
-
-    Attributes:
-        trials: how many recorded trainings were compared.
-        legacy: how many of them have a digest of format 1, which was compared as it was made then.
-    """
-
-    trials: int
-    legacy: int
 
 
 def load_recorded(reference: str, folder: Path) -> Space:
@@ -87,7 +75,7 @@ def check_only_copy(folder: Path, record: SearchRecord) -> None:
         raise InputError(refusal(f"the only folder of {record.name!r}", got, do))
 
 
-def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder: Path) -> Agreement:
+def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder: Path) -> None:
     """Sees that a space still is what a search was begun with: recipes, ranges, data, controls, goals.
 
     Every recorded suggestion is replayed with its stored parameters; nothing is written.
@@ -105,8 +93,6 @@ def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder
     changes = [*_of_search(storage, record, space), *_of_recipes(replayed, folder / "trials")]
     if changes:
         raise InputError(refusal_table(record.name, changes))
-    digests = [str(each.training.facts["recipe"]) for each in replayed]
-    return Agreement(len(digests), sum(map(is_legacy, digests)))
 
 
 def refusal_table(name: str, changes: Sequence[Change]) -> str:
@@ -177,6 +163,9 @@ def _of_recipes(replayed: Sequence[Replayed], trials: Path) -> Iterator[Change]:
 def _of_one(each: Replayed, trials: Path) -> Iterator[tuple[str, str, str]]:
     for name, (was, now) in each.ranges.items():
         yield f"range of {name}", was, now
+    version = numerics_of(str(each.training.facts["recipe"]))
+    if changed := numerics_since(version):
+        yield "numerics", f"version {version}", f"version {NUMERICS}: {changed}"
     if each.why is None:
         return
     if each.recipe is None:
