@@ -5,7 +5,7 @@ and gradient come out as they would in one piece, for they are sums of such shar
 ``AverageMargin``), and of what does not depend on images at all (``Orthogonality``). Weight perturbation, penalties
 on gradients and weights, the optimiser and lambda's schedule act once per batch. Two things are another draw or
 another number than in one piece: random starts of the attack, and BatchNorm, which in train mode normalises each
-micro-batch by its own statistics and moves its running ones once for each.
+micro-batch by its own statistics, and moves its running ones once per batch, to the mean of where each would move them.
 
 Data parallelism is the same sum, over ranks: each takes its share of every batch, and terms and gradients are summed
 over ranks before they are used. So every rank holds the same lambda and takes the same step.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from robsearch.errors import refusal
 from robsearch.learner import Learner
 from robsearch.memory import DeviceFullError, free, out_of_memory
-from robsearch.modes import evaluating, frozen_statistics
+from robsearch.modes import OneMove, buffers, evaluating, frozen_statistics
 from robsearch.protocols import Images, Labels, Scalar
 from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
@@ -78,19 +78,19 @@ def _at_once(learner: Learner, y: Labels) -> int:
 class _Before:
     """What a failed attempt may have moved. Weight perturbation takes its own step back, even on an error."""
 
-    buffers: list[tuple[Tensor, Tensor]]
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]]
     device: torch.device
     random: list[Tensor]
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> _Before:
         random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-        return cls([(buffer, buffer.clone()) for buffer in model.buffers()], device, random)
+        return cls([(*held, held[-1].clone()) for held in buffers(model)], device, random)
 
     def restore(self) -> None:
         with torch.no_grad():
-            for buffer, own in self.buffers:
-                buffer.copy_(own)
+            for module, name, buffer, before in self.buffers:
+                setattr(module, name, buffer.copy_(before))  # a forward may have put another tensor there
         torch.set_rng_state(self.random[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.random[1], self.device)
@@ -110,12 +110,15 @@ def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float
 
     def losses() -> Iterator[Scalar]:
         terms.clear()
+        move = OneMove(model, several=len(parts) > 1)
         for part, part_adv, labels in parts:
             share = len(labels) / len(y)
-            natural, robust, clean_logits = loss_terms(recipe, model, part, part_adv, labels)
+            with move.counting(len(labels)):
+                natural, robust, clean_logits = loss_terms(recipe, model, part, part_adv, labels)
             terms.append(share * torch.stack([natural.detach(), robust.detach()]).double())
             added = (penalty.loss(model, clean_logits, labels) for penalty in recipe.penalties)
             yield share * sum((term for term in added if term is not None), start=natural + lam * robust)
+        move.make()
 
     with awp.perturbed(model, lambda: linear(losses(), model, ranks), progress) if awp else nullcontext():
         for loss in losses():
@@ -178,7 +181,7 @@ def loss_terms(
     """The objective's two terms on one batch, in train mode, and the clean logits.
 
     BatchNorm normalises clean and adversarial images each by their own statistics; ``recipe.batch_norm`` says
-    which of the two enter its running statistics.
+    which of the two enter its running statistics, and count there.
     """
     with frozen_statistics(model, recipe.batch_norm == "adversarial" and x_adv is not None):
         clean = model(x)
