@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robsearch.errors import InputError, refusal
@@ -28,4 +29,12 @@ class EMA:
 
     def build(self, model: nn.Module) -> AveragedModel:
         """The average, which begins as a copy of the model; ``average.module`` is the net to judge."""
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        return AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
+
+    def _update(self, average: Sequence[Tensor], now: Sequence[Tensor], updates: Tensor | int) -> None:
+        """Of tensors of one type. Whole numbers, such as indices, are copied: their mean would be rounded down."""
+        if average[0].is_floating_point() or average[0].is_complex():
+            get_ema_multi_avg_fn(self.decay)([*average], [*now], updates)
+            return
+        for mine, new in zip(average, now, strict=True):
+            mine.copy_(new)

@@ -50,7 +50,8 @@ class Learner:
         return self.model if self.average is None else self.average.module
 
     def unite(self) -> None:
-        """Gives all ranks one model: BatchNorm's running statistics become their mean over ranks, all else rank 0's.
+        """Gives all ranks one model: BatchNorm's running statistics (and InstanceNorm's) become their mean over ranks,
+        all else rank 0's.
 
         In training each rank normalises by the statistics of its share, as by those of a micro-batch; so each has
         moved the running ones by its own. Weights differ only where the ranks' devices round differently.
@@ -101,10 +102,11 @@ class Learner:
 
 @torch.no_grad()
 def _unite(model: nn.Module, ranks: Ranks) -> None:
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
     statistics = {id(mine) for layer in layers for mine in (layer.running_mean, layer.running_var)}
-    held = [mine for mine in (*model.parameters(), *model.buffers()) if mine.is_floating_point()]
-    others = [mine if ranks.leads else torch.zeros_like(mine) for mine in held]
+    held = [mine for mine in (*model.parameters(), *model.buffers()) if not mine.is_complex()]
+    sent = [mine if mine.is_floating_point() else mine.long() for mine in held]  # no sums of truth values
+    others = [mine if ranks.leads else torch.zeros_like(mine) for mine in sent]
     shares = [mine / ranks.size if id(mine) in statistics else other for mine, other in zip(held, others, strict=True)]
     for mine, total in zip(held, ranks.sum(shares), strict=True):
         mine.copy_(total)

@@ -34,7 +34,7 @@ class Footprint(NamedTuple):
 
 
 class DeviceFullError(RuntimeError):
-    """The device's memory does not do for training on even one image at a time."""
+    """The device's memory does not do for training on even the fewest images at a time."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Images, Labels, Logits
@@ -29,16 +30,71 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module, frozen: bool = True) -> Iterator[None]:
-    """BatchNorm layers normalise as their mode says but leave their running mean and variance alone."""
-    layers = [layer for layer in model.modules() if frozen and isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
+    """After the block, BatchNorm's running statistics and their count are what they were, as are all other buffers.
+
+    Layers normalise as their mode says. What they write to inside the block are copies, so that what autograd has
+    kept for a backward after the block is not changed.
+    """
+    held = buffers(model) if frozen else []
+    for module, name, own in held:
+        setattr(module, name, own.clone())
     try:
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        for module, name, own in held:
+            setattr(module, name, own)
+
+
+def buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """The model's buffers, each with the module that has it and its name there."""
+    return [(module, *named) for module in model.modules() for named in module.named_buffers(recurse=False)]
+
+
+class OneMove:
+    """Micro-batches of one batch move running statistics once together: to the mean of where each would move them.
+
+        move = OneMove(model, several=len(parts) > 1)
+        for part in parts:
+            with move.counting(len(part)):
+                loss = model(part).mean()
+            loss.backward()
+        move.make()
+
+    Counts and other whole numbers become those after the last micro-batch.
+
+    Args:
+        model: in train mode.
+        several: whether there are several micro-batches; one alone moves the statistics itself.
+    """
+
+    def __init__(self, model: nn.Module, several: bool) -> None:
+        self.model, self.several = model, several
+        self.own = [own for _, _, own in buffers(model)] if several else []
+        self.mean: list[Tensor] = []
+        self.images = 0
+
+    @contextmanager
+    def counting(self, images: int) -> Iterator[None]:
+        """Around the forwards of a micro-batch of so many images."""
+        with frozen_statistics(self.model, self.several):
+            yield
+            moved = [there for _, _, there in buffers(self.model)] if self.several else []
+        self.images += images
+        before = self.mean or moved
+        self.mean = [_between(*pair, images / self.images) for pair in zip(before, moved, strict=True)]
+
+    def make(self) -> None:
+        """Moves the statistics; after the backward passes of all micro-batches."""
+        with torch.no_grad():
+            for own, mean in zip(self.own, self.mean, strict=True):
+                own.copy_(mean)
+
+
+def _between(mean: Tensor, moved: Tensor, share: float) -> Tensor:
+    """The mean, gone on by this share of its way to ``moved``; where they are equal, also infinite, it stays."""
+    if not moved.is_floating_point():
+        return moved
+    return torch.where(mean == moved, mean, torch.lerp(mean, moved, share)).detach()
 
 
 def checked_logits(model: nn.Module, x: Images, y: Labels) -> Logits:

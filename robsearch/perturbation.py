@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
+from robsearch.modes import frozen_statistics
 from robsearch.protocols import Scalar
 
 
@@ -85,14 +86,8 @@ class WeightPerturbation:
 def _gradients(model: nn.Module, loss: Callable[[], Scalar], weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
     if not weights:
         return []
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with torch.enable_grad():
-            return torch.autograd.grad(loss(), weights, allow_unused=True)
-    finally:
-        with torch.no_grad():
-            for buffer, own in buffers:
-                buffer.copy_(own)
+    with frozen_statistics(model), torch.enable_grad():
+        return torch.autograd.grad(loss(), weights, allow_unused=True)
 
 
 def _move(weights: Sequence[Tensor], steps: Iterator[Tensor]) -> None:

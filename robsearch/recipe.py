@@ -74,7 +74,7 @@ class Recipe:
         learning_rate: the factor on the base rate over training.
         augment: a random transformation of each training batch, or None.
         epochs: passes over ``train``.
-        batch_size: images per optimiser step.
+        batch_size: the most images per optimiser step; the batches of an epoch differ in size by at most one.
         stopper: ends training once robust accuracy on ``val`` has peaked, or None to train to the end.
         batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or ``both`` (each
             normalises by its own batch while training; judged are the running ones, on both kinds of image).

@@ -5,7 +5,8 @@ and gradient come out as they would in one piece, for they are sums of such shar
 ``AverageMargin``), and of what does not depend on images at all (``Orthogonality``). Weight perturbation, penalties
 on gradients and weights, the optimiser and lambda's schedule act once per batch. Two things are another draw or
 another number than in one piece: random starts of the attack, and BatchNorm, which in train mode normalises each
-micro-batch by its own statistics and moves its running ones once for each.
+micro-batch by its own statistics. It needs two images for that, and moves its running ones once per batch, to the mean
+of where each micro-batch would move them.
 
 Data parallelism is the same sum, over ranks: each takes its share of every batch, and terms and gradients are summed
 over ranks before they are used. So every rank holds the same lambda and takes the same step.
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robsearch.batching import at_once, least_images, micro_batch_sizes
 from robsearch.errors import refusal
 from robsearch.learner import Learner
 from robsearch.memory import DeviceFullError, free, out_of_memory
-from robsearch.modes import evaluating, frozen_statistics
+from robsearch.modes import OneMove, buffers, evaluating, frozen_statistics
 from robsearch.protocols import Images, Labels, Scalar
 from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
@@ -38,14 +40,15 @@ def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progr
     is done again, in smaller micro-batches, on all.
 
     Raises:
-        DeviceFullError: one image at a time is still too much; says model, batch size and what to do.
+        DeviceFullError: the fewest images at a time, one or under BatchNorm two or three, are still too many; says
+            model, batch size and what to do.
     """
     before, given = _Before.of(learner.model, x.device), learner.micro_batch
     while (terms := _tried(learner, x, y, lam, progress)) is None:
         learner.optimiser.zero_grad(set_to_none=True)
         before.restore()
         free()
-        learner.micro_batch = _at_once(learner, y) // 2
+        learner.micro_batch = _half(learner, y)
     if learner.micro_batch < given:
         now = f"{learner.micro_batch} of {learner.recipe.batch_size} images at a time"
         warnings.warn(f"out of memory in epoch {learner.epoch}: training goes on with {now}", stacklevel=2)
@@ -60,37 +63,41 @@ def _tried(learner: Learner, x: Images, y: Labels, lam: float, progress: float) 
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        if _at_once(learner, y) == 1:
-            room = (
-                f"memory for {learner.recipe.model} with one image at a time (batch_size={learner.recipe.batch_size})"
-            )
+        now = _at_once(learner, y, learner.micro_batch)
+        if _at_once(learner, y, _half(learner, y)) == now:
+            few = "one image" if now == 1 else f"{now} images"
+            room = f"memory for {learner.recipe.model} with {few} at a time (batch_size={learner.recipe.batch_size})"
             do = "train a narrower model, or give each trial a larger share of a GPU (--gpus-per-trial) or a larger GPU"
             raise DeviceFullError(refusal(room, str(error).partition("\n")[0], do)) from error
     return None
 
 
-def _at_once(learner: Learner, y: Labels) -> int:
-    """The most images of this batch that go through the model at once, on the rank with the largest share."""
-    return min(learner.micro_batch, -(-len(y) // learner.ranks.size))
+def _at_once(learner: Learner, y: Labels, micro_batch: int) -> int:
+    """The most images of this batch that go through the model at once, on any rank."""
+    return at_once(len(y), learner.ranks.size, micro_batch, least_images(learner.model))
+
+
+def _half(learner: Learner, y: Labels) -> int:
+    return max(_at_once(learner, y, learner.micro_batch) // 2, least_images(learner.model))
 
 
 @dataclass(frozen=True)
 class _Before:
     """What a failed attempt may have moved. Weight perturbation takes its own step back, even on an error."""
 
-    buffers: list[tuple[Tensor, Tensor]]
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]]
     device: torch.device
     random: list[Tensor]
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> _Before:
         random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-        return cls([(buffer, buffer.clone()) for buffer in model.buffers()], device, random)
+        return cls([(*held, held[-1].clone()) for held in buffers(model)], device, random)
 
     def restore(self) -> None:
         with torch.no_grad():
-            for buffer, own in self.buffers:
-                buffer.copy_(own)
+            for module, name, buffer, before in self.buffers:
+                setattr(module, name, buffer.copy_(before))  # a forward may have put another tensor there
         torch.set_rng_state(self.random[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.random[1], self.device)
@@ -104,18 +111,21 @@ def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float
     """
     recipe, model, awp, ranks = learner.recipe, learner.model, learner.recipe.weight_perturbation, learner.ranks
     learner.optimiser.zero_grad(set_to_none=True)
-    pieces = _pieces(ranks.share(x), ranks.share(y), learner.micro_batch)
+    pieces = _pieces(learner, ranks.share(x), ranks.share(y), largest=-(-len(y) // ranks.size))
     parts = [(part, perturbed(recipe, model, part, labels), labels) for part, labels in pieces]
     terms: list[Tensor] = []
 
     def losses() -> Iterator[Scalar]:
         terms.clear()
+        move = OneMove(model, several=len(parts) > 1)
         for part, part_adv, labels in parts:
             share = len(labels) / len(y)
-            natural, robust, clean_logits = loss_terms(recipe, model, part, part_adv, labels)
+            with move.counting(len(labels)):
+                natural, robust, clean_logits = loss_terms(recipe, model, part, part_adv, labels)
             terms.append(share * torch.stack([natural.detach(), robust.detach()]).double())
             added = (penalty.loss(model, clean_logits, labels) for penalty in recipe.penalties)
             yield share * sum((term for term in added if term is not None), start=natural + lam * robust)
+        move.make()
 
     with awp.perturbed(model, lambda: linear(losses(), model, ranks), progress) if awp else nullcontext():
         for loss in losses():
@@ -124,10 +134,10 @@ def gradient(learner: Learner, x: Images, y: Labels, lam: float, progress: float
         return own if ranks.size == 1 else _summed(ranks, model, own)
 
 
-def _pieces(x: Images, y: Labels, size: int) -> Iterator[tuple[Images, Labels]]:
-    """Micro-batches of nearly one size, at most ``size`` images; none of an empty share."""
-    count = -(-len(y) // size)
-    return zip(x.tensor_split(count), y.tensor_split(count), strict=True) if count else iter(())
+def _pieces(learner: Learner, x: Images, y: Labels, largest: int) -> Iterator[tuple[Images, Labels]]:
+    """The micro-batches of this rank's share, of nearly one size; none of an empty share."""
+    sizes = micro_batch_sizes(len(y), largest, learner.micro_batch, least_images(learner.model))
+    return zip(x.split(sizes), y.split(sizes), strict=True) if sizes else iter(())
 
 
 def _summed(ranks: Ranks, model: nn.Module, terms: Tensor) -> Tensor:
@@ -178,7 +188,7 @@ def loss_terms(
     """The objective's two terms on one batch, in train mode, and the clean logits.
 
     BatchNorm normalises clean and adversarial images each by their own statistics; ``recipe.batch_norm`` says
-    which of the two enter its running statistics.
+    which of the two enter its running statistics, and count there.
     """
     with frozen_statistics(model, recipe.batch_norm == "adversarial" and x_adv is not None):
         clean = model(x)

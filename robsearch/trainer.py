@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from robsearch.batching import batch_sizes, share_problems
 from robsearch.data import load
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError
 from robsearch.evaluation import RATES, best_device, judge, to_device, to_float
 from robsearch.learner import Learner, seed_epoch
 from robsearch.memory import forget_peak, peak
@@ -57,14 +57,14 @@ def train(
 
     Raises:
         NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.
-        DeviceFullError: the device's memory does not do for one image at a time (``steps``).
-        InputError: the data is not there, or a batch has fewer images than there are ranks.
+        DeviceFullError: the device's memory does not do for the fewest images at a time (``steps``).
+        InputError: the data is not there, or a rank's share of a batch has too few images (``batching``).
     """
-    _refuse_empty_shares(recipe, ranks)
     device = device or best_device()
     data = load(recipe.data)
     images, val = to_device(data["train"], device), to_device(data["val"], device)
     learner = Learner.of(recipe, device, ranks)
+    _refuse_small_shares(learner, len(images.labels))
     if state is not None:
         learner.load(state)
     while learner.epoch < recipe.epochs and not learner.peaked:
@@ -82,10 +82,10 @@ def train(
         yield Epoch(learner.epoch, metrics, learner.state)
 
 
-def _refuse_empty_shares(recipe: Recipe, ranks: Ranks) -> None:
-    if recipe.batch_size < ranks.size:
-        do = "train with fewer GPUs, or in larger batches"
-        raise InputError(refusal(f"batch_size at least {ranks.size}, a share for each process", recipe.batch_size, do))
+def _refuse_small_shares(learner: Learner, images: int) -> None:
+    problems = share_problems(learner.model.train(), images, learner.recipe.batch_size, learner.ranks.size)
+    if problems:
+        raise InputError(*problems)
 
 
 def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
@@ -125,7 +125,8 @@ def train_epoch(learner: Learner, images: Split) -> Metrics:
     """
     recipe, model = learner.recipe, learner.model
     model.train()
-    steps, totals = math.ceil(len(images.labels) / recipe.batch_size), torch.zeros(2, dtype=torch.float64)
+    steps = len(batch_sizes(len(images.labels), recipe.batch_size))
+    totals = torch.zeros(2, dtype=torch.float64)
     for step, (x, y) in enumerate(batches(images, recipe), start=(learner.epoch - 1) * steps):
         progress = step / (recipe.epochs * steps)
         lr, lam = recipe.optimiser.lr * recipe.learning_rate(progress), recipe.lam.lam(learner.lam)
@@ -153,8 +154,9 @@ def train_epoch(learner: Learner, images: Split) -> Metrics:
 
 
 def batches(split: Split, recipe: Recipe) -> Iterator[tuple[Images, Labels]]:
-    """The training split once, in a fresh random order, augmented; the last batch may be smaller."""
-    for rows in torch.randperm(len(split.labels)).split(recipe.batch_size):
+    """The training split once, in a fresh random order, augmented; the sizes of batches differ by at most one."""
+    images = len(split.labels)
+    for rows in torch.randperm(images).split(batch_sizes(images, recipe.batch_size)):
         here = rows.to(split.labels.device)
         x = to_float(split.images[here])
         yield (x if recipe.augment is None else recipe.augment(x)), split.labels[here]

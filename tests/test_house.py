@@ -65,7 +65,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "references", "paths"},
+    {"resources", "ranks", "batching", "references", "paths"},
     {"identity"},
     {"protocols", "errors"},
 )

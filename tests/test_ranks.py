@@ -12,7 +12,7 @@ from small_spaces import Faulty, recipe
 from test_memory import AWP, SEARCHED, Tight, assert_close, frozen, made
 from torch import nn
 
-from robsearch import PGD, CropFlip, InputError, RobustOverfittingStopper, train
+from robsearch import PGD, CropFlip, Digits, InputError, RobustOverfittingStopper, train
 from robsearch.checkpoints import newest, read_history
 from robsearch.learner import Learner
 from robsearch.memory import DeviceFullError
@@ -186,12 +186,12 @@ def assert_same_training(whole, shared, atol=1e-10):
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "batch"),
-    [*((kind, 2, 41) for kind in SEARCHED), ("everything", 3, 41), ("everything", 3, 33), ("penalties", 3, 99)],
+    ("kind", "size", "images"),
+    [*((kind, 2, 100) for kind in SEARCHED), ("everything", 3, 100), ("everything", 3, 10), ("penalties", 3, 10)],
 )
-def test_ranks_train_as_one_process_does(kind, size, batch):
-    """100 images in batches of 41, 41, 18, or of 33, 33, 33, 1: then two of three ranks have no image of the last."""
-    one = exact(batch_size=batch, **SEARCHED[kind])
+def test_ranks_train_as_one_process_does(kind, size, images):
+    """100 images in batches of 34, 33, 33, or 10 in batches of 3, 3, 2, 2: one of three ranks has none of the last."""
+    one = exact(batch_size=41 if images == 100 else 3, data=Digits(train=images), **SEARCHED[kind])
     assert_same_training(frozen(one), on_ranks(size, trained, one))
 
 
@@ -225,7 +225,7 @@ def seen(ranks, made):
 
 
 def test_all_ranks_see_the_same_augmented_images_however_much_their_attacks_draw():
-    """41 images are shares of 21 and 20: random starts draw more numbers on rank 0."""
+    """33 images are shares of 17 and 16: random starts draw more numbers on rank 0."""
     one = exact(augment=Recorded(), batch_size=41, attack=PGD(eps=0.1, step_size=0.05, steps=1))
     first, other = on_ranks(2, seen, one)
     assert len(first) == 200
@@ -251,14 +251,14 @@ def test_bit_for_bit_resumed_on_as_many_processes_also_with_random_starts_and_ba
 @pytest.mark.parametrize("awp", [None, AWP])
 @pytest.mark.parametrize("late", [0, 1, 2])
 def test_what_does_not_fit_on_one_rank_is_done_in_micro_batches_on_all(awp, late):
-    """Rank 1 has room for 8 images; 39 are 20 and 19, halved to 10 and to 5 on both."""
+    """Rank 1 has room for 8 images; 34 are 17 and 17, halved to 8, which are 6, 6, 5."""
     one = exact(batch_size=39, weight_perturbation=awp)
     tight = dataclasses.replace(one, model=Tight(8, late))
     shared = on_ranks(2, trained, (one, tight))
-    assert [state["micro_batch"] for _, state in shared[0]] == [5, 5]
+    assert [state["micro_batch"] for _, state in shared[0]] == [8, 8]
     for epochs in shared:
         for metrics, _ in epochs:
-            assert metrics.pop("train/micro_batch") == 5
+            assert metrics.pop("train/micro_batch") == 8
     assert_same_training(frozen(one), shared)
 
 
@@ -290,6 +290,9 @@ class Buffered(nn.Module):
         super().__init__()
         self.norm, self.linear = nn.BatchNorm1d(2), nn.Linear(1, 1)
         self.register_buffer("own", torch.tensor(value))
+        self.images = nn.InstanceNorm1d(2, track_running_stats=True)
+        nn.init.constant_(self.images.running_mean, value)
+        self.norm.num_batches_tracked.fill_(int(value))
         nn.init.constant_(self.norm.running_mean, value)
         nn.init.constant_(self.norm.running_var, 10 * value)
         nn.init.constant_(self.linear.weight, value)
@@ -306,6 +309,8 @@ def test_statistics_of_batch_norm_become_their_mean_and_all_else_rank_0s():
     for state in on_ranks(2, united):
         assert state["norm.running_mean"].tolist() == [1.5, 1.5]
         assert state["norm.running_var"].tolist() == [15, 15]
+        assert state["images.running_mean"].tolist() == [1.5, 1.5]
+        assert state["norm.num_batches_tracked"].item() == 1
         assert (state["own"].item(), state["linear.weight"].item()) == (1, 1)
 
 

@@ -7,9 +7,8 @@ from small_spaces import Faulty, recipe, standard
 from robsearch import Epoch, RobustOverfittingStopper, train
 from robsearch.averaging import EMA
 from robsearch.learner import Learner, seed_epoch
-from robsearch.objectives import TRADES
 from robsearch.perturbation import WeightPerturbation
-from robsearch.steps import gradient, loss_terms, optimiser_step
+from robsearch.steps import gradient, optimiser_step
 from robsearch.trainer import VALUE, NonFiniteLossError
 
 
@@ -116,25 +115,6 @@ def test_training_ends_when_patience_does_and_goes_on_waiting_after_a_checkpoint
     resumed = list(train(made, state=whole[-2].state))
     assert [epoch.number for epoch in resumed] == [len(whole)]
     assert not list(train(made, state=whole[-1].state))
-
-
-@pytest.mark.parametrize("whose", ["clean", "adversarial", "both"])
-def test_batch_norm_tracks_the_images_it_is_told_to(whose):
-    made = dataclasses.replace(recipe(8), batch_norm=whose, model=Normed(), objective=TRADES())
-    model = made.model.build(made.data.spec).train()
-    x, x_adv = torch.full((4, 1, 8, 8), 0.1), torch.full((4, 1, 8, 8), 0.2)
-    loss_terms(made, model, x, x_adv, torch.arange(4))
-    expected = {"clean": 0.1 * 0.1, "adversarial": 0.1 * 0.2, "both": 0.9 * 0.1 * 0.1 + 0.1 * 0.2}[whose]
-    assert model[0].running_mean.item() == pytest.approx(expected)
-    assert model[0].momentum == 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Normed:
-    width: float = 1
-
-    def build(self, images):
-        return torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10))
 
 
 @dataclasses.dataclass(frozen=True)
