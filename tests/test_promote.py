@@ -48,7 +48,7 @@ def test_the_best_of_each_width_is_a_model_and_no_other(search, means):
 
 
 @pytest.mark.slow
-def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search, means):
+def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search, means, monkeypatch):
     lines = []
     promoted = promote("pair", space=pair, means=means, say=lines.append)
     best = {width: search.best(width)["trial"] for width in search.widths}
@@ -58,7 +58,7 @@ def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search
 
     images = to_float(load(Digits(train=100))["test"].images.clone())
     own = network(recipe(4), search.folder / "trials" / best[4])
-    mlflow.set_tracking_uri(means.uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", means.uri())
     logits = mlflow.pytorch.load_model(promoted[best[4]])(images)
     torch.testing.assert_close(logits, own(images))
     of_arrays = mlflow.pyfunc.load_model(promoted[best[4]]).predict(images.numpy())

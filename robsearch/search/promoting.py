@@ -140,7 +140,7 @@ def _saved(recipe: Recipe, folder: Path) -> Path:
 
 
 def _exported(trial: str, finished: Mapping[str, tuple[Study, Training]], trials: Path) -> Path:
-    if newest(trials / trial) is None and not (trials / trial / MODEL).exists():
+    if not (trials / trial / MODEL).exists() and newest(trials / trial) is None:
         others = [name for name in weights(trials) if name in finished and name != trial]
         do = f"they were dropped, deleted or damaged; promote a trial that has them ({', '.join(others) or 'none has'})"
         raise InputError(refusal(f"the weights of {trial}", f"none in {trials / trial}", do))
