@@ -73,7 +73,7 @@ def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, me
     done = search.trials[search.trials["state"] == "COMPLETE"]
     best = {search.best(width)["trial"] for width in search.widths}
     other = next(trial for trial in done["trial"] if trial not in best)
-    old = search.folder / "trials" / other / "model"  # as robsearch 0.2 saved it
+    old = search.folder / "trials" / other / "model"  # as robsearch 0.1 saved it
     old.mkdir()
     (old / "MLmodel").touch()
     assert promote(f"pair/{other}", name="mine", space=pair, means=means) == {other: "models:/mine/1"}

@@ -127,7 +127,7 @@ def network(recipe: Recipe, folder: Path) -> nn.Module:
 def _saved(recipe: Recipe, folder: Path) -> Path:
     """The trial's MLflow model, saved unless it is there.
 
-    One from before robsearch 0.3, which only ``mlflow.pytorch`` can use, is saved again if the weights are there.
+    One from before robsearch 0.2, which only ``mlflow.pytorch`` can use, is saved again if the weights are there.
     """
     saved = folder / MODEL
     if opener_of(saved) is not None or (saved.exists() and newest(folder) is None):

@@ -76,7 +76,7 @@ def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Pat
 
 
 def opener_of(folder: Path) -> str | None:
-    """The name of the module that opens a saved model; None before robsearch 0.3, when no plain array could enter."""
+    """The name of the module that opens a saved model; None before robsearch 0.2, when no plain array could enter."""
     return next((file.stem for file in folder.glob("code/*.py")), None)
 
 

@@ -22,7 +22,7 @@ from robsearch.tracking.store import SEARCH_ID, TRIAL, all_runs, experiment_of, 
 MODEL_NAME = re.compile(r"""[^/:'"`%\\\x00-\x1f]{1,256}""")
 
 OPENER = "robsearch.opener"
-"""A logged model's tag: the module that opens it, which comes with it. Those before robsearch 0.3 have none."""
+"""A logged model's tag: the module that opens it, which comes with it. Those before robsearch 0.2 have none."""
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
