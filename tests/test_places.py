@@ -159,6 +159,11 @@ def test_a_moved_search_is_recorded_where_it_lies_now(tmp_path, empty_store):
     assert register(default_uri(at), network, "net", own=False, results=at) == "models:/net/1"
     version = MlflowClient(default_uri(at)).get_model_version("net", "1")
     assert version.source.startswith((at / "mlartifacts" / "s").as_uri())
+    (trial / "model" / "code").mkdir()
+    (trial / "model" / "code" / "robsearch_network.py").touch()  # saved again, by a robsearch that writes another form
+    for _ in range(2):
+        assert register(default_uri(at), network, "net", own=False, results=at) == "models:/net/2"
+    assert MlflowClient(default_uri(at)).get_model_version("net", "1").source == version.source
     assert not (tmp_path / "old").exists()
 
 

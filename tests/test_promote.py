@@ -1,9 +1,8 @@
-"""The best networks as MLflow models: they load where robsearch is not, and are registered once."""
+"""The best networks as MLflow models: they are registered once, and what loads is the trial's network."""
 
 import dataclasses
-import subprocess
-import sys
 
+import mlflow
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,59 +10,13 @@ from mlflow import MlflowClient
 from rich.console import Console
 from small_spaces import pair, recipe
 from test_search import runs_of
-from torch import nn
 
 import robsearch
-from robsearch import MLP, Digits, InputError, Means, SmallCNN, WideResNet
+from robsearch import Digits, InputError, Means
+from robsearch.checkpoints import drop_weights
 from robsearch.data import load
 from robsearch.evaluation import to_float
 from robsearch.search.promoting import network, promote
-from robsearch.tracking import save_model
-
-LOADED = """
-import sys
-sys.modules["robsearch"] = None  # as where it is not installed: importing it fails
-import torch, mlflow
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pytorch.load_model(sys.argv[2])
-images = torch.load(sys.argv[3])
-torch.save([model(images), model(images[:1])], sys.argv[4])
-"""
-
-
-def logits_elsewhere(uri, model, images, folder):
-    """Of a process that cannot import robsearch: for all images, and for the first alone."""
-    torch.save(images, folder / "images.pt")
-    arguments = [uri, str(model), str(folder / "images.pt"), str(folder / "logits.pt")]
-    subprocess.run([sys.executable, "-c", LOADED, *arguments], check=True, timeout=240)
-    return torch.load(folder / "logits.pt")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "model", [MLP(4), SmallCNN(0.25), WideResNet(10, 0.25)], ids=lambda model: type(model).__name__
-)
-def test_a_saved_model_loads_without_robsearch_and_gives_the_same_logits(tmp_path, model):
-    net = model.build(Digits().spec).eval()
-    images = to_float(load(Digits())["test"].images[:7].clone())
-    save_model(net, images[:4], tmp_path / "model")
-    every, first = logits_elsewhere(f"sqlite:///{tmp_path}/m.db", tmp_path / "model", images, tmp_path)
-    torch.testing.assert_close(every, net(images))
-    torch.testing.assert_close(first, net(images[:1]))
-
-
-class Branching(nn.Module):
-    def forward(self, x):
-        return x.flatten(1)[:, :10] if x.sum() > 0 else -x.flatten(1)[:, :10]
-
-
-def test_a_network_that_torch_cannot_export_leaves_nothing_behind(tmp_path):
-    with pytest.raises(Exception, match="data-dependent"):
-        save_model(Branching(), torch.rand(4, 1, 8, 8), tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- after a search --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +48,7 @@ def test_the_best_of_each_width_is_a_model_and_no_other(search, means):
 
 
 @pytest.mark.slow
-def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search, means, tmp_path):
+def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search, means, monkeypatch):
     lines = []
     promoted = promote("pair", space=pair, means=means, say=lines.append)
     best = {width: search.best(width)["trial"] for width in search.widths}
@@ -105,9 +58,12 @@ def test_promote_registers_each_once_and_what_loads_is_the_trials_network(search
 
     images = to_float(load(Digits(train=100))["test"].images.clone())
     own = network(recipe(4), search.folder / "trials" / best[4])
-    every, _ = logits_elsewhere(means.uri(), promoted[best[4]], images, tmp_path)
-    torch.testing.assert_close(every, own(images))
-    right = (every.argmax(1) == load(Digits(train=100))["test"].labels).double().mean()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", means.uri())
+    logits = mlflow.pytorch.load_model(promoted[best[4]])(images)
+    torch.testing.assert_close(logits, own(images))
+    of_arrays = mlflow.pyfunc.load_model(promoted[best[4]]).predict(images.numpy())
+    torch.testing.assert_close(torch.from_numpy(of_arrays), logits)
+    right = (logits.argmax(1) == load(Digits(train=100))["test"].labels).double().mean()
     measured = search.trials.set_index("trial").loc[best[4], "test/natural_accuracy"]
     assert right == pytest.approx(measured)
 
@@ -117,8 +73,11 @@ def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, me
     done = search.trials[search.trials["state"] == "COMPLETE"]
     best = {search.best(width)["trial"] for width in search.widths}
     other = next(trial for trial in done["trial"] if trial not in best)
+    old = search.folder / "trials" / other / "model"  # as robsearch 0.1 saved it
+    old.mkdir()
+    (old / "MLmodel").touch()
     assert promote(f"pair/{other}", name="mine", space=pair, means=means) == {other: "models:/mine/1"}
-    assert (search.folder / "trials" / other / "model" / "MLmodel").exists()
+    assert (old / "MLmodel").read_text()
 
 
 @pytest.mark.slow
@@ -153,3 +112,6 @@ def test_what_cannot_be_promoted_is_refused(search, means):
     trial = search.best(4)["trial"]
     with pytest.raises(InputError, match=f"expected a run of pair/{trial} in sqlite.*robsearch sync pair"):
         promote(f"pair/{trial}", space=pair, means=elsewhere)
+    drop_weights(search.folder / "trials" / "w8-standard-000")
+    with pytest.raises(InputError, match=r"the weights of w8-standard-000, got none in .*that has them \(w4-000, w4-"):
+        promote("pair/w8-standard-000", space=pair, means=means)

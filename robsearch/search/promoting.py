@@ -11,6 +11,7 @@ from torch import nn
 
 from robsearch.checkpoints import newest
 from robsearch.data import load
+from robsearch.disk import weights
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
 from robsearch.recipe import Recipe
@@ -21,9 +22,9 @@ from robsearch.search.result import Search
 from robsearch.search.workplace import Means
 from robsearch.spaces import Space
 from robsearch.study import Study, Training
-from robsearch.tracking import Promoted, Tracker, check_model_names, check_tracking, register, save_model
+from robsearch.tracking import Promoted, Tracker, check_model_names, check_tracking, opener_of, register, save_model
 
-EXAMPLES = 4
+EXAMPLES = 9
 MODEL = "model"
 """The folder of a trial's MLflow model, in the trial's own."""
 
@@ -45,7 +46,8 @@ def log_models(trials: Iterable[str], studies: Iterable[Study], tracker: Tracker
         try:
             tracker.model(trial, _saved(_recipe(*finished[trial]), folder / trial))
         except Exception as error:  # a network that torch cannot export is as good as any other
-            problems[trial] = f"not exported: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            problems[trial] = f"not exported: {kind}{str(error).partition(chr(10))[0]}"
             tracker.tag(trial, {"robsearch.model": problems[trial]})
     return problems
 
@@ -92,7 +94,7 @@ def _promoted(
     sync = invocation("sync", search.record, means)
     promoted = {}
     for trial, usual in chosen.items():
-        folder = _exported(trial, _recipe(*finished[trial]), search.folder / "trials" / trial)
+        folder = _exported(trial, finished, search.folder / "trials")
         exported = Promoted(search.name, search.record.identity, trial, folder, sync)
         promoted[trial] = register(uri, exported, name or usual, own=name is None, results=means.place.results)
         say(f"{trial}: {promoted[trial]}")
@@ -123,23 +125,32 @@ def network(recipe: Recipe, folder: Path) -> nn.Module:
 
 
 def _saved(recipe: Recipe, folder: Path) -> Path:
-    if not (folder / MODEL).exists():
-        images = load(recipe.data)["val"].images
-        with torch.random.fork_rng():  # building draws initial weights
-            model = network(recipe, folder)
-        save_model(model, to_float(images[:EXAMPLES].clone()), folder / MODEL)
-    return folder / MODEL
+    """The trial's MLflow model, saved unless it is there.
+
+    One from before robsearch 0.2, which only ``mlflow.pytorch`` can use, is saved again if the weights are there.
+    """
+    saved = folder / MODEL
+    if opener_of(saved) is not None or (saved.exists() and newest(folder) is None):
+        return saved
+    images = load(recipe.data)["val"].images
+    with torch.random.fork_rng():  # building draws initial weights
+        model = network(recipe, folder)
+    save_model(model, to_float(images[:EXAMPLES].clone()), saved)
+    return saved
 
 
-def _exported(trial: str, recipe: Recipe, folder: Path) -> Path:
+def _exported(trial: str, finished: Mapping[str, tuple[Study, Training]], trials: Path) -> Path:
+    if not (trials / trial / MODEL).exists() and newest(trials / trial) is None:
+        others = [name for name in weights(trials) if name in finished and name != trial]
+        do = f"they were dropped, deleted or damaged; promote a trial that has them ({', '.join(others) or 'none has'})"
+        raise InputError(refusal(f"the weights of {trial}", f"none in {trials / trial}", do))
     try:
-        return _saved(recipe, folder)
-    except InputError:
-        raise
+        return _saved(_recipe(*finished[trial]), trials / trial)
+    except InputError as error:
+        raise InputError(*(f"{trial}: {problem}" for problem in error.problems)) from error
     except Exception as error:
-        do = "promote a trial whose weights are there and whose forward has no branch on the images' values"
-        got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise InputError(refusal(f"a network of {trial} that torch.export takes", got, do)) from error
+        do = "mend this and promote it again"
+        raise InputError(refusal(f"{trial} as an MLflow model", f"{type(error).__name__}: {error}", do)) from error
 
 
 def _chosen(search: Search, trial: str | None) -> dict[str, str]:

@@ -10,7 +10,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from robsearch.tracking.beside import BESIDE, default_uri, exact, found_again, opened, sqlite_file, to_remember
-from robsearch.tracking.models import Promoted, check_model_names, register, save_model
+from robsearch.tracking.exporting import opener_of, save_model
+from robsearch.tracking.models import Promoted, check_model_names, register
 from robsearch.tracking.sending import STATUS
 from robsearch.tracking.spool import undelivered
 from robsearch.tracking.store import (
@@ -48,6 +49,7 @@ __all__ = [
     "experiment_page",
     "found_again",
     "opened",
+    "opener_of",
     "publish_view",
     "register",
     "run_pages",

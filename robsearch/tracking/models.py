@@ -1,81 +1,40 @@
-"""A trained network as an MLflow model: exported by torch, so that whoever loads it needs torch and MLflow only."""
+"""Exported networks in MLflow: the logged model of a trial's run, and the versions of a registered model."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
-import shutil
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run, ViewType
 from mlflow.entities.logged_model_status import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
-from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 from robsearch.tracking.beside import opened
+from robsearch.tracking.exporting import opener_of
 from robsearch.tracking.store import SEARCH_ID, TRIAL, all_runs, experiment_of, shown
 
 MODEL_NAME = re.compile(r"""[^/:'"`%\\\x00-\x1f]{1,256}""")
+
+OPENER = "robsearch.opener"
+"""A logged model's tag: the module that opens it, which comes with it. Those before robsearch 0.2 have none."""
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
 
 
-def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Path) -> None:
-    """Writes a network as an MLflow model; nothing is written if it fails.
-
-    In torch's ``pt2`` format, a graph with its weights and no pickled code: ``mlflow.pytorch.load_model`` opens it on
-    a machine without robsearch and without a GPU, for any number of images at once. The signature and the input
-    example come with it.
-
-    Args:
-        model: on the CPU and in eval mode, from images in [0, 1] to logits.
-        examples: a few images, at least two: torch would take the size of one for a constant.
-        folder: must not exist.
-
-    Raises:
-        Exception: torch cannot export the network; its message says where.
-    """
-    import mlflow.pytorch  # seconds, and only the end of a search needs it
-
-    images = examples.numpy()
-    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, *images.shape[1:]), "images")])
-    with torch.no_grad():
-        outputs = Schema([TensorSpec(np.dtype("float32"), (-1, model(examples).shape[1]), "logits")])
-    unfinished = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with _quiet():
-            mlflow.pytorch.save_model(
-                model,
-                unfinished,
-                signature=ModelSignature(inputs, outputs),
-                input_example=images,
-                serialization_format="pt2",
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
-            )
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def upload(client: MlflowClient, experiment: str, run: str, trial: str, folder: Path) -> LoggedModel:
-    """The logged model of a trial's run: the one that is there, or a new one with the files of ``save_model``."""
-    model = logged_model(client, experiment, run) or client.create_logged_model(
-        experiment, trial.replace(".", "_"), run, tags={TRIAL: trial}
-    )
+    """The logged model of a trial's run: the one of this form that is there, or a new one with the folder's files."""
+    model = _logged_model(client, experiment, run, opener_of(folder))
+    if model is None:
+        tags = {TRIAL: trial, OPENER: opener_of(folder)}
+        known = {name: value for name, value in tags.items() if value is not None}
+        model = client.create_logged_model(experiment, trial.replace(".", "_"), run, tags=known)
     if model.status == LoggedModelStatus.READY:
         return model
     client.log_model_artifacts(model.model_id, str(folder))
@@ -194,21 +153,7 @@ def _as_of_model(client: MlflowClient, run: Run, model: LoggedModel) -> list[Met
     return found
 
 
-def logged_model(client: MlflowClient, experiment: str, run: str) -> LoggedModel | None:
-    """The model that a run made, finished or not; None if it made none."""
+def _logged_model(client: MlflowClient, experiment: str, run: str, opener: str | None) -> LoggedModel | None:
+    """The model that a run made, finished or not; None if it made none, or none that is opened this way."""
     found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'")
-    return found[0] if found else None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch.export and MLflow say of things that cannot be changed here."""
-    logger = logging.getLogger("mlflow")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
+    return next((model for model in found if model.tags.get(OPENER) == opener), None)
