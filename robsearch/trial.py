@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_of, newest
+from robsearch.costs import MEASURE, MEASURE_GPU, gpu_seconds
 from robsearch.data import load
 from robsearch.disk import DiskFullError
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
@@ -188,7 +189,9 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
             pq.write_table(table, unfinished)
     draw(folder)
     metrics |= averages(tables)
-    metrics |= {"test/epoch": measured.number, "time/measure_seconds": time.perf_counter() - started}
+    metrics |= {"test/epoch": measured.number, MEASURE: time.perf_counter() - started}
+    if device.type == "cuda":
+        metrics[MEASURE_GPU] = gpu_seconds(metrics[MEASURE])
     write_json(folder / "test.json", metrics)
     problems = [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
     return metrics, _fallen_back(measured, last) + problems

@@ -48,7 +48,8 @@ class Comparison:
             - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over the seeds of the
               trial's suggestion, with ``_low``, ``_high``: Student's t over seeds.
             - ``trial_seconds`` of the trial's training, ``width_seconds`` of all searched trainings at the width as
-              far as they got, rungs and failures included, controls not; ``width_gpu_seconds`` if GPUs were used.
+              far as they got, rungs and failures included, controls not; ``width_gpu_seconds``, with measuring, if GPUs
+              were used.
 
             All intervals are at 95 %. What is not known is missing (NaN or None).
         differences: parts of the setting that differ between the searches: label, then search, then text.
@@ -196,9 +197,8 @@ def _cost(search: Search, width: float, best: pd.Series | None) -> dict[str, flo
     searched = search.trials["control"].isna() & (search.trials["width"] == width)
     found = {"trial_seconds": math.nan if best is None else float(best["seconds"])}
     found["width_seconds"] = float(search.trials.loc[searched, "seconds"].sum())
-    if "time/gpu_seconds" in search.epochs:
-        own = search.epochs["trial"].isin(search.trials.loc[searched, "trial"])
-        found["width_gpu_seconds"] = float(search.epochs.loc[own, "time/gpu_seconds"].sum())
+    if "gpu_seconds" in search.trials and search.trials["gpu_seconds"].any():
+        found["width_gpu_seconds"] = float(search.trials.loc[searched, "gpu_seconds"].sum())
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from robsearch.checkpoints import best_epoch, read_history
+from robsearch.costs import Cost, cost_of
 from robsearch.data import content_digest, load
 from robsearch.protocols import Dataset, Metrics
 from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
@@ -81,6 +82,10 @@ class Recorder:
         """Per-epoch metrics, at their original times."""
         self.tracker.epochs(trial, [compared(entry) for entry in entries])
 
+    def cost(self, trial: str, cost: Cost) -> None:
+        """What a trial took that has ended, or all of a ``search``; said again once a trial is measured."""
+        self.tracker.log(trial, cost.metrics, 0, time.time())
+
     def ended(self, trial: str, state: str, history: list[Metrics], reason: str | None = None) -> None:
         """A trial ended; its best epoch is logged under names of its own, because MLflow compares last values."""
         when = time.time()
@@ -106,6 +111,7 @@ class Recorder:
         answer = "\n".join([f"__{law}__", "", *lines]).replace("*", r"\*")  # Markdown would take lambda* for emphasis
         summary = f"{answer}\n\n{_described(search.record)}"
         self.tracker.tag("search", {"robsearch.law": law, "mlflow.note.content": summary})
+        self.cost("search", search.cost)
         self.tracker.artifact("search", search.report)
         folder = search.folder / "tables"
         folder.mkdir(exist_ok=True)
@@ -131,11 +137,13 @@ class Recorder:
     def _say_again(self, study: Study, training: Training) -> None:
         suggestion = study.again(training)
         history = read_history(self.trials / suggestion.trial)
+        test, facts = read_test(self.trials / suggestion.trial), training.facts
         self.begin(suggestion)
         self.epochs(suggestion.trial, history)
-        if test := read_test(self.trials / suggestion.trial):
+        if test:
             self.measured(suggestion.trial, test)
-        self.ended(suggestion.trial, training.state, history, training.facts.get("reason"))
+        self.cost(suggestion.trial, cost_of(history, test, facts))
+        self.ended(suggestion.trial, training.state, history, facts.get("reason"))
 
 
 def compared(metrics: Metrics) -> Metrics:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from robsearch.costs import Cost
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.schedules import FLOOR
-from robsearch.search.frames import frames, points, searched, table_of, tables_of
+from robsearch.search.frames import frames, points, searched, spent, table_of, tables_of
 from robsearch.search.place import Place
 from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
@@ -30,8 +31,9 @@ class Search:
         record: what was asked for: space, widths, seed, trials.
         folder: its results: ``trials/``, ``report.html``, the journal.
         trials: one row per training: ``trial, width, number, replicate, control, rung, state, suggestion, feasible,
-            lam, value, best_epoch, epochs, seconds, reason, seed, recipe`` (its digest), the ``val/...`` rates of the
-            best epoch, and the ``test/...`` averages of measured ones. ``value`` is the robust accuracy on ``val`` at
+            lam, value, best_epoch, epochs, seconds, gpu_seconds, failed_seconds, reason, seed, recipe`` (its digest;
+            the seconds are those of ``robsearch.costs``), the ``val/...`` rates of the best epoch, and the ``test/...``
+            averages of measured ones. ``value`` is the robust accuracy on ``val`` at
             the best epoch, as a share; ``suggestion`` is the state of the suggestion that the training belongs to.
         epochs: one row per trial and epoch, with every per-epoch metric.
         stopped: whether the call that gave it back was told to stop before the end.
@@ -128,6 +130,11 @@ class Search:
     def unfinished(self) -> list[str]:
         """Trials that are not over: being trained now, or left by an interruption."""
         return list(self.trials.loc[self.trials["state"] == "RUNNING", "trial"])
+
+    @property
+    def cost(self) -> Cost:
+        """What all its trials took, controls, rungs, pruned and failed ones among them."""
+        return spent(self.trials)
 
     @property
     def ended(self) -> int:

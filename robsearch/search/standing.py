@@ -17,7 +17,8 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
     """What ``robsearch status --json`` prints.
 
     Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
-    controls (``label``), with counts of suggestions by state; ``lam`` and ``value`` are those of the best trial.
+    controls (``label``), with counts of suggestions by state and what they took (``costs.Cost``; ``cost`` is that of
+    the search); ``lam`` and ``value`` are those of the best trial.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
     return {
@@ -31,6 +32,7 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
         "rows": [
             {**row._asdict(), "states": {name: row.states[name] for name in STATES}} for row in status_rows(search)
         ],
+        "cost": search.cost._asdict(),
         "best": [_best(search, width) for width in search.widths],
         "failures": failed[["trial", "reason"]].to_dict("records"),
         "law": {
