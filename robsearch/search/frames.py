@@ -15,6 +15,7 @@ from robsearch.costs import COLUMNS, Cost, cost_of
 from robsearch.errors import InputError, refusal
 from robsearch.files import read_parquet, unless_damaged
 from robsearch.laws import Point
+from robsearch.search.strongest import STRONGEST, ladder_figures, strongest
 from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
@@ -22,6 +23,7 @@ from robsearch.trial import read_test
 TRIAL_COLUMNS = [
     "trial", "width", "number", "replicate", "control", "rung", "state", "suggestion", "feasible", "lam", "value",
     "best_epoch", "epochs", "seconds", "gpu_seconds", "failed_seconds", "reason", "seed", "recipe",
+    *STRONGEST,
 ]  # fmt: skip
 EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", "train/lam", VALUE]
 
@@ -36,7 +38,9 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
         known = _from_storage(told, history) if cut else _from_history(history)
         test = read_test(trials / facts["trial"])
         spent = dict(zip(COLUMNS, cost_of(history, test, told), strict=True))
-        rows.append({**facts, **known, **spent, **test})
+        row = {**facts, **known, **spent, **test, **ladder_figures(trials / facts["trial"])}
+        figure = strongest(trials / facts["trial"], row, record.setting)
+        rows.append({**row, **(figure.columns if figure else {})})
         keys = {name: facts[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**keys, **entry} for entry in history]
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)

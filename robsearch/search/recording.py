@@ -22,6 +22,7 @@ from robsearch.protocols import Dataset, Metrics
 from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
 from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
+from robsearch.search.strongest import STRONGEST, strongest
 from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
@@ -47,6 +48,7 @@ class Recorder:
     def __init__(self, tracker: Tracker, trials: Path, record: SearchRecord | None = None) -> None:
         self.tracker, self.trials = tracker, trials
         self._facts = facts(record) if record else {}
+        self._setting = record.setting if record else {}
         self._data: dict[Dataset, dict[str, str]] = {}
 
     def begin_search(self, record: SearchRecord) -> None:
@@ -100,17 +102,30 @@ class Recorder:
         """The averages as metrics, the tables and figures as artifacts."""
         folder = self.trials / trial
         self.tracker.log(trial, compared(test), 0, (folder / "test.json").stat().st_mtime)
+        self.strongest(trial, test)
         for file in [folder / "test.json", *sorted(folder.glob("*.parquet"))]:
             self.tracker.artifact(trial, file, "tables")
         for file in sorted(folder.glob("figures/*.png")):
             self.tracker.artifact(trial, file, "figures")
 
-    def conclude(self, search: Search) -> None:
-        """What the search found, in its own run: the answer in words, the report, all trials and epochs as tables."""
+    def strongest(self, trial: str, test: Metrics) -> None:
+        """The strongest known robust accuracy of a measured trial, and in a tag its attack, n and interval."""
+        history = read_history(self.trials / trial)
+        best = {"best_epoch": best_epoch(history)} if history else {}
+        if found := strongest(self.trials / trial, {**test, **best}, self._setting):
+            self.tracker.log(trial, {STRONGEST[0]: found.robust_accuracy}, 0, time.time())
+            self.tracker.tag(trial, {"robsearch.strongest": found.text})
+
+    def answer(self, search: Search) -> None:
+        """What the search found in words, in its own run."""
         law, lines = search.ridge.sentence(), [f"- {line}" for line in answer_lines(search)]
         answer = "\n".join([f"__{law}__", "", *lines]).replace("*", r"\*")  # Markdown would take lambda* for emphasis
         summary = f"{answer}\n\n{_described(search.record)}"
         self.tracker.tag("search", {"robsearch.law": law, "mlflow.note.content": summary})
+
+    def conclude(self, search: Search) -> None:
+        """The answer, the report, all trials and epochs as tables, in the search's own run."""
+        self.answer(search)
         self.cost("search", search.cost)
         self.tracker.artifact("search", search.report)
         folder = search.folder / "tables"

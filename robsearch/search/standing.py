@@ -7,6 +7,7 @@ from typing import Any
 
 from robsearch.search.place import Place
 from robsearch.search.result import Search
+from robsearch.search.strongest import figure_of
 from robsearch.search.table import status_rows
 from robsearch.study import living_owner
 
@@ -18,7 +19,8 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
 
     Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
     controls (``label``), with counts of suggestions by state and what they took (``costs.Cost``; ``cost`` is that of
-    the search); ``lam`` and ``value`` are those of the best trial.
+    the search); ``lam`` and ``value`` are those of the best trial. ``best`` has of each width's best trial the
+    strongest known figure (``strongest.Figure``), and the one on ``val`` by which it was selected.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
     return {
@@ -59,5 +61,13 @@ def driver_line(search: Search, place: Place) -> str:
 
 def _best(search: Search, width: float) -> dict[str, Any]:
     best = search.best(width)
-    found = {} if best is None else {name: best[name] for name in ("trial", "lam", "value", "feasible")}
-    return {"width": width, **found}
+    figure, chosen = (None, None) if best is None else (figure_of(best), search.selection(width))
+    if best is None or figure is None or chosen is None:
+        return {"width": width}
+    return {
+        "width": width,
+        "trial": best["trial"],
+        "strongest": figure._asdict(),
+        "selected_by": {**chosen.val._asdict(), "best_of": chosen.trials, "optimism": chosen.optimism},
+        **{name: best[name] for name in ("lam", "value", "feasible")},
+    }

@@ -24,6 +24,7 @@ from robsearch.search.driver import Driver
 from robsearch.search.frames import searched, spent
 from robsearch.search.remaining import time_left
 from robsearch.search.result import Search
+from robsearch.search.strongest import strongest_text
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
@@ -106,7 +107,7 @@ def live_table(driver: Driver) -> Table:
     return _table(live_rows(driver), Text(progress(driver), style="default"))
 
 
-def _table(rows: Iterable[Row], title: Text) -> Table:
+def _table(rows: Iterable[Row], title: Text | None = None) -> Table:
     """The title stands above, because a low terminal cuts off what is below."""
     rows = list(rows)
     gpu = any(row.gpu_seconds for row in rows)
@@ -172,7 +173,11 @@ def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = N
 
 def status_lines(search: Search) -> Iterator[Table | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
-    yield _table(status_rows(search), Text(f"{search.name} ({search.space})", style="bold"))
+    yield Text(f"{search.name} ({search.space})", style="bold")
+    for width in search.widths:
+        if (best := search.best(width)) is not None:
+            yield Text(f"width {width:g}: {best['trial']} {strongest_text(search, width)}")
+    yield _table(status_rows(search))
     yield f"{search.ended} of {search.record.trials} trials ended"
     yield _spent_text(search.cost)
     failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
