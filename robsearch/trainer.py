@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robsearch.batching import batch_sizes, share_problems
+from robsearch.costs import EPOCH, EPOCH_GPU, gpu_seconds
 from robsearch.data import load
 from robsearch.errors import InputError
 from robsearch.evaluation import RATES, best_device, judge, to_device, to_float
@@ -106,15 +107,15 @@ def costs(device: torch.device, images: int, trained: float, whole: float, devic
     """What an epoch took: time and peak memory, and on a GPU ``time/gpu_seconds``.
 
     Args:
-        device: that it ran on; a GPU that trials share counts as a whole one for each of them.
+        device: that it ran on; of a GPU that trials share, the share counts (see ``robsearch.costs``).
         images: trained on.
         trained: seconds of training.
         whole: seconds of training and judging.
         devices: how many of them it ran on.
     """
-    found = {"time/train_seconds": trained, "time/epoch_seconds": whole, "time/images_per_second": images / trained}
+    found = {"time/train_seconds": trained, EPOCH: whole, "time/images_per_second": images / trained}
     if device.type == "cuda":
-        found["time/gpu_seconds"] = whole * devices
+        found[EPOCH_GPU] = gpu_seconds(whole, devices)
     return found | peak(device)
 
 

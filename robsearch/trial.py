@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_of, newest
+from robsearch.costs import MEASURE, MEASURE_GPU, gpu_seconds
 from robsearch.data import load
 from robsearch.disk import DiskFullError
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
@@ -188,7 +190,9 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
             pq.write_table(table, unfinished)
     draw(folder)
     metrics |= averages(tables)
-    metrics |= {"test/epoch": measured.number, "time/measure_seconds": time.perf_counter() - started}
+    metrics |= {"test/epoch": measured.number, MEASURE: time.perf_counter() - started}
+    if device.type == "cuda":
+        metrics[MEASURE_GPU] = gpu_seconds(metrics[MEASURE])
     write_json(folder / "test.json", metrics)
     problems = [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
     return metrics, _fallen_back(measured, last) + problems
@@ -205,7 +209,7 @@ def _fallen_back(measured: Saved, last: Saved) -> list[str]:
 
 def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Iterator[Report]:
     from robsearch.figures import draw
-    from robsearch.ladder import RUNGS, climb
+    from robsearch.ladder import RUNGS, climb, read_ladder
     from robsearch.masking import checks
 
     device, here, pgd = best_device(), ladder_folder(folder, epoch), recipe.resolved_test_attack
@@ -225,7 +229,7 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
         found = checks(model, to_float(few.images), few.labels, pgd)
         write_json(here / "masking.json", [check._asdict() for check in found])
     draw(here)
-    yield Report(ended="COMPLETE", test=_ladder_metrics(here))
+    yield Report(ended="COMPLETE", test=ladder_metrics(read_ladder(here)))
 
 
 def _checkpoint(folder: Path, epoch: int | None) -> Checkpoint:
@@ -239,11 +243,12 @@ def _newest(folder: Path) -> Saved:
     return saved
 
 
-def _ladder_metrics(folder: Path) -> Metrics:
-    from robsearch.ladder import read_ladder, standings
+def ladder_metrics(ladder: pa.Table) -> Metrics:
+    """The figures of a finished ladder, as ``ladder/RUNG/robust_accuracy`` and others."""
+    from robsearch.ladder import standings
 
     found: Metrics = {}
-    for standing in standings(read_ladder(folder)):
+    for standing in standings(ladder):
         values = {name: getattr(standing, name) for name in ("robust_accuracy", "low", "high", "attacked", "seconds")}
         found |= {f"ladder/{standing.rung}/{name}": float(value) for name, value in values.items()}
     return found

@@ -29,7 +29,7 @@ def search():
     control = {**trial(16.0, 0, 1.0), "trial": "w16-standard-000", "control": "standard"}
     made = searched([trial(4.0, 0, 1.0), trial(4.0, 1, 2.0), trial(16.0, 0, 2.0), control])
     wide = made.epochs["trial"].str.startswith("w16")
-    made.epochs["time/epoch_seconds"] = wide.map({True: 20.0, False: 10.0})
+    made.trials["seconds"] = [30.0, 30.0, 60.0, 60.0]
     made.epochs["time/images_per_second"] = wide.map({True: 50.0, False: 2000.0})
     made.epochs["memory/peak_rss_gib"] = range(len(made.epochs))
     made.trials["time/measure_seconds"] = [1.0, 2.0, 3.0, 4.0]
@@ -43,15 +43,20 @@ def test_each_width_has_its_sums_and_medians(search):
 
 
 def test_gpu_time_and_memory_are_shown_where_there_is_a_gpu(search):
-    search.epochs["time/gpu_seconds"] = 5.0
+    search.trials["gpu_seconds"] = 15.0
     search.epochs["memory/peak_gib"] = 7.25
     text = cost(search)
     assert rows_of(text)["16"][1:6] == ["2min", "30s", "60s", "50", "7.25"]
     assert "what tensors took on the GPU" in text
 
 
+def test_what_failed_trials_took_is_said(search):
+    search.trials["failed_seconds"] = [0.0, 0.0, 0.0, 200.0]
+    assert "Trials that failed took 3\u202fmin in all." in cost(search)
+
+
 def test_a_search_recorded_without_costs_shows_dashes_and_one_without_epochs_says_so():
-    bare = searched([trial(4.0, 0, 1.0)])
+    bare = searched([trial(4.0, 0, 1.0) | {"seconds": 0.0}])
     assert rows_of(cost(bare))["4"] == ["1", *["–"] * 6]
     empty = pd.DataFrame(columns=["trial", "epoch"])
     with pytest.raises(LeftOutError, match="no epoch has ended yet"):

@@ -77,6 +77,25 @@ def test_the_figures_are_recorded_in_the_trials_runs(means, evaluated):
         assert runs[trial].info.status == "FINISHED"
 
 
+def test_the_strongest_figure_leads_wherever_the_search_is_looked_at_afterwards(search, means, evaluated):
+    after, runs = robsearch.load_search("pair", means.results), runs_of(means)
+    note = runs["search"].data.tags["mlflow.note.content"]
+    for trial, ladder in evaluated.ladders.items():
+        last, figure = standings(ladder)[-1], after.strongest(trial)
+        before = search.strongest(trial)
+        assert (before.attack, before.on, before.n) == ("PGD-20", "test", IMAGES)
+        assert figure.robust_accuracy == min(last.robust_accuracy, before.robust_accuracy)
+        assert figure.low < figure.robust_accuracy < figure.high
+        row = after.trials.set_index("trial").loc[trial]
+        assert row["strongest/robust_accuracy"] == figure.robust_accuracy
+        assert row["ladder/apgd-ce/robust_accuracy"] == last.robust_accuracy
+        assert runs[trial].data.tags["robsearch.strongest"] == figure.text
+        assert runs[trial].data.metrics["strongest/robust_accuracy"] == figure.robust_accuracy
+        assert f"{figure.text}; selected on val: " in note
+    others = after.trials[after.trials["strongest/attack"].notna() & ~after.trials["trial"].isin(evaluated.ladders)]
+    assert set(others["strongest/on"]) <= {"test", "val"}
+
+
 def test_a_search_reads_its_ladders_back_with_the_trial_in_the_first_column(search, evaluated):
     table = search.table("ladder")
     assert table.column_names == ["trial", "index", "label", "natural", "broken_by"]

@@ -65,7 +65,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "batching", "references", "paths"},
+    {"resources", "ranks", "batching", "references", "paths", "costs"},
     {"identity"},
     {"protocols", "errors"},
 )

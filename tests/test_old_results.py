@@ -38,10 +38,20 @@ def test_status_reads_it(results):
     assert [row["states"]["COMPLETE"] for row in told["rows"]] == [2, 1, 1]
     assert [best["trial"] for best in told["best"]] == ["w16-001", "w64-000", "w256-000"]
     assert [best["value"] for best in told["best"]] == [0.5709876543209876, 0.7129629629629629, 0.7515432098765432]
+    assert [(best["strongest"]["attack"], best["strongest"]["n"]) for best in told["best"]] == [
+        ("PGD-20", 649), ("APGD-T", 649), ("PGD-20", 649),
+    ]  # fmt: skip
+    evaluated = told["best"][1]
+    assert evaluated["strongest"]["robust_accuracy"] == 418 / 649  # not .713 on val, nor .690 under PGD-20
+    assert evaluated["selected_by"]["attack"] == "PGD-10"
     (failed,) = told["failures"]
     assert failed["trial"] == "w16-000"
     assert "its worker broke down more often than it is retried" in failed["reason"]
-    assert "go on with: robsearch resume digits-1" in printed("status", "digits-1", "--results", results)
+    said = printed("status", "digits-1", "--results", results)
+    assert "go on with: robsearch resume digits-1" in said
+    assert "w64-000 robust 64.4% [60.6%, 68.0%] under APGD-T on 649 test images; selected on val: 71.3%" in said
+    assert "under PGD-10 on 648 val images, best of 2 trials, a maximum that is about 1.1 points too good" in said
+    assert "trained 19.1 s, measured on test 4.78 s" in said
 
 
 def test_report_reads_it(results):
@@ -60,6 +70,9 @@ def test_compare_reads_it(results):
         (64, "w64-000"),
         (256, "w256-000"),
     ]
+    assert [row["strongest/attack"] for row in told["rows"]] == ["PGD-20", "APGD-T", "PGD-20"]
+    assert [row["best_of"] for row in told["rows"]] == [2, 1, 1]
+    assert "64.4 60.6..68.0  APGD-T  649 test" in printed("compare", "digits-1", "--results", results)
 
 
 def test_tables_read_it(results):

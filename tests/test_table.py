@@ -13,10 +13,12 @@ import pytest
 from rich.console import Console
 from small_spaces import recipe, standard
 
-from robsearch import Resources, Rung
+from robsearch import Rung
+from robsearch.costs import Cost
 from robsearch.search import table as tables
 from robsearch.search.planning import turns_of
-from robsearch.search.table import Left, live_table, progress, row_lines, time_left, watched
+from robsearch.search.remaining import Left, time_left
+from robsearch.search.table import live_table, progress, row_lines, watched
 from robsearch.spaces import Space
 from robsearch.study import SearchRecord
 
@@ -27,8 +29,8 @@ def define(trial, width):
     return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
 
 
-def finish(turns, count, seconds=lambda width: 3600.0 * width):
-    """Trains suggestions, as many as asked or all; a training takes so many seconds."""
+def finish(turns, count, seconds=lambda width: 3600.0 * width, measuring=0.0, gpus=0.0):
+    """Trains suggestions and measures them, as many as asked or all; each takes so many seconds."""
     for _ in range(count):
         study = turns.next()
         if study is None:
@@ -37,21 +39,28 @@ def finish(turns, count, seconds=lambda width: 3600.0 * width):
         value = 0.5 - 0.01 * abs(suggestion.recipe.lam.value - 3) / 3
         entry = {"epoch": 1, "val/robust_accuracy": value, "train/lam": suggestion.recipe.lam.value}
         study.complete(suggestion, entry, entry)
-        tally.costs.append(seconds(suggestion.width))
-        tally.seconds += seconds(suggestion.width)
+        takes = seconds(suggestion.width)
+        tally.ended(suggestion.trial, "COMPLETE", Cost(takes, takes * gpus), takes)
+        tally.judging.append(measuring)
         tally.complete(value, suggestion.recipe.lam.value)
 
 
-def driven(trials, widths=WIDTHS, parallel=4, gpus=0.0, trouble=None, **how):
+def driven(trials, widths=WIDTHS, parallel=4, trouble=None, **how):
     """A search in memory, and of its driver what the table reads."""
     space = Space(define, widths, sampler=optuna.samplers.RandomSampler(seed=0), **how)
     record = SearchRecord("s", "m:n", widths, 0, trials, "sqlite:///m.db", {})
     turns = turns_of(space, record, optuna.storages.InMemoryStorage(), full=recipe(4))
     tracker = SimpleNamespace(trouble=trouble)
     return SimpleNamespace(
-        turns=turns, live={}, parallel=parallel, started=time.time() - 100, recorder=SimpleNamespace(tracker=tracker),
-        resources={width: Resources(1, gpus) for width in widths},
+        turns=turns, live={}, waiting=[], unmeasured=[], measuring={}, parallel=parallel, started=time.time() - 100,
+        recorder=SimpleNamespace(tracker=tracker),
     )  # fmt: skip
+
+
+def running(study, seconds, trial="w4-001"):
+    """A trial that was handed out so many seconds ago."""
+    suggestion = SimpleNamespace(trial=trial, width=study.widths[0], replicate=None, stage=study.stage)
+    return SimpleNamespace(study=study, suggestion=suggestion, started=time.time() - seconds, before=0.0)
 
 
 def text(part, width=80):
@@ -63,12 +72,15 @@ def text(part, width=80):
 @pytest.fixture(scope="module")
 def large():
     """Five widths, two rungs, controls, 500 trials asked for and most of them there."""
-    driver = driven(500, fidelity=(Rung("scout", lambda full: full, keep=0.9),), controls=(standard,), gpus=1.0)
+    driver = driven(500, fidelity=(Rung("scout", lambda full: full, keep=0.9),), controls=(standard,))
     for study, tally in driver.turns.tallies.items():
         if study.stage.control is None:
             tally.states.update({"COMPLETE": 112} if study.stage.rung else {"COMPLETE": 60, "PRUNED": 28, "RUNNING": 2})
-            tally.costs += [3600.0 * study.stage.width] * 60
-            tally.seconds, tally.best_value, tally.best_lam = sum(tally.costs), 0.5, 12.3456
+            for number in range(60):
+                seconds = 3600.0 * study.stage.width
+                tally.ended(f"{study.label}-{number:03d}", "COMPLETE", Cost(seconds, seconds), seconds)
+            tally.judging.append(0.0)
+            tally.best_value, tally.best_lam = 0.5, 12.3456
     return driver
 
 
@@ -104,8 +116,8 @@ def test_a_row_has_counts_the_best_and_the_time(large):
 
 
 def test_gpu_time_is_the_time_times_the_gpus():
-    driver = driven(2, widths=(4,), gpus=0.5)
-    finish(driver.turns, 1, seconds=lambda width: 7200.0)
+    driver = driven(2, widths=(4,))
+    finish(driver.turns, 1, seconds=lambda width: 7200.0, gpus=0.5)
     assert "GPU time" in text(live_table(driver))
     assert text(live_table(driver)).splitlines()[-2].split()[-2:] == ["60", "min"]
 
@@ -114,11 +126,11 @@ def test_time_to_go_counts_what_each_width_takes():
     driver = driven(10, widths=(1, 2), parallel=2)
     assert time_left(driver) is None
     finish(driver.turns, 1, seconds=lambda width: 10.0 * width)
-    assert time_left(driver) == Left((4 * 10 + 5 * 10) / 2, known=False)  # the wide ones are not known yet
-    assert "at least 0:45 to go" in progress(driver)
+    assert time_left(driver) == Left(5 * 10, known=False)  # 4 and 5, two at a time; the wide ones are not known yet
+    assert "at least 0:50 to go" in progress(driver)
     finish(driver.turns, 3, seconds=lambda width: 10.0 * width)
-    assert time_left(driver) == Left((3 * 10 + 3 * 20) / 2, known=True)
-    assert "about 0:45 to go" in progress(driver)
+    assert time_left(driver) == Left(10 + 20 + 20, known=True)  # three of 10 s, then three of 20, two at a time
+    assert "about 0:50 to go" in progress(driver)
     finish(driver.turns, 5, seconds=lambda width: 10.0 * width)
     assert time_left(driver) == Left(20.0, known=True)  # one is left, so one worker is enough
     finish(driver.turns, 1)
@@ -131,7 +143,7 @@ def test_time_to_go_takes_off_what_runs_already_and_adds_the_controls():
     assert time_left(driver) == Left(200.0, known=True)  # a trial, and a control as long as one
     study = next(iter(driver.turns.tallies))
     driver.turns.tallies[study].states["RUNNING"] += 1
-    driver.live["w4-001"] = SimpleNamespace(study=study, started=time.time() - 40)
+    driver.live["w4-001"] = running(study, 40)
     assert time_left(driver).seconds == pytest.approx(160, abs=1)
     driver.live["w4-001"].started -= 10_000
     assert time_left(driver).seconds == pytest.approx(100, abs=1)
@@ -140,17 +152,38 @@ def test_time_to_go_takes_off_what_runs_already_and_adds_the_controls():
 def test_seeds_and_widths_of_a_suggestion_count_in_the_time_to_go():
     driver = driven(6, widths=(4, 8), parallel=1, per_trial="all")
     study, tally = next(iter(driver.turns.tallies.items()))
-    tally.costs += [10.0, 20.0]
+    for number, seconds in enumerate((10.0, 20.0)):
+        tally.ended(f"w4-{number}", "COMPLETE", Cost(seconds), seconds)
+    tally.judging.append(0.0)
     tally.complete(0.5, 1.0)
     assert study.label == "all"
     assert time_left(driver) == Left(2 * 2 * 15.0, known=True)
 
 
-def test_judging_on_test_counts_in_the_time_to_go():
+def test_measuring_counts_in_the_time_to_go_also_what_is_still_due():
     driver = driven(6, widths=(4,), parallel=2)
-    finish(driver.turns, 1, seconds=lambda width: 10.0)
-    next(iter(driver.turns.tallies.values())).judging += [25.0, 35.0]
-    assert time_left(driver) == Left(5 * (10 + 30) / 2, known=True)
+    finish(driver.turns, 1, seconds=lambda width: 10.0, measuring=30.0)
+    study, tally = next(iter(driver.turns.tallies.items()))
+    assert time_left(driver) == Left(3 * (10 + 30), known=True)  # five are left, two at a time
+    finish(driver.turns, 5, seconds=lambda width: 10.0, measuring=30.0)
+    assert time_left(driver) == Left(0.0, known=True)
+    driver.measuring["w4-004"] = study.stage, time.time() - 12
+    driver.unmeasured.append(running(study, 0).suggestion)
+    assert time_left(driver).seconds == pytest.approx(30, abs=1)  # all are trained; two wait for their measures
+    tally.judging.clear()
+    assert not time_left(driver).known
+    assert "at least 0:00 to go" in progress(driver)
+
+
+def test_what_failed_and_what_was_pruned_counts_in_the_time_to_go():
+    driver = driven(4, widths=(4,), parallel=1)
+    finish(driver.turns, 1, seconds=lambda width: 10.0, measuring=4.0)
+    (tally,) = driver.turns.tallies.values()
+    tally.ended("w4-001", "FAIL", Cost(), 6.0)
+    assert time_left(driver) == Left(3 * (16 + 4), known=True)  # each that counts took 16 s, with its failures
+    tally.ended("w4-002", "PRUNED", Cost(), 4.0)
+    tally.states["PRUNED"] += 1
+    assert time_left(driver) == Left(2 * (20 / 2 + 4 / 2), known=True)  # half of them are measured
 
 
 def test_trouble_with_the_record_is_said():

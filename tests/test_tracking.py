@@ -223,7 +223,7 @@ COMPARED = {
     *(f"test/lipschitz/{name}/mean" for name in ("logit_ratio", "attack_ratio")),
     *("test_last/robust_accuracy", "gap/error", "gap/robust_error", "lipschitz/global_bound"),
     *("norms/linf/mean", "norms/l1/mean", "norms/l2/mean", "norms_folded/linf/mean", "spectra/reshaped/mean"),
-    *("features/change/mean", "time/measure_seconds"),
+    *("features/change/mean", "time/measure_seconds", "strongest/robust_accuracy"),
 }
 """All names that a trial of a convolutional net with the default measures has in MLflow."""
 

@@ -72,7 +72,7 @@ def tuning(found: Found, arm: str, thin: float, wide: float, unit: str) -> float
 
 
 def tuning_costs(found: Found, arm: str, thin: float, wide: float) -> dict[str, str]:
-    """Gradient evaluations, operations and seconds (GPU-seconds where there was a GPU), and as shares."""
+    """Gradient evaluations, operations and seconds of training, and as shares."""
     costs = {}
     for unit in ("gradients", "operations", "seconds"):
         own, whole = (tuning(found, each, thin, wide, unit) for each in (arm, ORACLE))

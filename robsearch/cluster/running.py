@@ -20,6 +20,7 @@ from robsearch.cluster.patience import Patience
 from robsearch.cluster.secrets import forget_secrets
 from robsearch.cluster.speaking import speaking
 from robsearch.cluster.waiting import Waiting, bundles
+from robsearch.costs import hold_gpus
 from robsearch.trial import Report
 
 NOTHING = Report()
@@ -87,6 +88,7 @@ def _reports(job: Job) -> Generator[Report]:
     else:
         wait_for_memory(job.resources)
         limit_memory(job.resources)
+        hold_gpus(job.gpus)
         yield from speaking(job.work(job.recipe, job.folder))
 
 

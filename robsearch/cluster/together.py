@@ -30,6 +30,7 @@ from robsearch.cluster.device import wait_for_memory
 from robsearch.cluster.jobs import Job
 from robsearch.cluster.secrets import forget_secrets
 from robsearch.cluster.speaking import speaking
+from robsearch.costs import hold_gpus
 from robsearch.ranks import RankLostError, Ranks
 from robsearch.trial import Report
 
@@ -97,6 +98,7 @@ def _rank(config: dict[str, Any]) -> None:
     forget_secrets()
     job, line, ranks = config["job"], config["line"], Ranks.here()
     wait_for_memory(job.resources, _free_share)
+    hold_gpus(job.gpus)
     reports = speaking(job.work(job.recipe, job.folder, ranks))
     for report in reports:
         if ranks.leads and not ray.get(line.tell.remote(report)):

@@ -9,6 +9,8 @@ from functools import partial
 from matplotlib.lines import Line2D
 from pandas import DataFrame, concat, to_numeric
 
+from robsearch.costs import MEASURE
+
 from .answer import swatch
 from .canvas import (
     SOFT,
@@ -25,7 +27,7 @@ from .canvas import (
 )
 from .evidence import Evidence, LeftOutError
 from .hover import layer, spots
-from .markup import ABSENT, Html, row, table
+from .markup import Html, row, table
 from .numerals import duration, plain, whole
 
 GPU_MEMORY, CPU_MEMORY = "memory/peak_gib", "memory/peak_rss_gib"
@@ -73,22 +75,35 @@ def caption(evidence: Evidence) -> str:
     among = "pruned and failed ones and controls" + (", and those of lower fidelity" if len(evidence.scouts) else "")
     return (
         f"All trainings of a width as far as they got, {among} among them; an epoch that "
-        f"was done again after an interruption counts once. Peak memory is {memory}."
+        f"was done again after an interruption counts once. GPU time is that of training and measuring, times the GPUs "
+        f"held.{failures(evidence)} Peak memory is {memory}."
     )
+
+
+def failures(evidence: Evidence) -> str:
+    """What failed trials took, with what came after their last epochs; empty where none failed."""
+    seconds = known(evidence.search.trials, "failed_seconds", "sum")
+    return "" if math.isnan(seconds) else f" Trials that failed took {duration(seconds)} in all."
 
 
 def cells(evidence: Evidence, width: float) -> Iterator[object]:
     """A width's cells after its name."""
     trials = [frame[frame["width"] == width] for frame in (evidence.trials, evidence.controls, evidence.scouts)]
-    epochs = evidence.epochs[evidence.epochs["trial"].isin([name for frame in trials for name in frame["trial"]])]
-    seconds = epochs.groupby("trial")["time/epoch_seconds"].sum() if "time/epoch_seconds" in epochs else None
-    yield whole(epochs["trial"].nunique())
-    yield ABSENT if seconds is None else duration(float(seconds.sum()))
-    yield duration(of(epochs, "time/gpu_seconds", "sum"))
-    yield ABSENT if seconds is None else duration(float(seconds.median()))
+    all_of_them = concat(trials)
+    epochs = evidence.epochs[evidence.epochs["trial"].isin(all_of_them["trial"])]
+    begun = all_of_them[all_of_them["trial"].isin(epochs["trial"])]
+    yield whole(len(begun))
+    yield duration(known(begun, "seconds", "sum"))
+    yield duration(known(all_of_them, "gpu_seconds", "sum"))
+    yield duration(known(begun, "seconds", "median"))
     yield whole(of(epochs, "time/images_per_second", "median"))
     yield plain(of(epochs, GPU_MEMORY if GPU_MEMORY in epochs else CPU_MEMORY, "max"))
-    yield duration(of(concat(trials), "time/measure_seconds", "sum"))
+    yield duration(of(all_of_them, MEASURE, "sum"))
+
+
+def known(frame: DataFrame, column: str, statistic: str) -> float:
+    """The same, NaN where all are 0: a search that was recorded without costs, or trained without a GPU."""
+    return of(frame, column, statistic) or math.nan
 
 
 def of(frame: DataFrame, column: str, statistic: str) -> float:

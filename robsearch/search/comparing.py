@@ -18,6 +18,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search
+from robsearch.search.strongest import STRONGEST
 
 LEVEL = 0.95
 RATES = ("test/natural_accuracy", "test/robust_accuracy", "test/stability")
@@ -40,6 +41,8 @@ class Comparison:
 
             - ``search, width, trials`` (finished there), ``trial`` (the one to deploy), ``lam``, ``value`` (its robust
               accuracy on ``val``, by which it was chosen), ``feasible``.
+            - ``strongest/robust_accuracy, attack, on, n, low, high``: the strongest figure that is known of that trial
+              (``Search.strongest``), which was the best of ``best_of`` on ``val``.
             - ``lam_star``, with ``_low``, ``_high`` (the ridge's, Fieller) and ``_problem`` (why not to build on it).
             - ``test/natural_accuracy``, ``robust_accuracy``, ``stability`` of that trial, as shares, each with
               ``_low``, ``_high``: Wilson over the test images.
@@ -48,7 +51,8 @@ class Comparison:
             - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over the seeds of the
               trial's suggestion, with ``_low``, ``_high``: Student's t over seeds.
             - ``trial_seconds`` of the trial's training, ``width_seconds`` of all searched trainings at the width as
-              far as they got, rungs and failures included, controls not; ``width_gpu_seconds`` if GPUs were used.
+              far as they got, rungs and failures included, controls not; ``width_gpu_seconds``, with measuring, if GPUs
+              were used.
 
             All intervals are at 95 %. What is not known is missing (NaN or None).
         differences: parts of the setting that differ between the searches: label, then search, then text.
@@ -95,7 +99,8 @@ def compare(*searches: Search) -> Comparison:
     _refuse_unlike(searches)
     rows = pd.DataFrame([_row(search, width) for search in searches for width in search.widths])
     rows = rows.reindex(columns=sorted(rows.columns, key=_place)).sort_values("width", kind="stable")
-    return Comparison(rows.reset_index(drop=True), _differences(searches), tuple(_notes(searches)))
+    notes = (*_notes(searches), *_attacks(rows))
+    return Comparison(rows.reset_index(drop=True), _differences(searches), notes)
 
 
 def _refuse_unlike(searches: tuple[Search, ...]) -> None:
@@ -141,10 +146,22 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
                 yield f"{search.name}, width {width:g}: no trial meets the constraints"
 
 
+def _attacks(rows: pd.DataFrame) -> Iterator[str]:
+    """Where the strongest figures of one width are not of one attack."""
+    for width, own in rows.groupby("width", sort=False):
+        judged = [
+            f"{attack} on {on} in {name}"
+            for attack, on, name in zip(own["strongest/attack"], own["strongest/on"], own["search"], strict=True)
+            if isinstance(attack, str)
+        ]
+        if len({each.rpartition(" in ")[0] for each in judged}) > 1:
+            yield f"width {width:g}: the strongest known figures are not comparable: {', '.join(judged)}"
+
+
 def _place(column: str) -> int:
     """Where a column stands: the measures, which not every search has, between rates and seeds."""
-    order = ("search", "width", "trials", "trial", "lam", "value", "feasible", "lam_star", "lam_star_low",
-             "lam_star_high", "lam_star_problem")  # fmt: skip
+    order = ("search", "width", "trials", "trial", *STRONGEST, "best_of", "lam", "value", "feasible", "lam_star",
+             "lam_star_low", "lam_star_high", "lam_star_problem")  # fmt: skip
     groups = [*order, *RATES, "test/lipschitz", "test/margin", "seeds", "over_seeds", "trial_seconds", "width_"]
     return max(place for place, start in enumerate(groups) if column.startswith(start))
 
@@ -153,13 +170,15 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     best, optimum = search.best(width), search.ridge.optimum(width)
     finished = search.finished[search.finished["width"] == width]
     found: dict[str, Any] = {"search": search.name, "width": float(width), "trials": len(finished)}
-    found |= {"trial": None, "lam": math.nan, "value": math.nan, "feasible": None}
+    found |= {"trial": None, "lam": math.nan, "value": math.nan, "feasible": None, **dict.fromkeys(STRONGEST, math.nan)}
     stars = zip(("lam_star", "lam_star_low", "lam_star_high"), optimum[1:4], strict=True)
     found |= {name: math.nan if number is None else number for name, number in stars}
     found["lam_star_problem"] = optimum.censored
     if best is None:
         return found | _missing(RATES) | _seeds(finished) | _cost(search, width, None)
     found |= {name: best[name] for name in ("trial", "lam", "value", "feasible")}
+    found |= {name: best.get(name, math.nan) for name in STRONGEST}
+    found["best_of"] = len(finished)
     suggestion = finished[finished["number"] == best["number"]]
     return found | _rates(search, best) | _measured(best) | _seeds(suggestion) | _cost(search, width, best)
 
@@ -196,9 +215,8 @@ def _cost(search: Search, width: float, best: pd.Series | None) -> dict[str, flo
     searched = search.trials["control"].isna() & (search.trials["width"] == width)
     found = {"trial_seconds": math.nan if best is None else float(best["seconds"])}
     found["width_seconds"] = float(search.trials.loc[searched, "seconds"].sum())
-    if "time/gpu_seconds" in search.epochs:
-        own = search.epochs["trial"].isin(search.trials.loc[searched, "trial"])
-        found["width_gpu_seconds"] = float(search.epochs.loc[own, "time/gpu_seconds"].sum())
+    if "gpu_seconds" in search.trials and search.trials["gpu_seconds"].any():
+        found["width_gpu_seconds"] = float(search.trials.loc[searched, "gpu_seconds"].sum())
     return found
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robsearch.search.comparing import OVER_SEEDS, RATES, Comparison
+from robsearch.search.strongest import STRONGEST
 from robsearch.search.table import duration
 
 ABSENT = "-"
@@ -22,6 +23,7 @@ SHOWN = ("test/lipschitz/logit_ratio/mean", "test/margin/logit/mean")
 
 def shown(comparison: Comparison) -> Iterator[RenderableType]:
     """What ``robsearch compare`` prints, in parts."""
+    yield strongest(comparison)
     yield deployed(comparison)
     yield judged(comparison)
     rows = comparison.rows
@@ -31,6 +33,19 @@ def shown(comparison: Comparison) -> Iterator[RenderableType]:
         yield Text(f"note: {note}")
     for label, texts in comparison.differences.items():
         yield Text(f"{label} differs: " + "; ".join(f"{text} in {name}" for name, text in texts.items()))
+
+
+def strongest(comparison: Comparison) -> Table:
+    """The strongest known robust accuracy of the trial to deploy."""
+    cells = [[ABSENT] * 5 if pd.isna(row[STRONGEST[0]]) else _figure(row) for _, row in comparison.rows.iterrows()]
+    heads = ["best trial", "robust %", "under", "images", "best of"]
+    return _table("The strongest known robust accuracy; intervals at 95 %", heads, comparison.rows, cells)
+
+
+def _figure(row: pd.Series) -> list[str]:
+    share, attack, on, n, low, high = (row[name] for name in STRONGEST)
+    interval = f" {_percent(low)}..{_percent(high)}" if n else ""
+    return [row["trial"], _percent(share) + interval, attack, f"{n:,.0f} {on}" if n else on, f"{row['best_of']:.0f}"]
 
 
 def deployed(comparison: Comparison) -> Table:

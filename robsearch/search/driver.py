@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robsearch.checkpoints import drop_weights
 from robsearch.cluster import Job, Work
+from robsearch.costs import Cost, cost_of, measuring, total
 from robsearch.errors import LeaseLostError
 from robsearch.resources import Resources
 from robsearch.search.live import Live
@@ -18,10 +19,9 @@ from robsearch.search.turns import Tally, Turns
 from robsearch.spaces import Stage
 from robsearch.study import Lease, Study, Suggestion, trainings_of
 from robsearch.trainer import VALUE
-from robsearch.trial import Report, measure, read_test, run
+from robsearch.trial import Report, measure, run
 
 MAX_FAILURES_IN_A_ROW = 5
-JUDGING = "time/measure_seconds"
 
 
 class Driver:
@@ -55,9 +55,9 @@ class Driver:
         self.lost: LeaseLostError | None = None
         self.live: dict[str, Live] = {}
         self._jobs: dict[str, Job] = {}
-        self._left: deque[Live] = deque()
-        self._unmeasured: deque[Suggestion] = deque()
-        self._measuring: dict[str, Stage] = {}
+        self.waiting: deque[Live] = deque()
+        self.unmeasured: deque[Suggestion] = deque()
+        self.measuring: dict[str, tuple[Stage, float]] = {}
         self._failures_in_a_row = 0
         lease.when_asked_to_stop(lambda: say("stopping, as `robsearch stop` asked: waiting for the workers"))
         for study, tally in turns.tallies.items():
@@ -65,19 +65,17 @@ class Driver:
 
     def _recall(self, study: Study, tally: Tally) -> None:
         self.lease.verify()  # an adopted trial may be told
-        self._left += [Live(suggestion, study) for suggestion in study.adopt()]
+        self.waiting += [Live(suggestion, study) for suggestion in study.adopt()]
         for trial in study.trials():
-            done = [training for training in trainings_of(trial) if training.state == "COMPLETE"]
-            tally.costs += [training.facts["seconds"] for training in done]
-            tally.seconds += sum(training.facts.get("seconds", 0.0) for training in trainings_of(trial))
-            for training in done:
-                self._keep(study, training.trial, training.width, training.facts[VALUE])
-                if test := read_test(self.folder / training.trial):
-                    tally.judging.append(test.get(JUDGING, 0.0))
-                elif study.stage.rung is None:
-                    self._unmeasured.append(study.again(training))
+            trainings = trainings_of(trial)
+            for training in trainings:
+                measured = tally.recall(training, self.folder / training.trial)
+                if training.state == "COMPLETE":
+                    self._keep(study, training.trial, training.width, training.facts[VALUE])
+                    if not measured and study.stage.rung is None:
+                        self.unmeasured.append(study.again(training))
             if trial.state.name == "COMPLETE":
-                tally.complete(trial.values[0], done[-1].facts["lam"])
+                tally.complete(trial.values[0], trainings[-1].facts["lam"])
             else:
                 tally.states[trial.state.name] += 1
 
@@ -103,30 +101,31 @@ class Driver:
     @property
     def left(self) -> int:
         """Trials that a dead driver left, not yet handed out again."""
-        return len(self._left)
+        return len(self.waiting)
 
     # -- what Ray asks -----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self._jobs or self._left or self._unmeasured or self.turns.next())
+        return not (self._jobs or self.waiting or self.unmeasured or self.turns.next())
 
     def next(self) -> Job | None:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
         if self.stopping or len(self._jobs) >= self.parallel:
             return None
-        study = None if self._unmeasured or self._left else self.turns.next()
-        if not (self._unmeasured or self._left or study) or not self._holds_lease():
+        study = None if self.unmeasured or self.waiting else self.turns.next()
+        if not (self.unmeasured or self.waiting or study) or not self._holds_lease():
             return None
-        if self._unmeasured:
-            suggestion = self._unmeasured.popleft()
-            self._measuring[suggestion.trial] = suggestion.stage
+        if self.unmeasured:
+            suggestion = self.unmeasured.popleft()
+            self.measuring[suggestion.trial] = suggestion.stage, time.time()
             return self._handed(suggestion, measure)
-        live = self._left.popleft() if self._left else self._asked(study) if study else None
+        live = self.waiting.popleft() if self.waiting else self._asked(study) if study else None
         if live is None:
             return None
         live.started = time.time()
+        live.before = self.turns.tallies[live.study].spent.get(live.suggestion.trial, Cost()).seconds
         self.live[live.suggestion.trial] = live
         self.recorder.begin(live.suggestion)
         return self._handed(live.suggestion, run)
@@ -152,6 +151,7 @@ class Driver:
         if job.work is measure:
             if error:
                 self._measured(job, Report(ended="FAIL", reason=f"the measuring process broke down: {error}"))
+            self.measuring.pop(job.name, None)
             self._tidy()
         elif (live := self.live.get(job.name)) and not self.stopping:
             what = f"broke down more often than it is retried: {error}" if error else "ended without a word"
@@ -191,7 +191,10 @@ class Driver:
             live.attempt = report.attempt
             self.recorder.attempted(suggestion.trial)
         fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
-        live.history += fresh
+        if fresh:
+            live.history += fresh
+            live.heard = time.time()
+            self.turns.tallies[live.study].spent[suggestion.trial] = cost_of(live.history, {}, {})
         self.recorder.epochs(suggestion.trial, fresh)
         prune = live.study.report(suggestion, fresh)
         if report.ended == "FAIL":
@@ -203,32 +206,35 @@ class Driver:
 
     def _complete(self, live: Live) -> None:
         suggestion, study = live.suggestion, live.study
-        told = study.complete(suggestion, live.best, live.history[-1])
+        spent = live.spent("COMPLETE", self._gpus(suggestion))
+        told = study.complete(suggestion, live.best, live.history[-1], **spent)
         self._failures_in_a_row = 0
         self._keep(study, suggestion.trial, suggestion.width, live.best[VALUE])
-        self._ended(live, "COMPLETE")
+        self._ended(live, "COMPLETE", spent)
         self._counted(live, told.state, told.value)
         if told.following:
-            self._left.appendleft(Live(told.following, study))
+            self.waiting.appendleft(Live(told.following, study))
         if study.stage.rung is None:
-            self._unmeasured.append(suggestion)
+            self.unmeasured.append(suggestion)
         else:
             drop_weights(self.folder / suggestion.trial)  # what a rung trains only chooses
 
     def _prune(self, live: Live) -> None:
-        live.study.prune(live.suggestion, live.best, live.history[-1])
+        spent = live.spent("PRUNED", self._gpus(live.suggestion))
+        live.study.prune(live.suggestion, live.best, live.history[-1], **spent)
         self._failures_in_a_row = 0
-        self._ended(live, "PRUNED")
+        self._ended(live, "PRUNED", spent)
         self._counted(live, "PRUNED")
         drop_weights(self.folder / live.suggestion.trial)
 
     def _fail(self, live: Live, reason: str) -> None:
         if not self._holds_lease():
             return
-        told = live.study.fail(live.suggestion, reason)
-        self._ended(live, "FAIL", reason)
+        spent = live.spent("FAIL", self._gpus(live.suggestion))
+        told = live.study.fail(live.suggestion, reason, **spent)
+        self._ended(live, "FAIL", spent, reason)
         if told.following:
-            self._left.appendleft(Live(told.following, live.study))
+            self.waiting.appendleft(Live(told.following, live.study))
             return
         self._counted(live, "FAIL")
         self._count_failure(f"{live.suggestion.trial}: {reason}")
@@ -239,12 +245,14 @@ class Driver:
             self.problem = f"{MAX_FAILURES_IN_A_ROW} trials failed in a row, the last one {what}"
             self.stopping = True
 
-    def _ended(self, live: Live, state: str, reason: str | None = None) -> None:
-        tally, trial = self.turns.tallies[live.study], live.suggestion.trial
-        tally.seconds += time.time() - live.started
-        if state == "COMPLETE":
-            tally.costs.append(sum(entry.get("time/epoch_seconds", 0.0) for entry in live.history))
+    def _gpus(self, suggestion: Suggestion) -> float:
+        return self.resources.get(suggestion.width, Resources()).gpus
+
+    def _ended(self, live: Live, state: str, spent: dict[str, float], reason: str | None = None) -> None:
+        trial, cost = live.suggestion.trial, cost_of(live.history, {}, {"state": state, **spent})
+        self.turns.tallies[live.study].ended(trial, state, cost, spent["wall_seconds"])
         del self.live[trial]
+        self.recorder.cost(trial, cost)
         self.recorder.ended(trial, state, live.history, reason)
         self.say(live.line(state, reason))
 
@@ -262,8 +270,11 @@ class Driver:
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
             self.recorder.measured(job.name, report.test)
-            tallies = {study.stage: tally for study, tally in self.turns.tallies.items()}
-            tallies[self._measuring[job.name]].judging.append(report.test.get(JUDGING, 0.0))
+            stage, started = self.measuring[job.name]
+            tally = next(tally for study, tally in self.turns.tallies.items() if study.stage == stage)
+            tally.judging.append(time.time() - started)
+            tally.spent[job.name] = total([tally.spent[job.name], measuring(report.test)])
+            self.recorder.cost(job.name, tally.spent[job.name])
         if report.reason:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
@@ -274,8 +285,8 @@ class Driver:
 
     def _tidy(self) -> None:
         controls = (study.label for study in self.turns.tallies if study.stage.control is not None)
-        waiting = (one.trial for one in self._unmeasured)
-        left = (live.suggestion.trial for live in self._left)
+        waiting = (one.trial for one in self.unmeasured)
+        left = (live.suggestion.trial for live in self.waiting)
         busy = {*self.live, *self._jobs, *waiting, *left, *(f"{label}-000" for label in controls)}
         if dropped := self.shelf.tidy(busy):
             self.say(f"disk budget: the weights of {', '.join(dropped)} were dropped")

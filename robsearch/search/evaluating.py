@@ -17,12 +17,12 @@ from robsearch.masking import Check
 from robsearch.resources import Resources
 from robsearch.search.finalists import Finalist, load_finalists
 from robsearch.search.preflight import check_numbers
-from robsearch.search.recording import compared
-from robsearch.search.result import Search
+from robsearch.search.recording import Recorder, compared
+from robsearch.search.result import Search, load_search
 from robsearch.search.workplace import Means, in_place, joined, room, stops_on_signal
 from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking, experiment_of
-from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks
+from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks, read_test
 
 MAX_RETRIES = 2
 
@@ -91,7 +91,8 @@ def evaluate(
         jobs.parallel, jobs.resources = room(means, searched)
         with jobs.bars(console):
             cluster.run(jobs, search.folder, MAX_RETRIES, means.hang_after, partial(console.print, soft_wrap=True))
-    _record(Tracker(uri, search.name, means.place.results, search.record.identity), jobs, console)
+    tracker = Tracker(uri, search.name, means.place.results, search.record.identity)
+    _record(tracker, jobs, load_search(search.name, means.results, means.storage), console)
     return Evaluation(found, jobs.problems)
 
 
@@ -103,15 +104,18 @@ def _checked_uri(search: Search, means: Means) -> str:
     return uri
 
 
-def _record(tracker: Tracker, jobs: _Jobs, console: Console) -> None:
-    """Adds what was found at best epochs to the trials' runs; their other epochs have no run."""
+def _record(tracker: Tracker, jobs: _Jobs, search: Search, console: Console) -> None:
+    """Adds what was found at best epochs to the trials' runs and the answer; their other epochs have no run."""
+    recorder = Recorder(tracker, search.folder / "trials", search.record)
     for one in jobs.finalists:
         if one.trial in jobs.metrics and one.epoch is None:
             table = one.folder / "ladder.parquet"
             tracker.log(one.trial, compared(jobs.metrics[one.trial]), 0, table.stat().st_mtime)
+            recorder.strongest(one.trial, read_test(one.folder))
             tracker.artifact(one.trial, table, "tables")
             tracker.artifact(one.trial, one.folder / "masking.json")
             tracker.artifact(one.trial, one.folder / "figures" / "ladder.png", "figures")
+    recorder.answer(search)
     if unsent := tracker.close():
         console.print(f"note: {unsent} records did not reach MLflow; the same command sends them", soft_wrap=True)
 

@@ -11,16 +11,19 @@ import pandas as pd
 import pyarrow as pa
 
 from robsearch.checkpoints import read_history
+from robsearch.costs import COLUMNS, Cost, cost_of
 from robsearch.errors import InputError, refusal
 from robsearch.files import read_parquet, unless_damaged
 from robsearch.laws import Point
+from robsearch.search.strongest import STRONGEST, ladder_figures, strongest
 from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
 
 TRIAL_COLUMNS = [
     "trial", "width", "number", "replicate", "control", "rung", "state", "suggestion", "feasible", "lam", "value",
-    "best_epoch", "epochs", "seconds", "reason", "seed", "recipe",
+    "best_epoch", "epochs", "seconds", "gpu_seconds", "failed_seconds", "reason", "seed", "recipe",
+    *STRONGEST,
 ]  # fmt: skip
 EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", "train/lam", VALUE]
 
@@ -33,7 +36,11 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
         history, told = read_history(trials / facts["trial"]), facts.pop("facts")
         cut = told.get("epochs", 0) > len(history)  # what is left of a damaged one
         known = _from_storage(told, history) if cut else _from_history(history)
-        rows.append({**facts, **known, **read_test(trials / facts["trial"])})
+        test = read_test(trials / facts["trial"])
+        spent = dict(zip(COLUMNS, cost_of(history, test, told), strict=True))
+        row = {**facts, **known, **spent, **test, **ladder_figures(trials / facts["trial"])}
+        figure = strongest(trials / facts["trial"], row, record.setting)
+        rows.append({**row, **(figure.columns if figure else {})})
         keys = {name: facts[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**keys, **entry} for entry in history]
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
@@ -68,6 +75,11 @@ def searched(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["control"].isna() & trials["rung"].isna()]
 
 
+def spent(trials: pd.DataFrame) -> Cost:
+    """What these trials took."""
+    return Cost(*(float(trials[name].sum()) if name in trials else 0.0 for name in COLUMNS))
+
+
 def points(trials: pd.DataFrame) -> list[Point]:
     """What the law is fitted from: every finished searched trial, never only the best ones."""
     found = searched(trials)
@@ -79,7 +91,7 @@ def points(trials: pd.DataFrame) -> list[Point]:
 
 def _from_history(history: list[dict[str, float]]) -> dict[str, Any]:
     if not history:
-        return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0, "seconds": 0.0}
+        return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0}
     best = max(history, key=lambda entry: entry[VALUE])
     return {
         **_rates(best),
@@ -87,14 +99,13 @@ def _from_history(history: list[dict[str, float]]) -> dict[str, Any]:
         "value": best[VALUE],
         "best_epoch": best["epoch"],
         "epochs": len(history),
-        "seconds": sum(entry.get("time/epoch_seconds", 0.0) for entry in history),
     }
 
 
 def _from_storage(told: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
     best = int(told["best_epoch"])
     rates = _rates(history[best - 1]) if best <= len(history) else _rates(told)
-    return {**rates, "value": told[VALUE], **{name: told[name] for name in ("lam", "best_epoch", "epochs", "seconds")}}
+    return {**rates, "value": told[VALUE], **{name: told[name] for name in ("lam", "best_epoch", "epochs")}}
 
 
 def _rates(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import psutil
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Optimum
 from robsearch.search.result import Search
+from robsearch.search.strongest import strongest_text
 from robsearch.search.workplace import Means
 from robsearch.study import SearchRecord, without_password
 from robsearch.tracking import (
@@ -62,7 +63,7 @@ def _best(search: Search, width: float) -> str:
     best = search.best(width)
     if best is None:
         return ""
-    return f"; best trial {best['trial']} with lam {best['lam']:.3g}, val robust {best['value']:.1%}"
+    return f"; best trial {best['trial']} with lam {best['lam']:.3g}, {strongest_text(search, width)}"
 
 
 def invocation(command: str, record: SearchRecord, means: Means) -> str:

@@ -16,11 +16,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from robsearch.checkpoints import best_epoch, read_history
+from robsearch.costs import Cost, cost_of
 from robsearch.data import content_digest, load
 from robsearch.protocols import Dataset, Metrics
 from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
 from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
+from robsearch.search.strongest import STRONGEST, strongest
 from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
@@ -46,6 +48,7 @@ class Recorder:
     def __init__(self, tracker: Tracker, trials: Path, record: SearchRecord | None = None) -> None:
         self.tracker, self.trials = tracker, trials
         self._facts = facts(record) if record else {}
+        self._setting = record.setting if record else {}
         self._data: dict[Dataset, dict[str, str]] = {}
 
     def begin_search(self, record: SearchRecord) -> None:
@@ -81,6 +84,10 @@ class Recorder:
         """Per-epoch metrics, at their original times."""
         self.tracker.epochs(trial, [compared(entry) for entry in entries])
 
+    def cost(self, trial: str, cost: Cost) -> None:
+        """What a trial took that has ended, or all of a ``search``; said again once a trial is measured."""
+        self.tracker.log(trial, cost.metrics, 0, time.time())
+
     def ended(self, trial: str, state: str, history: list[Metrics], reason: str | None = None) -> None:
         """A trial ended; its best epoch is logged under names of its own, because MLflow compares last values."""
         when = time.time()
@@ -95,17 +102,31 @@ class Recorder:
         """The averages as metrics, the tables and figures as artifacts."""
         folder = self.trials / trial
         self.tracker.log(trial, compared(test), 0, (folder / "test.json").stat().st_mtime)
+        self.strongest(trial, test)
         for file in [folder / "test.json", *sorted(folder.glob("*.parquet"))]:
             self.tracker.artifact(trial, file, "tables")
         for file in sorted(folder.glob("figures/*.png")):
             self.tracker.artifact(trial, file, "figures")
 
-    def conclude(self, search: Search) -> None:
-        """What the search found, in its own run: the answer in words, the report, all trials and epochs as tables."""
+    def strongest(self, trial: str, test: Metrics) -> None:
+        """The strongest known robust accuracy of a measured trial, and in a tag its attack, n and interval."""
+        history = read_history(self.trials / trial)
+        best = {"best_epoch": best_epoch(history)} if history else {}
+        if found := strongest(self.trials / trial, {**test, **best}, self._setting):
+            self.tracker.log(trial, {STRONGEST[0]: found.robust_accuracy}, 0, time.time())
+            self.tracker.tag(trial, {"robsearch.strongest": found.text})
+
+    def answer(self, search: Search) -> None:
+        """What the search found in words, in its own run."""
         law, lines = search.ridge.sentence(), [f"- {line}" for line in answer_lines(search)]
         answer = "\n".join([f"__{law}__", "", *lines]).replace("*", r"\*")  # Markdown would take lambda* for emphasis
         summary = f"{answer}\n\n{_described(search.record)}"
         self.tracker.tag("search", {"robsearch.law": law, "mlflow.note.content": summary})
+
+    def conclude(self, search: Search) -> None:
+        """The answer, the report, all trials and epochs as tables, in the search's own run."""
+        self.answer(search)
+        self.cost("search", search.cost)
         self.tracker.artifact("search", search.report)
         folder = search.folder / "tables"
         folder.mkdir(exist_ok=True)
@@ -131,11 +152,13 @@ class Recorder:
     def _say_again(self, study: Study, training: Training) -> None:
         suggestion = study.again(training)
         history = read_history(self.trials / suggestion.trial)
+        test, facts = read_test(self.trials / suggestion.trial), training.facts
         self.begin(suggestion)
         self.epochs(suggestion.trial, history)
-        if test := read_test(self.trials / suggestion.trial):
+        if test:
             self.measured(suggestion.trial, test)
-        self.ended(suggestion.trial, training.state, history, training.facts.get("reason"))
+        self.cost(suggestion.trial, cost_of(history, test, facts))
+        self.ended(suggestion.trial, training.state, history, facts.get("reason"))
 
 
 def compared(metrics: Metrics) -> Metrics:

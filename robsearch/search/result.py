@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from robsearch.costs import Cost
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.schedules import FLOOR
-from robsearch.search.frames import frames, points, searched, table_of, tables_of
+from robsearch.search.frames import frames, points, searched, spent, table_of, tables_of
 from robsearch.search.place import Place
+from robsearch.search.strongest import Figure, Selection, figure_of, selection
 from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
@@ -30,9 +32,12 @@ class Search:
         record: what was asked for: space, widths, seed, trials.
         folder: its results: ``trials/``, ``report.html``, the journal.
         trials: one row per training: ``trial, width, number, replicate, control, rung, state, suggestion, feasible,
-            lam, value, best_epoch, epochs, seconds, reason, seed, recipe`` (its digest), the ``val/...`` rates of the
-            best epoch, and the ``test/...`` averages of measured ones. ``value`` is the robust accuracy on ``val`` at
-            the best epoch, as a share; ``suggestion`` is the state of the suggestion that the training belongs to.
+            lam, value, best_epoch, epochs, seconds, gpu_seconds, failed_seconds, reason, seed, recipe`` (its digest;
+            the seconds are those of ``robsearch.costs``), the ``val/...`` rates of the best epoch, and the ``test/...``
+            averages of measured ones, the ``ladder/...`` figures of evaluated ones, and ``strongest/robust_accuracy,
+            attack, on, n, low, high``: the strongest figure that is known (``search.strongest``). ``value`` is the
+            robust accuracy on ``val`` at the best epoch, as a share; ``suggestion`` is the state of the suggestion that
+            the training belongs to.
         epochs: one row per trial and epoch, with every per-epoch metric.
         stopped: whether the call that gave it back was told to stop before the end.
         storage: the Optuna storage URL that it is in, or None for a journal in its folder.
@@ -130,6 +135,11 @@ class Search:
         return list(self.trials.loc[self.trials["state"] == "RUNNING", "trial"])
 
     @property
+    def cost(self) -> Cost:
+        """What all its trials took, controls, rungs, pruned and failed ones among them."""
+        return spent(self.trials)
+
+    @property
     def ended(self) -> int:
         """How many of the trials asked for have ended: finished or pruned, controls and failures not counted."""
         found = searched(self.trials)
@@ -148,6 +158,22 @@ class Search:
         """The trial of a width to deploy: of the ``finished`` ones that of highest value. None if there is none."""
         here = self.finished[self.finished["width"] == width]
         return None if here.empty else here.iloc[int(here["value"].argmax())]
+
+    def strongest(self, trial: str) -> Figure | None:
+        """The strongest known robust accuracy of a trial, with its attack, n and interval; None before its first epoch.
+
+        Raises:
+            InputError: the search has no such trial.
+        """
+        own = self.trials[self.trials["trial"] == trial]
+        if own.empty:
+            raise InputError(refusal("a trial of this search", trial, f"it has {', '.join(self.trials['trial'])}"))
+        return figure_of(own.iloc[0])
+
+    def selection(self, width: float) -> Selection | None:
+        """How the ``best`` trial of a width was selected on ``val``; None if there is none."""
+        best, finished = self.best(width), self.finished
+        return None if best is None else selection(finished[finished["width"] == width], best, self.setting)
 
     def loss_ratio(self, trial: str) -> tuple[tuple[float, float], ...]:
         """``L_nat / L_rob`` over a trial's training, as (progress, ratio) pairs: a ``target`` for ``WAR``.

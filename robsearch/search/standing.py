@@ -7,6 +7,7 @@ from typing import Any
 
 from robsearch.search.place import Place
 from robsearch.search.result import Search
+from robsearch.search.strongest import figure_of
 from robsearch.search.table import status_rows
 from robsearch.study import living_owner
 
@@ -17,7 +18,9 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
     """What ``robsearch status --json`` prints.
 
     Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
-    controls (``label``), with counts of suggestions by state; ``lam`` and ``value`` are those of the best trial.
+    controls (``label``), with counts of suggestions by state and what they took (``costs.Cost``; ``cost`` is that of
+    the search); ``lam`` and ``value`` are those of the best trial. ``best`` has of each width's best trial the
+    strongest known figure (``strongest.Figure``), and the one on ``val`` by which it was selected.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
     return {
@@ -31,6 +34,7 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
         "rows": [
             {**row._asdict(), "states": {name: row.states[name] for name in STATES}} for row in status_rows(search)
         ],
+        "cost": search.cost._asdict(),
         "best": [_best(search, width) for width in search.widths],
         "failures": failed[["trial", "reason"]].to_dict("records"),
         "law": {
@@ -57,5 +61,13 @@ def driver_line(search: Search, place: Place) -> str:
 
 def _best(search: Search, width: float) -> dict[str, Any]:
     best = search.best(width)
-    found = {} if best is None else {name: best[name] for name in ("trial", "lam", "value", "feasible")}
-    return {"width": width, **found}
+    figure, chosen = (None, None) if best is None else (figure_of(best), search.selection(width))
+    if best is None or figure is None or chosen is None:
+        return {"width": width}
+    return {
+        "width": width,
+        "trial": best["trial"],
+        "strongest": figure._asdict(),
+        "selected_by": {**chosen.val._asdict(), "best_of": chosen.trials, "optimism": chosen.optimism},
+        **{name: best[name] for name in ("lam", "value", "feasible")},
+    }

@@ -19,9 +19,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from robsearch.costs import Cost, total
 from robsearch.search.driver import Driver
-from robsearch.search.frames import searched
+from robsearch.search.frames import searched, spent
+from robsearch.search.remaining import time_left
 from robsearch.search.result import Search
+from robsearch.search.strongest import strongest_text
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
@@ -36,7 +39,7 @@ class Row(NamedTuple):
     """One width, one of its rungs, or all controls.
 
     ``states`` counts suggestions by Optuna's name for their state; ``value`` is the best robust accuracy on ``val``,
-    as a share; ``seconds`` is the training of those that ended, ``gpu_seconds`` those times the GPUs they had.
+    as a share; the seconds are those of ``costs.Cost``.
     """
 
     label: str
@@ -45,6 +48,8 @@ class Row(NamedTuple):
     value: float | None = None
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    measure_seconds: float = 0.0
+    failed_seconds: float = 0.0
 
     def cells(self, gpu: bool) -> dict[str, str]:
         """What is shown, by the head of its column."""
@@ -102,7 +107,7 @@ def live_table(driver: Driver) -> Table:
     return _table(live_rows(driver), Text(progress(driver), style="default"))
 
 
-def _table(rows: Iterable[Row], title: Text) -> Table:
+def _table(rows: Iterable[Row], title: Text | None = None) -> Table:
     """The title stands above, because a low terminal cuts off what is below."""
     rows = list(rows)
     gpu = any(row.gpu_seconds for row in rows)
@@ -120,14 +125,11 @@ def live_rows(driver: Driver) -> Iterator[Row]:
     tallies = driver.turns.tallies
     for study, tally in tallies.items():
         if study.stage.control is None:
-            gpus = max((driver.resources[width].gpus for width in study.widths if width in driver.resources), default=0)
-            label = study.label.removeprefix("w")
-            gpu_seconds = tally.seconds * gpus
-            yield Row(label, tally.states, tally.best_lam, tally.best_value, tally.seconds, gpu_seconds)
+            yield Row(study.label.removeprefix("w"), tally.states, tally.best_lam, tally.best_value, *tally.total)
     controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
     if controls:
         states = sum((tally.states for tally in controls), start=Counter[str]())
-        yield Row("controls", states, seconds=sum(tally.seconds for tally in controls))
+        yield Row("controls", states, None, None, *total(tally.total for tally in controls))
 
 
 def progress(driver: Driver) -> str:
@@ -138,37 +140,6 @@ def progress(driver: Driver) -> str:
         text += f", {'about' if left.known else 'at least'} {_clock(left.seconds)} to go"
     trouble = driver.recorder.tracker.trouble
     return f"{text}; {trouble} (training goes on)" if trouble else text
-
-
-class Left(NamedTuple):
-    """An estimate of the time to go; ``known`` if every study that has something left has finished a training."""
-
-    seconds: float
-    known: bool
-
-
-def time_left(driver: Driver) -> Left | None:
-    """From what a training and its judging took so far in each study; None before the first has finished.
-
-    A control without one counts as a trial of its width, another study as the dearest of those that have one: usually
-    it trains a wider net, so it takes longer still.
-    """
-    tallies = driver.turns.tallies
-    left = {study: count for study, count in driver.turns.left.items() if count}
-    costs = {study: cost for study, tally in tallies.items() if (cost := tally.whole_cost) is not None}
-    if not costs:
-        return None
-    of_width = {study.stage.width: cost for study, cost in costs.items() if study.stage.deciding}
-    for study in left:
-        if study.stage.control is not None and study.stage.width in of_width:
-            costs.setdefault(study, of_width[study.stage.width])
-    dearest = max(costs.values())
-    each = {study: costs.get(study, dearest) for study in left}
-    to_do = sum(count * each[study] * len(study.widths) * study.replicates for study, count in left.items())
-    for live in list(driver.live.values()):
-        to_do -= min(time.time() - live.started, each.get(live.study, 0.0))
-    at_once = min(driver.parallel, sum(left.values())) or 1
-    return Left(max(0.0, to_do / at_once), left.keys() <= costs.keys())
 
 
 def status_rows(search: Search) -> Iterator[Row]:
@@ -188,17 +159,27 @@ def status_rows(search: Search) -> Iterator[Row]:
         yield _row(search, "controls", controls)
 
 
+def _spent_text(cost: Cost) -> str:
+    told = f"trained {duration(cost.seconds)}, measured on test {duration(cost.measure_seconds)}"
+    if cost.gpu_seconds:
+        told += f", GPU time {duration(cost.gpu_seconds)}"
+    failed = f"; trials that failed took {duration(cost.failed_seconds)}, with what came after their last epochs"
+    return told + failed * (cost.failed_seconds > 0)
+
+
 def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = None, value: float | None = None) -> Row:
-    gpu = "time/gpu_seconds"
-    own = search.epochs[search.epochs["trial"].isin(trials["trial"])]
-    gpu_seconds = float(own[gpu].sum()) if gpu in own else 0.0
-    return Row(label, Counter(trials["state"]), lam, value, float(trials["seconds"].sum()), gpu_seconds)
+    return Row(label, Counter(trials["state"]), lam, value, *spent(trials))
 
 
 def status_lines(search: Search) -> Iterator[Table | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
-    yield _table(status_rows(search), Text(f"{search.name} ({search.space})", style="bold"))
+    yield Text(f"{search.name} ({search.space})", style="bold")
+    for width in search.widths:
+        if (best := search.best(width)) is not None:
+            yield Text(f"width {width:g}: {best['trial']} {strongest_text(search, width)}")
+    yield _table(status_rows(search))
     yield f"{search.ended} of {search.record.trials} trials ended"
+    yield _spent_text(search.cost)
     failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
     for why, own in failed.groupby("why", sort=False):
         yield from _failures(str(why), list(own["trial"]), search.folder / "trials")

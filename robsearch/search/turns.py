@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
+from pathlib import Path
 from typing import Any
 
+from robsearch.checkpoints import read_history
+from robsearch.costs import Cost, cost_of, total
 from robsearch.spaces import Space, apportion
-from robsearch.study import Study, Suggestion
+from robsearch.study import Study, Suggestion, Training
+from robsearch.trial import read_test
 
 Planned = tuple[Study, int]
 """A rung, and how many suggestions it takes."""
@@ -21,9 +25,16 @@ class Tally:
     states: Counter[str] = field(default_factory=Counter)
     best_value: float | None = None
     best_lam: float | None = None
-    seconds: float = 0.0
+    spent: dict[str, Cost] = field(default_factory=dict)
+    """By trial, running ones too."""
     costs: list[float] = field(default_factory=list)
+    """Seconds of each finished training."""
+    walls: list[float] = field(default_factory=list)
+    """Of each training that has ended, failed ones too, from handing it out to its end."""
     judging: list[float] = field(default_factory=list)
+    """The same of measuring a trial on ``test``."""
+    counted: int = 0
+    """Trainings that are complete or pruned."""
 
     def complete(self, value: float, lam: float) -> None:
         """Counts a finished suggestion."""
@@ -31,21 +42,52 @@ class Tally:
         if self.best_value is None or value > self.best_value:
             self.best_value, self.best_lam = value, lam
 
+    def ended(self, trial: str, state: str, cost: Cost, wall: float) -> None:
+        """Counts what a training took that has ended."""
+        self.spent[trial] = cost
+        self.walls.append(wall)
+        if state == "COMPLETE":
+            self.costs.append(cost.seconds)
+        if state != "FAIL":
+            self.counted += 1
+
+    def recall(self, training: Training, folder: Path) -> bool:
+        """Counts what a training took that an earlier driver followed; returns whether it is measured."""
+        test = read_test(folder)
+        cost = cost_of(read_history(folder), test, training.facts)
+        if training.state == "RUNNING":
+            self.spent[training.trial] = cost
+        else:
+            wall = training.facts.get("wall_seconds", max(cost.seconds, cost.failed_seconds))
+            self.ended(training.trial, training.state, cost, wall)
+        if test:
+            self.judging.append(cost.measure_seconds)
+        return bool(test)
+
     @property
     def taken(self) -> int:
         """Suggestions that count towards the total: failed ones are tried again."""
         return self.states["COMPLETE"] + self.states["PRUNED"] + self.states["RUNNING"]
 
     @property
+    def total(self) -> Cost:
+        """What all its trials took so far."""
+        return total(list(self.spent.values()))  # a copy: who draws it is another thread
+
+    @property
     def cost(self) -> float | None:
-        """Seconds of one training, on average; None where none has ended."""
+        """Seconds of one finished training, on average; None where there is none."""
         return sum(self.costs) / len(self.costs) if self.costs else None
 
     @property
-    def whole_cost(self) -> float | None:
-        """The same with the time on ``test`` after it, once that is known."""
-        judging = sum(self.judging) / len(self.judging) if self.judging else 0.0
-        return None if self.cost is None else self.cost + judging
+    def wall(self) -> float | None:
+        """How long a worker is taken for one training that counts, with the failures before it; None before one."""
+        return sum(self.walls) / self.counted if self.counted else None
+
+    @property
+    def measuring(self) -> float | None:
+        """How long a worker is taken for measuring one trial; None before one is measured."""
+        return sum(self.judging) / len(self.judging) if self.judging else None
 
 
 class Turns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,18 +46,26 @@ class Live:
         self.trainings.append({**facts, "state": "RUNNING"})
         self._remember()
 
-    def end(self, state: str, best: Metrics, last: Metrics, metrics: Sequence[str], goals: Sequence[AtLeast]) -> None:
-        """Notes how the training ended, with ``metrics`` and those of the goals at its best epoch."""
+    def end(
+        self,
+        state: str,
+        best: Metrics,
+        last: Metrics,
+        metrics: Sequence[str],
+        goals: Sequence[AtLeast],
+        spent: Mapping[str, float],
+    ) -> None:
+        """Notes how the training ended and what it took, with ``metrics`` and those of the goals at its best epoch."""
         facts: dict[str, Any] = {"state": state, "best_epoch": int(best["epoch"]), "epochs": int(last["epoch"])}
-        facts |= {"lam": last["train/lam"], "seconds": last["epoch"] * last.get("time/epoch_seconds", 0.0)}
+        facts |= {"lam": last["train/lam"], "seconds": 0.0, **spent}
         facts |= {name: best[name] for name in {VALUE, *metrics, *(goal.metric for goal in goals)}}
         facts["feasible"] = all(goal.shortfall(best[goal.metric]) <= 0 for goal in goals)
         self.trainings[-1] |= facts
         self._remember()
 
-    def fail(self, reason: str) -> None:
-        """Notes that the training failed."""
-        self.trainings[-1] |= {"state": "FAIL", "reason": reason}
+    def fail(self, reason: str, spent: Mapping[str, float]) -> None:
+        """Notes that the training failed, and what it took."""
+        self.trainings[-1] |= {"state": "FAIL", "reason": reason, **spent}
         self._remember()
 
     def mean(self, metric: str) -> float:

@@ -216,10 +216,10 @@ class Study:
                 live.epochs.add(epoch)
         return bool(epochs) and live.trial.should_prune()
 
-    def complete(self, suggestion: Suggestion, best: Metrics, last: Metrics) -> Told:
+    def complete(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> Told:
         """Notes a finished training; tells its suggestion when this was the last one, or when it is given up."""
         number, live = suggestion.number, self._live[suggestion.number]
-        live.end("COMPLETE", best, last, self._metrics, self._goals)
+        live.end("COMPLETE", best, last, self._metrics, self._goals, spent)
         value = live.mean(self._metrics[0])
         if len(live.trainings) == len(self._members()):
             return Told(self._tell_end(number), value)
@@ -237,15 +237,15 @@ class Study:
         live.trial.report(mean * done / len(self._members()), step=done)
         return live.trial.should_prune()
 
-    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics) -> None:
+    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> None:
         """Tells a trial that was stopped because others at its width were better."""
-        self._live[suggestion.number].end("PRUNED", best, last, self._metrics, self._goals)
+        self._live[suggestion.number].end("PRUNED", best, last, self._metrics, self._goals, spent)
         self._tell(suggestion.number, TrialState.PRUNED)
 
-    def fail(self, suggestion: Suggestion, reason: str) -> Told:
+    def fail(self, suggestion: Suggestion, reason: str, **spent: float) -> Told:
         """Tells a failed trial, with the reason; where seeds are paired, the others of its suggestion still count."""
         number, live = suggestion.number, self._live[suggestion.number]
-        live.fail(reason)
+        live.fail(reason, spent)
         if self.space.paired and len(live.trainings) < len(self._members()):
             following = self._next_training(number)
             return Told("RUNNING" if following else "FAIL", math.nan, following)

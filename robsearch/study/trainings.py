@@ -25,7 +25,9 @@ class Training(NamedTuple):
 
     ``state`` is its own: a suggestion that was given up after two good trainings has two COMPLETE ones. ``facts`` has
     ``recipe`` (digest), ``data`` (digest of its contents) and ``seed``, and once it has ended ``lam``, ``best_epoch``,
-    ``epochs``, ``seconds``, the metrics of its best epoch, ``feasible``, or the ``reason`` of its failure.
+    ``epochs``, ``seconds``, the metrics of its best epoch, ``feasible``, or the ``reason`` of its failure. Of what it
+    took also ``gpu_seconds`` (see ``robsearch.costs``), ``wall_seconds`` from handing it out to its end, and after a
+    failure ``lost_seconds`` and ``lost_gpu_seconds`` since its last epoch.
     """
 
     trial: str

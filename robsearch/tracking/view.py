@@ -26,6 +26,8 @@ BEST = "val/best_robust_accuracy"
 COLUMNS = (
     "params.`width`",
     "params.`lam`",
+    "metrics.`strongest/robust_accuracy`",
+    "tags.`robsearch.strongest`",
     f"metrics.`{BEST}`",
     "metrics.`test/robust_accuracy`",
     "metrics.`test/natural_accuracy`",
