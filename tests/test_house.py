@@ -65,7 +65,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "references", "paths"},
+    {"resources", "ranks", "references", "paths", "naming", "selection"},
     {"identity"},
     {"protocols", "errors"},
 )

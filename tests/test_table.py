@@ -17,6 +17,7 @@ from robsearch import Resources, Rung
 from robsearch.search import table as tables
 from robsearch.search.planning import turns_of
 from robsearch.search.table import Left, live_table, progress, row_lines, time_left, watched
+from robsearch.selection import order
 from robsearch.spaces import Space
 from robsearch.study import SearchRecord
 
@@ -39,7 +40,8 @@ def finish(turns, count, seconds=lambda width: 3600.0 * width):
         study.complete(suggestion, entry, entry)
         tally.costs.append(seconds(suggestion.width))
         tally.seconds += seconds(suggestion.width)
-        tally.complete(value, suggestion.recipe.lam.value)
+        tally.states["COMPLETE"] += 1
+        tally.trained(order(value), suggestion.recipe.lam.value)
 
 
 def driven(trials, widths=WIDTHS, parallel=4, gpus=0.0, trouble=None, **how):
@@ -68,7 +70,7 @@ def large():
         if study.stage.control is None:
             tally.states.update({"COMPLETE": 112} if study.stage.rung else {"COMPLETE": 60, "PRUNED": 28, "RUNNING": 2})
             tally.costs += [3600.0 * study.stage.width] * 60
-            tally.seconds, tally.best_value, tally.best_lam = sum(tally.costs), 0.5, 12.3456
+            tally.seconds, tally.best = sum(tally.costs), (order(0.5), 12.3456)
     return driver
 
 
@@ -100,7 +102,7 @@ def test_a_row_has_counts_the_best_and_the_time(large):
     head, row = (re.split(r"  +", line.strip()) for line in text(live_table(driver)).splitlines()[2:5:2])
     assert head == ["width", "running", "done", "pruned", "failed", "best lam", "val robust", "trained"]
     assert row[:5] == ["4", "1", "2", "5", "2"]
-    assert row[5:] == [f"{tally.best_lam:.3g}", f"{tally.best_value:.1%}", "4 min"]
+    assert row[5:] == [f"{tally.best[1]:.3g}", f"{tally.best[0].value:.1%}", "4 min"]
 
 
 def test_gpu_time_is_the_time_times_the_gpus():
@@ -141,7 +143,7 @@ def test_seeds_and_widths_of_a_suggestion_count_in_the_time_to_go():
     driver = driven(6, widths=(4, 8), parallel=1, per_trial="all")
     study, tally = next(iter(driver.turns.tallies.items()))
     tally.costs += [10.0, 20.0]
-    tally.complete(0.5, 1.0)
+    tally.states["COMPLETE"] += 1
     assert study.label == "all"
     assert time_left(driver) == Left(2 * 2 * 15.0, known=True)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from robsearch.checkpoints import drop_weights
 from robsearch.cluster import Job, Work
@@ -16,8 +17,7 @@ from robsearch.search.recording import Recorder
 from robsearch.search.shelf import Shelf
 from robsearch.search.turns import Tally, Turns
 from robsearch.spaces import Stage
-from robsearch.study import Lease, Study, Suggestion, trainings_of
-from robsearch.trainer import VALUE
+from robsearch.study import Lease, Study, Suggestion, order_of, trainings_of
 from robsearch.trial import Report, measure, read_test, run
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -71,15 +71,12 @@ class Driver:
             tally.costs += [training.facts["seconds"] for training in done]
             tally.seconds += sum(training.facts.get("seconds", 0.0) for training in trainings_of(trial))
             for training in done:
-                self._keep(study, training.trial, training.width, training.facts[VALUE])
+                self._finished(study, training.trial, training.width, training.facts)
                 if test := read_test(self.folder / training.trial):
                     tally.judging.append(test.get(JUDGING, 0.0))
                 elif study.stage.rung is None:
                     self._unmeasured.append(study.again(training))
-            if trial.state.name == "COMPLETE":
-                tally.complete(trial.values[0], done[-1].facts["lam"])
-            else:
-                tally.states[trial.state.name] += 1
+            tally.states[trial.state.name] += 1
 
     @property
     def resources(self) -> dict[float, Resources]:
@@ -205,9 +202,9 @@ class Driver:
         suggestion, study = live.suggestion, live.study
         told = study.complete(suggestion, live.best, live.history[-1])
         self._failures_in_a_row = 0
-        self._keep(study, suggestion.trial, suggestion.width, live.best[VALUE])
-        self._ended(live, "COMPLETE")
-        self._counted(live, told.state, told.value)
+        self._finished(study, suggestion.trial, suggestion.width, told.facts)
+        self._ended(live, "COMPLETE", collapsed=told.facts["collapsed"])
+        self._counted(live, told.state)
         if told.following:
             self._left.appendleft(Live(told.following, study))
         if study.stage.rung is None:
@@ -216,9 +213,9 @@ class Driver:
             drop_weights(self.folder / suggestion.trial)  # what a rung trains only chooses
 
     def _prune(self, live: Live) -> None:
-        live.study.prune(live.suggestion, live.best, live.history[-1])
+        facts = live.study.prune(live.suggestion, live.best, live.history[-1])
         self._failures_in_a_row = 0
-        self._ended(live, "PRUNED")
+        self._ended(live, "PRUNED", collapsed=facts["collapsed"])
         self._counted(live, "PRUNED")
         drop_weights(self.folder / live.suggestion.trial)
 
@@ -239,25 +236,22 @@ class Driver:
             self.problem = f"{MAX_FAILURES_IN_A_ROW} trials failed in a row, the last one {what}"
             self.stopping = True
 
-    def _ended(self, live: Live, state: str, reason: str | None = None) -> None:
+    def _ended(self, live: Live, state: str, reason: str | None = None, collapsed: bool = False) -> None:
         tally, trial = self.turns.tallies[live.study], live.suggestion.trial
         tally.seconds += time.time() - live.started
         if state == "COMPLETE":
             tally.costs.append(sum(entry.get("time/epoch_seconds", 0.0) for entry in live.history))
         del self.live[trial]
-        self.recorder.ended(trial, state, live.history, reason)
-        self.say(live.line(state, reason))
+        self.recorder.ended(trial, state, live.history, reason, collapsed)
+        self.say(live.line(state, reason, collapsed))
 
-    def _counted(self, live: Live, state: str, value: float = 0.0) -> None:
+    def _counted(self, live: Live, state: str) -> None:
         """Counts a suggestion that is no longer running; one with trainings left is."""
         if state == "RUNNING":
             return
-        tally = self.turns.tallies[live.study]
-        tally.states["RUNNING"] -= 1
-        if state == "COMPLETE":
-            tally.complete(value, live.history[-1]["train/lam"])
-        else:
-            tally.states[state] += 1
+        states = self.turns.tallies[live.study].states
+        states["RUNNING"] -= 1
+        states[state] += 1
 
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
@@ -268,9 +262,11 @@ class Driver:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
 
-    def _keep(self, study: Study, trial: str, width: float, value: float) -> None:
+    def _finished(self, study: Study, trial: str, width: float, facts: Mapping[str, Any]) -> None:
+        order = order_of(facts)
+        self.turns.tallies[study].trained(order, facts["lam"])
         if study.stage.deciding:
-            self.shelf.finished(trial, width, value)
+            self.shelf.finished(trial, width, order)
 
     def _tidy(self) -> None:
         controls = (study.label for study in self.turns.tallies if study.stage.control is not None)

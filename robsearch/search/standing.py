@@ -8,6 +8,7 @@ from typing import Any
 from robsearch.search.place import Place
 from robsearch.search.result import Search
 from robsearch.search.table import status_rows
+from robsearch.selection import collapsed_among
 from robsearch.study import living_owner
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
@@ -32,9 +33,11 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
             {**row._asdict(), "states": {name: row.states[name] for name in STATES}} for row in status_rows(search)
         ],
         "best": [_best(search, width) for width in search.widths],
+        "collapsed": list(search.trials.loc[collapsed_among(search.trials), "trial"]),
         "failures": failed[["trial", "reason"]].to_dict("records"),
         "law": {
             "sentence": search.ridge.sentence(),
+            "group": search.ridge.group or None,
             "exponent": search.ridge.slope,
             "interval": search.ridge.slope_interval,
             "optima": [search.ridge.optimum(width)._asdict() for width in search.widths],
@@ -58,4 +61,4 @@ def driver_line(search: Search, place: Place) -> str:
 def _best(search: Search, width: float) -> dict[str, Any]:
     best = search.best(width)
     found = {} if best is None else {name: best[name] for name in ("trial", "lam", "value", "feasible")}
-    return {"width": width, **found}
+    return {"width": width, **found, "why_none": search.all_collapsed(width) or None}

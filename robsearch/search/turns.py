@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
 from typing import Any
 
+from robsearch.selection import Order
 from robsearch.spaces import Space, apportion
 from robsearch.study import Study, Suggestion
 
@@ -19,17 +20,16 @@ class Tally:
     """What has become of one study's suggestions, kept in memory: deciding and drawing cost no storage access."""
 
     states: Counter[str] = field(default_factory=Counter)
-    best_value: float | None = None
-    best_lam: float | None = None
+    best: tuple[Order, float] | None = None
+    """The order and lambda of the best training."""
     seconds: float = 0.0
     costs: list[float] = field(default_factory=list)
     judging: list[float] = field(default_factory=list)
 
-    def complete(self, value: float, lam: float) -> None:
-        """Counts a finished suggestion."""
-        self.states["COMPLETE"] += 1
-        if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_lam = value, lam
+    def trained(self, order: Order, lam: float) -> None:
+        """A training was finished; one that has collapsed is never the best."""
+        if order.sound and (self.best is None or order > self.best[0]):
+            self.best = order, lam
 
     @property
     def taken(self) -> int:

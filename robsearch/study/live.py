@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from robsearch.protocols import Metrics
+from robsearch.selection import has_collapsed
 from robsearch.spaces import AtLeast
 from robsearch.study.trainings import TRAININGS
 from robsearch.trainer import VALUE
+
+NATURAL = "val/natural_accuracy"
 
 
 @dataclass
@@ -46,12 +50,20 @@ class Live:
         self.trainings.append({**facts, "state": "RUNNING"})
         self._remember()
 
+    def know(self, **facts: Any) -> None:
+        """Facts of the training that was begun, where an older robsearch had not noted them."""
+        self.trainings[-1] |= facts
+        self._remember()
+
     def end(self, state: str, best: Metrics, last: Metrics, metrics: Sequence[str], goals: Sequence[AtLeast]) -> None:
         """Notes how the training ended, with ``metrics`` and those of the goals at its best epoch."""
         facts: dict[str, Any] = {"state": state, "best_epoch": int(best["epoch"]), "epochs": int(last["epoch"])}
         facts |= {"lam": last["train/lam"], "seconds": last["epoch"] * last.get("time/epoch_seconds", 0.0)}
         facts |= {name: best[name] for name in {VALUE, *metrics, *(goal.metric for goal in goals)}}
         facts["feasible"] = all(goal.shortfall(best[goal.metric]) <= 0 for goal in goals)
+        if NATURAL in best:
+            facts[NATURAL] = best[NATURAL]
+        facts["collapsed"] = has_collapsed(best.get(NATURAL, math.nan), self.trainings[-1]["commonest"])
         self.trainings[-1] |= facts
         self._remember()
 
