@@ -137,9 +137,9 @@ def of_epochs(trial, width):
     return recipe(width, lam, epochs=trial.suggest_categorical("epochs", [6, 60]))
 
 
-def trained(of_width, epochs, values, lam=2.0):
+def trained(of_width, epochs, values):
     """Trains one suggestion until the pruner stops it; returns the epoch, or None if it ran to its end."""
-    of_width.enqueue({"lam": lam, "epochs": epochs})
+    of_width.enqueue({"lam": 1.0 + len(of_width.trials()), "epochs": epochs})
     suggestion, history = of_width.ask(), entries(*values)
     assert suggestion.recipe.epochs == epochs == len(values)
     for entry in history:
@@ -160,10 +160,10 @@ def test_with_epochs_that_are_searched_trials_are_compared_at_equal_progress(sto
     for _ in range(2):
         assert trained(of_width, 6, SHORT) is None
     best = [0.30] * 30 + [0.75] * 15 + [0.813] * 15
-    assert trained(of_width, 60, best) is None  # by epochs it was stopped at epoch 5, 46 points behind
+    assert trained(of_width, 60, best) is None  # by epochs it was stopped at epoch 4, 40 points behind
     assert max(trial.value for trial in of_width.trials() if trial.value) == 0.813
     poor = [0.30] * 30 + [0.70] * 30
-    assert trained(of_width, 60, poor) == 45  # 4 points and more behind what the best had at three quarters
+    assert trained(of_width, 60, poor) == 40  # at two thirds: 5 points behind the best of 60 epochs
     assert trained(of_width, 6, [each - 0.07 for each in SHORT]) == 4  # two thirds of 6: .63 against .75 of the best
 
 
@@ -171,7 +171,7 @@ def test_a_pruner_of_ones_own_margin_compares_at_equal_progress_too(storage):
     own = MarginPruner(margin=0.04, startup=1)
     of_width = study(storage, define=of_epochs, pruner=own)
     assert trained(of_width, 6, SHORT) is None
-    assert trained(of_width, 60, [0.30] * 30 + [0.75] * 15 + [0.813] * 15) == 20  # at one third, 0.30 of 0.30: not yet
+    assert trained(of_width, 60, [0.30] * 30 + [0.75] * 15 + [0.813] * 15) == 30  # at half: 0.30 of 0.40
 
 
 def test_a_finished_trial_of_an_older_robsearch_counts_as_trained_to_its_end_and_one_that_runs_is_left_alone():

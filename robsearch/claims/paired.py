@@ -48,7 +48,7 @@ def positive(values: Numbers, what: str) -> Numbers:
     Raises:
         NotDecidableError: with some seed one of them is not above 0, so that a relative change has no meaning.
     """
-    bad = ~(values > 0).reshape(len(values), -1).all(axis=1)
+    bad = ~(values > 0).all(axis=tuple(range(1, values.ndim)))
     if bad.any():
         told = f"{what} is not above 0 with {bad.sum()} of {len(values)} seeds (the least is {values.min():.3g})"
         raise NotDecidableError(f"{told}, and a relative change takes a base above 0")
