@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from robsearch.errors import refusal
+from robsearch.selection import Order
 
 
 class DiskFullError(OSError):
@@ -78,10 +79,10 @@ def to_drop(sizes: Mapping[str, int], keep: Collection[str], budget: int) -> lis
     return dropped
 
 
-def best_of_each_width(values: Mapping[str, float], widths: Mapping[str, float], count: int) -> set[str]:
-    """The ``count`` trials of highest value at each width: of equal ones those that come first."""
+def best_of_each_width(orders: Mapping[str, Order], widths: Mapping[str, float], count: int) -> set[str]:
+    """The ``count`` best trials at each width: of equal ones those that come first."""
     ranked: dict[float, list[str]] = {}
-    for trial in sorted(values, key=lambda trial: -values[trial]):
+    for trial in sorted(orders, key=lambda trial: orders[trial], reverse=True):
         ranked.setdefault(widths[trial], []).append(trial)
     return {trial for trials in ranked.values() for trial in trials[:count]}
 

@@ -58,6 +58,33 @@ def without_noise(planted: tuple[tuple[str, float], ...]) -> pd.DataFrame:
     return pd.DataFrame([row | {"seed": seed} for row in rows for seed in range(SEEDS)])
 
 
+def test_without_a_first_average_margin_above_0_m1_is_not_decidable() -> None:
+    """From -0.067 to -0.028 is a rise: as a share of the first it would be a fall of 0.58."""
+    found = evidence(np.random.default_rng(0), noise=0.0)
+    average, training = f"train_set/{MARGIN}/mean", found.trials["experiment"] == "training"
+    rising = np.interp(found.trials.loc[training, "arm"].astype(int), [10, 40], [-0.067, -0.028])
+    found.trials.loc[training & (found.trials["seed"] == 0), average] = rising[found.trials[training]["seed"] == 0]
+    m1 = judge(CLAIMS, found)[0]
+    assert (m1.claim.name, m1.answer) == ("M1", "inconclusive")
+    assert "the first average margin is not above 0 with 1 of 5 seeds (the least is -0.067)" in m1.reason
+
+
+def test_without_an_average_margin_above_0_m2_is_not_decidable_and_the_table_says_so() -> None:
+    found = evidence(np.random.default_rng(0), noise=0.0, robust=3.0, margin=0.5)
+    found.trials[f"test/{MARGIN}/mean"] *= -1
+    m2 = judge(CLAIMS, found)[1]
+    assert (m2.claim.name, m2.answer) == ("M2", "inconclusive")
+    assert "an average margin is not above 0" in m2.reason
+    assert gains(found, LAMS)["interval"].str.contains("not above 0").all()
+
+
+def test_lambdas_that_six_digits_do_not_tell_are_trained_as_they_are() -> None:
+    study = MarginsStudy(digits(), lams=(1 / 3, 0.3333331, 4.0))
+    (strengths, _) = study.experiments
+    recipes = [strengths.recipe(arm, 64.0, {}) for arm in strengths.arms[:3]]
+    assert [recipe.lam.value for recipe in recipes] == [1 / 3, 0.3333331, 4.0]
+
+
 def evidence(random: np.random.Generator, noise: float = 0.1, **planted: float) -> Evidence:
     """What a study would find if neither time nor the regulariser did anything, but for what is planted.
 

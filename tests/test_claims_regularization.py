@@ -47,6 +47,22 @@ def without_noise(planted: tuple[tuple[str, float], ...]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def test_a_median_margin_at_eps_0_that_is_not_above_0_leaves_r1_open() -> None:
+    found = evidence(np.random.default_rng(0), noise=0.0, margin=0.3, confidence=0.3)
+    found.trials["test/margin/logit/q50"] *= -1
+    r1 = verdicts(found)["R1"]
+    assert (r1.answer, "the median logit margin at eps 0 is not above 0" in r1.reason) == ("inconclusive", True)
+
+
+def test_nets_are_trained_at_the_eps_that_they_are_judged_at() -> None:
+    """8 / 255 has more than six digits; its arm is still called by six."""
+    study = RegularizationStudy(replace(digits(), objective=PGDAT()), tuple(each / 255 for each in (0, 2, 4, 8)))
+    (experiment,) = study.experiments
+    assert experiment.arms[0] == "0.0313725"
+    recipe = experiment.recipe("0.0313725", 64.0, {})
+    assert recipe.attack.eps == recipe.eval_attack.eps == 8 / 255
+
+
 def evidence(random: np.random.Generator, noise: float = 0.1, **planted: float) -> Evidence:
     """What a study would find if training eps changed nothing, but for what is planted.
 

@@ -12,6 +12,7 @@ import pytest
 from claimed_widths import LAMS, WIDTHS, arms, both, grid
 from scipy import stats
 
+from robsearch.claims.experiment import Experiment
 from robsearch.claims.form import Evidence, NotDecidableError, Verdict, judge
 from robsearch.claims.public import judged_table, ratios, read_table
 from robsearch.claims.war import WidthStudy
@@ -19,6 +20,7 @@ from robsearch.claims.war_claims import (
     GLOBAL,
     LOCAL,
     MATCHED,
+    ROBUST,
     STABLE,
     along_width,
     best_lambda_rises,
@@ -34,6 +36,8 @@ from robsearch.claims.war_presets import digits_recipe
 from robsearch.claims.war_tables import tables
 from robsearch.errors import InputError
 from robsearch.schedules import WAR, Fixed
+from robsearch.search import Search
+from robsearch.study import SearchRecord
 
 STUDY = WidthStudy(WIDTHS, LAMS, digits_recipe(100, 0.0, 10), control_seeds=1)
 H1, H2, H3, H4, H5 = claims(16.0, 256.0)
@@ -347,6 +351,37 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     pd.read_csv(table(tmp_path, -0.27, seeds=1)).head(0).to_csv(tmp_path / "empty.csv")
     with pytest.raises(InputError, match="expected rows in"):
         read_table(tmp_path / "empty.csv")
+
+
+def test_trainings_that_collapsed_are_out_of_peaks_choices_and_the_law() -> None:
+    found = grid(rng(), 3, peak=0.3, noise=0.0)
+    spoiled = found.trials.assign(collapsed=found.trials["lam"] == 32.0)
+    spoiled.loc[spoiled["collapsed"], [ROBUST, "value"]] = 0.9  # a set with a class of 90 %
+    (effect,) = best_lambda_rises(Evidence(spoiled, found.epochs))
+    assert effect.per_seed == pytest.approx((0.3,) * 3)
+    whole, without = ({"grid": Evidence(trials, found.epochs)} for trials in (found.trials, spoiled))
+    assert STUDY.best_lam(256.0)(without) == STUDY.best_lam(256.0)(whole)
+    assert STUDY.law_lam(without) == pytest.approx(STUDY.law_lam(whole))
+    with pytest.raises(InputError, match="a training of width 16 that has not collapsed"):
+        STUDY.thin_lam({"grid": Evidence(spoiled.assign(collapsed=True), found.epochs)})
+
+
+def test_progress_of_the_evidence_is_the_share_of_the_recipes_epochs(tmp_path: Path) -> None:
+    """A stopper ended the training after 2 of 10 epochs: H1's window from .4 to .5 has none of them."""
+    facts = {"trial": "w16-000", "width": 16.0, "replicate": 0, "state": "COMPLETE", "param/arm": "lam 1"}
+    trials = pd.DataFrame([{**facts, "epochs": 2, "recipe_epochs": 10}])
+    epochs = pd.DataFrame({"trial": "w16-000", "epoch": [1, 2]})
+    record = SearchRecord("s", "m:n", (16.0,), 0, 1, "", {})
+    experiment = Experiment("grid", ("lam 1",), (16.0,), 1, lambda arm, width, found: STUDY.at(width, 1.0))
+    found = experiment.evidence(Search(record, tmp_path, trials, epochs), {})
+    assert list(found.epochs["progress"]) == [0.05, 0.15]
+
+
+def test_lambdas_of_the_grid_keep_their_digits() -> None:
+    study = replace(STUDY, lams=(1 / 3, 2.0, 4.0))
+    experiment = study.experiments[0]
+    assert experiment.arms == ("lam 0.333333", "lam 2", "lam 4")
+    assert experiment.recipe("lam 0.333333", 16.0, {}).lam == Fixed(1 / 3)
 
 
 def test_what_a_seed_lacks_at_one_width_is_left_out_of_slopes_and_choices() -> None:

@@ -65,7 +65,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "batching", "references", "paths", "costs"},
+    {"resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection"},
     {"identity"},
     {"protocols", "errors"},
 )

@@ -133,7 +133,7 @@ def test_mlflow_is_told_of_every_attempt(tmp_path, project):
         recorder.attempted("w4-000")
         (project / "space.py").write_text("LAM = 3\n")
         code_of.cache_clear()
-    recorder.ended("w4-000", "COMPLETE", [])
+    recorder.ended("w4-000", "COMPLETE", [], collapsed=True)
     assert tracker.close() == 0
     client = MlflowClient(default_uri(tmp_path))
     runs = client.search_runs([client.get_experiment_by_name("s").experiment_id])
@@ -143,6 +143,7 @@ def test_mlflow_is_told_of_every_attempt(tmp_path, project):
     assert f"; {head}; robsearch " in tags["robsearch.attempt.1"]
     assert f"; {head} and changes; robsearch " in tags["robsearch.attempt.2"]
     assert tags["robsearch.search_id"] == "1" * 32
+    assert (tags["robsearch.collapsed"], tags["robsearch.width"]) == ("true", "4")
     assert tags["robsearch.node"] in tags["robsearch.hardware"]
     assert attempt_tags([]) == {}
 

@@ -4,6 +4,7 @@ import pytest
 
 from robsearch.memory import GIB
 from robsearch.search.shelf import Shelf
+from robsearch.selection import order
 
 KIB = 1024
 
@@ -26,7 +27,7 @@ def shelf(tmp_path):
     put(tmp_path, w4_000=10, w4_001=10, w8_000=10, w8_001=10, w8_002=10)
     shelf = Shelf(tmp_path)
     for trial, width, value in (("w4-000", 4, 0.3), ("w4-001", 4, 0.2), ("w8-000", 8, 0.6), ("w8-001", 8, 0.5)):
-        shelf.finished(trial, width, value)
+        shelf.finished(trial, width, order(value))
     return shelf
 
 

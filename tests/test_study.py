@@ -26,7 +26,7 @@ from robsearch.study import (
     trainings_of,
     without_password,
 )
-from robsearch.study.pruning import MarginPruner
+from robsearch.study.pruning import MarginPruner, epochs_of
 from robsearch.study.trainings import derived_seed
 
 VALUE = "val/robust_accuracy"
@@ -73,7 +73,7 @@ def test_complete_pruned_and_failed_trials_are_told_as_such(storage):
     good, poor, bad = (of_width.ask() for _ in range(3))
     history = entries(0.2, 0.6, 0.4)
     of_width.report(good, history)
-    assert of_width.complete(good, history[1], history[2]) == ("COMPLETE", 0.6, None)
+    assert of_width.complete(good, history[1], history[2])[:3] == ("COMPLETE", 0.6, None)
     of_width.prune(poor, history[0], history[0])
     of_width.fail(bad, "loss became nan")
     assert told(storage) == [("w4-000", "COMPLETE"), ("w4-001", "PRUNED"), ("w4-002", "FAIL")]
@@ -130,6 +130,53 @@ def test_the_default_pruner_stops_what_is_clearly_worse_and_only_in_the_last_thi
     assert not of_width.report(poor, entries(0.65, 0.65))
     assert of_width.report(poor, entries(0.65, 0.65, 0.65))  # 5 points below the best
     assert not of_width.report(fair, entries(0.67, 0.60, 0.60))  # 3 points: the noise of seeds
+
+
+def of_epochs(trial, width):
+    lam = trial.suggest_float("lam", 0.5, 32.0, log=True)
+    return recipe(width, lam, epochs=trial.suggest_categorical("epochs", [6, 60]))
+
+
+def trained(of_width, epochs, values):
+    """Trains one suggestion until the pruner stops it; returns the epoch, or None if it ran to its end."""
+    of_width.enqueue({"lam": 1.0 + len(of_width.trials()), "epochs": epochs})
+    suggestion, history = of_width.ask(), entries(*values)
+    assert suggestion.recipe.epochs == epochs == len(values)
+    for entry in history:
+        if of_width.report(suggestion, [entry]) and entry["epoch"] < epochs:
+            of_width.prune(suggestion, entry, entry)
+            return entry["epoch"]
+    of_width.complete(suggestion, history[-1], history[-1])
+    return None
+
+
+SHORT = [0.20, 0.30, 0.40, 0.70, 0.76, 0.765]
+"""Robust accuracy after each of 6 epochs: it rises when the learning rate has dropped."""
+
+
+def test_with_epochs_that_are_searched_trials_are_compared_at_equal_progress(storage):
+    """Of 60 epochs the fifth is at 1/12 of training: what is far behind there may end as the best."""
+    of_width = study(storage, define=of_epochs, full=recipe(4, epochs=6))
+    for _ in range(2):
+        assert trained(of_width, 6, SHORT) is None
+    best = [0.30] * 30 + [0.75] * 15 + [0.813] * 15
+    assert trained(of_width, 60, best) is None  # by epochs it was stopped at epoch 4, 40 points behind
+    assert max(trial.value for trial in of_width.trials() if trial.value) == 0.813
+    poor = [0.30] * 30 + [0.70] * 30
+    assert trained(of_width, 60, poor) == 40  # at two thirds: 5 points behind the best of 60 epochs
+    assert trained(of_width, 6, [each - 0.07 for each in SHORT]) == 4  # two thirds of 6: .63 against .75 of the best
+
+
+def test_a_pruner_of_ones_own_margin_compares_at_equal_progress_too(storage):
+    own = MarginPruner(margin=0.04, startup=1)
+    of_width = study(storage, define=of_epochs, pruner=own)
+    assert trained(of_width, 6, SHORT) is None
+    assert trained(of_width, 60, [0.30] * 30 + [0.75] * 15 + [0.813] * 15) == 30  # at half: 0.30 of 0.40
+
+
+def test_a_finished_trial_of_an_older_robsearch_counts_as_trained_to_its_end_and_one_that_runs_is_left_alone():
+    assert epochs_of(curve(*SHORT)) == 6
+    assert epochs_of(curve(*SHORT, state=optuna.trial.TrialState.RUNNING)) is None
 
 
 def test_seeds_derive_from_every_part():

@@ -19,6 +19,7 @@ from robsearch.search import table as tables
 from robsearch.search.planning import turns_of
 from robsearch.search.remaining import Left, time_left
 from robsearch.search.table import live_table, progress, row_lines, watched
+from robsearch.selection import order
 from robsearch.spaces import Space
 from robsearch.study import SearchRecord
 
@@ -42,7 +43,8 @@ def finish(turns, count, seconds=lambda width: 3600.0 * width, measuring=0.0, gp
         takes = seconds(suggestion.width)
         tally.ended(suggestion.trial, "COMPLETE", Cost(takes, takes * gpus), takes)
         tally.judging.append(measuring)
-        tally.complete(value, suggestion.recipe.lam.value)
+        tally.states["COMPLETE"] += 1
+        tally.trained(order(value), suggestion.recipe.lam.value)
 
 
 def driven(trials, widths=WIDTHS, parallel=4, trouble=None, **how):
@@ -80,7 +82,7 @@ def large():
                 seconds = 3600.0 * study.stage.width
                 tally.ended(f"{study.label}-{number:03d}", "COMPLETE", Cost(seconds, seconds), seconds)
             tally.judging.append(0.0)
-            tally.best_value, tally.best_lam = 0.5, 12.3456
+            tally.best = order(0.5), 12.3456
     return driver
 
 
@@ -112,7 +114,7 @@ def test_a_row_has_counts_the_best_and_the_time(large):
     head, row = (re.split(r"  +", line.strip()) for line in text(live_table(driver)).splitlines()[2:5:2])
     assert head == ["width", "running", "done", "pruned", "failed", "best lam", "val robust", "trained"]
     assert row[:5] == ["4", "1", "2", "5", "2"]
-    assert row[5:] == [f"{tally.best_lam:.3g}", f"{tally.best_value:.1%}", "4 min"]
+    assert row[5:] == [f"{tally.best[1]:.3g}", f"{tally.best[0].value:.1%}", "4 min"]
 
 
 def test_gpu_time_is_the_time_times_the_gpus():
@@ -155,7 +157,7 @@ def test_seeds_and_widths_of_a_suggestion_count_in_the_time_to_go():
     for number, seconds in enumerate((10.0, 20.0)):
         tally.ended(f"w4-{number}", "COMPLETE", Cost(seconds), seconds)
     tally.judging.append(0.0)
-    tally.complete(0.5, 1.0)
+    tally.states["COMPLETE"] += 1
     assert study.label == "all"
     assert time_left(driver) == Left(2 * 2 * 15.0, known=True)
 

@@ -39,13 +39,13 @@ from robsearch.search import Means, load_search
 from robsearch.tracking import default_uri
 from robsearch.trainer import train
 
-EPS = 0.15
+EPS = 0.03
 BASE = Recipe(
     model=MLP(width=4, depth=1),
     data=Digits(train=100),
-    attack=PGD(eps=EPS, step_size=0.1, steps=1, start="gaussian"),
+    attack=PGD(eps=EPS, step_size=0.02, steps=1, start="gaussian"),
     test_attack=AutoAttack(eps=EPS, attacks=("apgd-ce",), batch_size=1000),
-    optimiser=SGD(lr=0.1),
+    optimiser=SGD(lr=0.5),
     learning_rate=Piecewise((0.5, 0.75), 0.1),
     epochs=5,
     batch_size=50,

@@ -44,6 +44,25 @@ def asked(in_study, name="lam"):
 # -- what it borrows
 
 
+def test_trials_with_other_categorical_choices_are_not_borrowed_whether_the_choice_comes_before_or_after():
+    """TRADES is best at 2, MART at 30; the mean of both would be tried for each."""
+    at = {"TRADES": 2.0, "MART": 30.0}
+    thin = [
+        Seen(one.width, {**one.params, "objective": name}, one.value - 0.1 * (name == "MART"), {"objective": name})
+        for name in at
+        for one in told((16, 64), optimum=lambda _, star=at[name]: star)
+    ]
+    for name, star in at.items():
+        in_study = study(WidthSampler(seed=0).with_siblings(256, lambda: thin))
+        in_study.enqueue_trial({"objective": name})
+        trial = in_study.ask()
+        trial.suggest_categorical("objective", list(at))
+        lam = trial.suggest_float("lam", LOW, HIGH, log=True)
+        assert abs(math.log(lam / star)) < math.log(1.5)
+    _, lam = asked(study(WidthSampler(seed=0).with_siblings(256, lambda: thin)))  # asked for before the choice
+    assert abs(math.log(lam / at["TRADES"])) < math.log(1.5)
+
+
 def test_the_first_wide_trial_lies_near_the_law_of_the_thin_ones_where_tpe_has_to_guess():
     thin = told((16, 32, 64))
     ours = [asked(study(WidthSampler(seed=seed).with_siblings(256, lambda: thin)))[1] for seed in range(10)]

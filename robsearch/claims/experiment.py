@@ -85,8 +85,8 @@ class Experiment:
         trials = trials.sort_values([ARM, "width", "seed"], key=self._ordered, ignore_index=True)
         keys = trials.set_index("trial")[["experiment", "arm", "seed"]]
         epochs = search.epochs.drop(columns=["seed"], errors="ignore").join(keys, on="trial", how="inner")
-        longest = epochs.groupby("trial")["epoch"].transform("max")
-        return Evidence(trials, epochs.assign(progress=(epochs["epoch"] - 0.5) / longest))
+        of_recipe = epochs["trial"].map(trials.set_index("trial")["recipe_epochs"].astype(float))
+        return Evidence(trials, epochs.assign(progress=(epochs["epoch"] - 0.5) / of_recipe))
 
     def _ordered(self, column: pd.Series) -> pd.Series:
         """Arms as they were named, not as they came to be trained."""

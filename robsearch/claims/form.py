@@ -20,7 +20,8 @@ class Evidence(NamedTuple):
     Attributes:
         trials: one row per finished training: ``experiment``, ``arm``, ``width``, ``seed`` (the replicate: two rows of
             one seed had the same first weights at a width and the same order of the data), ``lam`` (the last epoch's),
-            ``seconds``, every average over ``test`` (``test/robust_accuracy``, ``test_last/...``), shares in [0, 1].
+            ``seconds``, ``collapsed`` (``robsearch.selection``: out of peaks and laws), every average over ``test``
+            (``test/robust_accuracy``, ``test_last/...``), shares in [0, 1].
         epochs: one row per training and epoch: ``experiment``, ``arm``, ``width``, ``seed``, ``epoch``, ``progress``
             (the middle of the epoch as a share of training), ``train/natural_loss`` and others.
     """

@@ -40,6 +40,7 @@ from robsearch.claims.settings import cifar10, digits, fashion
 from robsearch.errors import InputError, refusal
 from robsearch.measures import InputMargin, LogitMargin
 from robsearch.models import PreActResNet
+from robsearch.naming import names_of
 from robsearch.objectives import Standard
 from robsearch.optimisers import Piecewise
 from robsearch.penalties import AverageMargin, Orthogonality
@@ -107,13 +108,14 @@ class MarginsStudy:
         return LogitMargin(), InputMargin(self.base.attack.norm)
 
     def _strength(self, arm: str, width: float, found: Found) -> Recipe:
-        group, _, lam = arm.rpartition(", lambda ")
+        group, _, name = arm.rpartition(", lambda ")
+        lam = {name: lam for lam, name in names_of(self.lams).items()}[name]
         penalties: dict[str, tuple[Penalty, ...]] = {
             WITHOUT: (),
             WITH: (self.penalty, self.orthogonality),
             CONTROL: (self.orthogonality,),
         }
-        return replace(self.base, lam=Fixed(float(lam)), penalties=penalties[group], measures=self._measures)
+        return replace(self.base, lam=Fixed(lam), penalties=penalties[group], measures=self._measures)
 
     def _length(self, arm: str, width: float, found: Found) -> Recipe:
         constant = Piecewise(drops=())

@@ -10,8 +10,9 @@ import pandas as pd
 from robsearch.claims.fisher import Head, agreement
 from robsearch.claims.form import Evidence, NotDecidableError
 from robsearch.claims.matching import pseudo_values, resampled, widened
-from robsearch.claims.paired import Numbers, by_arm, slopes
+from robsearch.claims.paired import Numbers, by_arm, positive, slopes
 from robsearch.claims.statistics import Effect, interval, share_above
+from robsearch.naming import names_of
 from robsearch.penalties import AverageMargin
 
 TRAINING, STRENGTHS = "training", "strengths"
@@ -32,11 +33,12 @@ POSTERIORS, CLASSES = 500, 4
 
 
 def margins_move(evidence: Evidence, epochs: Sequence[int]) -> list[Effect]:
-    """Slopes over log2 epochs, as shares of the seed's average margin at the fewest epochs."""
+    """Slopes over log2 epochs, as shares of the seed's average margin at the fewest epochs, which must be above 0."""
     lengths = sorted(epochs)
     metrics = [f"train_set/{MARGIN}/min", f"train_set/{MARGIN}/mean"]
     values = by_arm(evidence.of(TRAINING).trials, [str(each) for each in lengths], metrics)
-    lowest, average = (slopes(np.log2(lengths).tolist(), values) / values[:, 0, 1:]).T
+    base = positive(values[:, 0, 1:], "the first average margin")
+    lowest, average = (slopes(np.log2(lengths).tolist(), values) / base).T
     unit = "of the first average margin, per doubling of the epochs"
     return [
         Effect("rise of the minimum margin", unit, tuple(lowest.tolist()), CHANGE),
@@ -49,7 +51,7 @@ def margins_move(evidence: Evidence, epochs: Sequence[int]) -> list[Effect]:
 
 def sweep(group: str, lams: Sequence[float]) -> list[str]:
     """The arms of one group, weak to strong."""
-    return [f"{group}, lambda {lam:g}" for lam in lams]
+    return [f"{group}, lambda {name}" for name in names_of(lams).values()]
 
 
 def raises_margin(evidence: Evidence, lams: Sequence[float], other: str) -> list[Effect]:
@@ -72,7 +74,7 @@ def sweeps(evidence: Evidence, lams: Sequence[float], other: str) -> Numbers:
     """(seeds, 2, lambdas, 3): the sweep with and the other; natural and robust accuracy in percent, log margin."""
     arms = [*sweep(WITH, lams), *sweep(other, lams)]
     values = by_arm(evidence.of(STRENGTHS).trials, arms, [NATURAL, ROBUST, AVERAGE])
-    percent, log = 100 * values[..., :2], np.log(np.clip(values[..., 2:], 1e-6, None))
+    percent, log = 100 * values[..., :2], np.log(positive(values[..., 2:], "an average margin"))
     return np.concatenate([percent, log], axis=2).reshape(len(values), 2, len(lams), 3)
 
 
@@ -80,11 +82,10 @@ def gains(evidence: Evidence, lams: Sequence[float]) -> pd.DataFrame:
     """One row per comparison and quantity."""
     rows: list[dict[str, object]] = []
     for other in (WITHOUT, CONTROL):
-        values = sweeps(evidence, lams, other)
         try:
-            effects = raises_margin(evidence, lams, other)
+            values, effects = sweeps(evidence, lams, other), raises_margin(evidence, lams, other)
         except NotDecidableError as error:
-            rows.append({"gain": f"over the sweep {other}", "seeds": len(values), "interval": str(error)})
+            rows.append({"gain": f"over the sweep {other}", "interval": str(error)})
             continue
         for effect, column in zip(effects, (1, 2), strict=True):
             rows.append(_gain(effect, values[..., [0, column]]))

@@ -47,6 +47,7 @@ from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, final
 from robsearch.errors import InputError, refusal
 from robsearch.measures import GlobalBound, LogitRatio, OperatorNorm
 from robsearch.models import PreActResNet
+from robsearch.naming import names_of
 from robsearch.objectives import Standard
 from robsearch.optimisers import Piecewise
 from robsearch.penalties import NormDecay, SingularValueClipping
@@ -89,11 +90,12 @@ class NormsStudy:
     @property
     def penalties(self) -> Mapping[str, Mapping[str, Penalty]]:
         """By family and arm, in the order of the strengths."""
-        decays: dict[str, Mapping[str, Penalty]] = {
-            "l1": {f"l1 {beta:g}": NormDecay(beta=beta, norm="l1") for beta in self.betas},
-            "linf": {f"linf {beta:g}": NormDecay(beta=beta, norm="linf") for beta in self.betas},
+        betas, clips = names_of(self.betas).items(), names_of(self.clips).items()
+        return {
+            "l1": {f"l1 {name}": NormDecay(beta=beta, norm="l1") for beta, name in betas},
+            "linf": {f"linf {name}": NormDecay(beta=beta, norm="linf") for beta, name in betas},
+            "clip": {f"clip {name}": SingularValueClipping(clip=clip, every=self.every) for clip, name in clips},
         }
-        return decays | {"clip": {f"clip {c:g}": SingularValueClipping(clip=c, every=self.every) for c in self.clips}}
 
     @property
     def families(self) -> Mapping[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from robsearch.claims.form import Claim, Evidence
-from robsearch.claims.paired import Numbers, by_arm
+from robsearch.claims.paired import Numbers, by_arm, positive
 from robsearch.claims.statistics import Effect
 from robsearch.objectives import ALP, PGDAT, TRADES
 from robsearch.protocols import Objective
@@ -80,7 +80,8 @@ def lower_norms(
     """Minus the log ratio of each family's norm to that without, averaged over layers and strengths."""
     trials, found = evidence.of(experiment).trials, []
     for family, arms in families.items():
-        logs = np.log(by_arm(trials, [reference, *arms], columns[TARGETS[family]])).mean(axis=2)
+        norms = by_arm(trials, [reference, *arms], columns[TARGETS[family]])
+        logs = np.log(positive(norms, f"the {TARGETS[family]} norm of a layer")).mean(axis=2)
         fall = (logs[:, :1] - logs[:, 1:]).mean(axis=1)
         found.append(Effect(f"fall of the {TARGETS[family]} norm with {family}", "log", _told(fall), SMALLER))
     return found
@@ -110,7 +111,8 @@ def compare_norms(evidence: Evidence, experiment: str, columns: Mapping[str, Seq
     trials, found = evidence.of(experiment).trials, []
     for framework in FRAMEWORKS:
         for norm in ("l1", "linf"):
-            logs = np.log(by_arm(trials, [STANDARD, framework], columns[TARGETS[norm]])).mean(axis=2)
+            norms = by_arm(trials, [STANDARD, framework], columns[TARGETS[norm]])
+            logs = np.log(positive(norms, f"the {norm} norm of a layer")).mean(axis=2)
             what = f"growth of the {norm} norms with {framework}, plus the 10 % that are comparable"
             found.append(Effect(what, "log", _told(logs[:, 1] - logs[:, 0] + COMPARABLE), 0.0))
     return found
@@ -124,7 +126,8 @@ def exceed_local(evidence: Evidence, experiment: str) -> list[Effect]:
     """
     trials, found = evidence.of(experiment).trials, []
     for arm in (STANDARD, *FRAMEWORKS):
-        local, product = np.log10(by_arm(trials, [arm], [LOCAL, PRODUCT]))[:, 0].T
+        bounds = positive(by_arm(trials, [arm], [LOCAL, PRODUCT]), f"a Lipschitz figure of {arm}")
+        local, product = np.log10(bounds)[:, 0].T
         what = f"{arm}: log10 of product over local estimate, less the one that is far"
         found.append(Effect(what, "log10", _told(product - local - FAR), 0.0))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robsearch.claims.form import NotDecidableError
 from robsearch.layers import layers
 from robsearch.recipe import Recipe
 
@@ -39,6 +40,19 @@ def slopes(x: Sequence[float], values: Numbers) -> Numbers:
     """Of the least-squares line over axis 1, the arms, for each of the others: (seeds, arms, ...) to (seeds, ...)."""
     u = np.asarray(x, dtype=float) - np.mean(x)
     return np.asarray(np.tensordot(values, u, axes=(1, 0)) / (u @ u))
+
+
+def positive(values: Numbers, what: str) -> Numbers:
+    """The same values, of which a share or a log is taken.
+
+    Raises:
+        NotDecidableError: with some seed one of them is not above 0, so that a relative change has no meaning.
+    """
+    bad = ~(values > 0).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        told = f"{what} is not above 0 with {bad.sum()} of {len(values)} seeds (the least is {values.min():.3g})"
+        raise NotDecidableError(f"{told}, and a relative change takes a base above 0")
+    return values
 
 
 def layer_columns(recipe: Recipe, measure: str, statistic: str = "mean") -> list[str]:

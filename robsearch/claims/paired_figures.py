@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 
 from robsearch.claims.paired import Numbers, laid_out
 from robsearch.claims.statistics import estimate
+from robsearch.naming import names_of
 from robsearch.report.canvas import ACCENT, INK, SOFT, Drawing, legend, log_axis, look, panels, svg, width_axis
 
 SERIES: tuple[dict[str, Any], ...] = (
@@ -59,7 +60,7 @@ def over_eps(
         layers: from a heading to the columns of a quantity, layer by layer.
         gap: the column of the error gap; natural accuracy is shown beside it.
     """
-    arms = [f"{each:g}" for each in eps]
+    arms = list(names_of(eps).values())
     rows = (len(layers) + 3) // 2
     with look():
         figure, axes = panels(3.0 * rows, rows=rows, columns=2, sharex=True)
@@ -68,7 +69,7 @@ def over_eps(
         _lines(axes[0], eps, margin[..., [0, 2]], "5 % and 95 %")
         for own, (heading, columns) in zip(axes[1:], layers.items(), strict=False):
             ratio = laid_out(trials, arms, columns)
-            ratio = ratio / ratio[:, :1]
+            ratio = ratio / np.where(ratio[:, :1] > 0, ratio[:, :1], np.nan)
             _curve(own, eps, np.median(ratio, axis=2), SERIES[0], "median layer")
             _lines(own, eps, ratio, "each layer")
             own.set(ylabel=heading)

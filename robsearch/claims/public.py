@@ -14,6 +14,7 @@ from robsearch.claims.form import Evidence, Verdict, judge
 from robsearch.claims.war_claims import NATURAL, ROBUST, STABLE, WINDOW, claims
 from robsearch.claims.war_tables import LAST
 from robsearch.errors import InputError, refusal
+from robsearch.naming import names_of
 from robsearch.schedules import FLOOR
 
 LOSSES = ("train_nat_loss", "train_rob_loss")
@@ -80,7 +81,7 @@ def _line(marked: pd.Series) -> int:
 
 def _evidence(rows: pd.DataFrame) -> Evidence:
     rows = rows.assign(experiment="grid").sort_values(["seed", "lam", "width", "epoch"])
-    rows = rows.assign(arm=[f"lam {each:g}" for each in rows["lam"]])
+    rows = rows.assign(arm="lam " + rows["lam"].map(names_of(rows["lam"])))
     keys = ["experiment", "arm", "lam", "width", "seed"]
     first, longest = (rows.groupby(keys)["epoch"].transform(of) for of in ("min", "max"))
     natural, adversarial = (rows[name] for name in LOSSES)

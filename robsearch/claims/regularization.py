@@ -15,13 +15,14 @@ import pandas as pd
 from robsearch.attacks import PGD
 from robsearch.claims.experiment import Experiment, Found
 from robsearch.claims.form import Claim, Evidence
-from robsearch.claims.paired import Numbers, by_arm, layer_columns, shown, slopes
+from robsearch.claims.paired import Numbers, by_arm, layer_columns, positive, shown, slopes
 from robsearch.claims.paired_figures import over_eps
 from robsearch.claims.settings import PIXEL, cifar10, digits, fashion, final
 from robsearch.claims.statistics import Effect
 from robsearch.errors import InputError, refusal
 from robsearch.measures import FeatureChange, InputMargin, LogitMargin, SingularValues
 from robsearch.models import PreActResNet
+from robsearch.naming import names_of
 from robsearch.objectives import PGDAT, Standard
 from robsearch.recipe import Recipe
 from robsearch.report.canvas import Drawing
@@ -74,7 +75,7 @@ class RegularizationStudy:
     @property
     def experiments(self) -> tuple[Experiment, ...]:
         """One, its arms from the strongest down: a plan takes the time of the first."""
-        arms = tuple(f"{eps:g}" for eps in sorted(self.eps, reverse=True))
+        arms = tuple(names_of(sorted(self.eps, reverse=True)).values())
         return (Experiment(STRENGTHS, arms, (self.base.model.width,), self.seeds, self._recipe),)
 
     def _attack(self, eps: float) -> PGD:
@@ -92,9 +93,10 @@ class RegularizationStudy:
             test_attack=final(judge.eps),
             measures=(LogitMargin(), InputMargin(judge.norm, classes=3), *self.spectra, moved),
         )
-        if float(arm) == 0:
+        eps = {name: number for number, name in names_of(self.eps).items()}[arm]
+        if eps == 0:
             return replace(recipe, attack=judge, objective=Standard())
-        return replace(recipe, attack=self._attack(float(arm)))
+        return replace(recipe, attack=self._attack(eps))
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -172,7 +174,7 @@ HEADINGS: dict[str, tuple[str, float]] = {
 
 def over_range(evidence: Evidence, eps: Sequence[float], metrics: Sequence[str]) -> tuple[Numbers, Numbers]:
     """(values, change): (seeds, eps, metrics), and the fitted line's change from eps 0 to the largest."""
-    values = by_arm(evidence.of(STRENGTHS).trials, [f"{each:g}" for each in eps], metrics)
+    values = by_arm(evidence.of(STRENGTHS).trials, list(names_of(eps).values()), metrics)
     return values, slopes([each / max(eps) for each in eps], values)
 
 
@@ -180,8 +182,9 @@ def concentrate(evidence: Evidence, eps: Sequence[float]) -> list[Effect]:
     """Falls as shares of the value at eps 0: of the median margin, of its 5 to 95 % spread, of confidence."""
     values, _ = over_range(evidence, eps, [MEDIAN, LOW, HIGH, CONFIDENCE])
     values = np.stack([values[..., 0], values[..., 2] - values[..., 1], values[..., 3]], axis=2)
-    falls = -slopes([each / max(eps) for each in eps], values) / values[:, 0]
     names = ("the median logit margin", "the spread of logit margins", "confidence")
+    bases = [positive(values[:, 0, place], f"{name} at eps 0") for place, name in enumerate(names)]
+    falls = -slopes([each / max(eps) for each in eps], values) / np.stack(bases, axis=1)
     unit = "of the value at eps 0, over all eps"
     return [Effect(f"fall of {name}", unit, _told(fall), LESS) for name, fall in zip(names, falls.T, strict=True)]
 
@@ -191,7 +194,8 @@ def narrow(evidence: Evidence, eps: Sequence[float], columns: Mapping[str, Seque
     found = []
     for name, layers in columns.items():
         values, change = over_range(evidence, eps, layers)
-        fall = np.median(-change / values[:, 0], axis=1)
+        base = positive(values[:, 0], f"the standard deviation of {name} in a layer at eps 0")
+        fall = np.median(-change / base, axis=1)
         what = f"fall of the standard deviation of {name} in the median layer"
         found.append(Effect(what, "of the value at eps 0, over all eps", _told(fall), NARROWER))
     return found
@@ -199,7 +203,8 @@ def narrow(evidence: Evidence, eps: Sequence[float], columns: Mapping[str, Seque
 
 def smooth(evidence: Evidence, eps: Sequence[float], columns: Sequence[str]) -> list[Effect]:
     """Falls of the mean over layers of log relative change, and of its standard deviation over layers."""
-    values = np.log(by_arm(evidence.of(STRENGTHS).trials, [f"{each:g}" for each in eps], columns))
+    changes = by_arm(evidence.of(STRENGTHS).trials, list(names_of(eps).values()), columns)
+    values = np.log(positive(changes, "the feature change of a layer"))
     both = np.stack([values.mean(axis=2), values.std(axis=2)], axis=2)
     mean, spread = -slopes([each / max(eps) for each in eps], both).T
     return [
@@ -220,7 +225,7 @@ def trade(evidence: Evidence, eps: Sequence[float]) -> list[Effect]:
 
 def by_layer(trials: pd.DataFrame, eps: Sequence[float], layers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """One row per layer and quantity: seeds' mean at eps 0, and the mean change over all eps with its deviation."""
-    arms, rows = [f"{each:g}" for each in eps], []
+    arms, rows = list(names_of(eps).values()), []
     for heading, columns in layers.items():
         values = by_arm(trials, arms, columns)
         change = slopes([each / max(eps) for each in eps], values)

@@ -22,6 +22,7 @@ from robsearch.search import Means, Place, Search, launch, load_search, resume, 
 from robsearch.search.belonging import is_search
 from robsearch.search.preflight import check_names
 from robsearch.search.workplace import in_place
+from robsearch.selection import collapsed_among
 from robsearch.tracking import Tracker
 
 SEEDS_APART = 100
@@ -176,7 +177,8 @@ def _tell(validation: Validation, study: Study, means: Means, console: Console) 
 def _page(validation: Validation, study: Study, last: Search) -> Page:
     searches = [f"{validation.name}-{experiment.name}" for experiment in study.experiments]
     trainings = [
-        f"{len(validation.found[each.name].trials)} of {each.trainings} in {each.name} ({each.seeds} seeds)"
+        f"{len(trials := validation.found[each.name].trials)} of {each.trainings} in {each.name} ({each.seeds} seeds)"
+        + (f", {bad} of them collapsed" if (bad := int(collapsed_among(trials).sum())) else "")
         for each in study.experiments
     ]
     setting = {"searches": ", ".join(searches), "trainings": "; ".join(trainings), **last.setting}

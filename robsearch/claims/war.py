@@ -24,10 +24,12 @@ from robsearch.claims.war_claims import (
     claims,
 )
 from robsearch.claims.war_tables import tables
-from robsearch.errors import InputError, refuse_unless
+from robsearch.errors import InputError, refusal, refuse_unless
 from robsearch.laws import Point, PowerLaw
+from robsearch.naming import names_of
 from robsearch.recipe import Recipe
 from robsearch.schedules import FLOOR, WAR, Fixed
+from robsearch.selection import sound
 
 if TYPE_CHECKING:
     from robsearch.report.canvas import Drawing
@@ -103,7 +105,7 @@ class WidthStudy:
     def experiments(self) -> tuple[Experiment, ...]:
         """The grid, the ways on fresh seeds, and the controls."""
         ends, n = (self.thin, self.wide), self.control_seeds
-        grid = tuple(f"lam {lam:g}" for lam in self.lams)
+        grid = tuple(self._arms)
         planned = (
             Experiment("grid", grid, self.widths, self.seeds, self._constant),
             Experiment("arms", ARMS, (self.wide,), self.arm_seeds, self._way),
@@ -121,7 +123,7 @@ class WidthStudy:
         """Accuracy along lambda, regret against cost, ratio and lambda over training."""
         from robsearch.claims.war_figures import figures
 
-        return list(figures(found, self.thin, self.wide, f"lam {self.thin_lam(found):g}"))
+        return list(figures(found, self.thin, self.wide, self.best_arm(self.thin, found)))
 
     # -- recipes -----------------------------------------------------------------------------------------------
 
@@ -130,8 +132,13 @@ class WidthStudy:
         model: Any = self.base.model
         return replace(self.base, model=replace(model, width=width), lam=Fixed(lam))
 
+    @property
+    def _arms(self) -> dict[str, float]:
+        """The arms of the grid with their lambdas."""
+        return {f"lam {name}": lam for lam, name in names_of(self.lams).items()}
+
     def _constant(self, arm: str, width: float, found: Found) -> Recipe:
-        return self.at(width, _lam_of(arm))
+        return self.at(width, self._arms[arm])
 
     def _way(self, arm: str, width: float, found: Found) -> Recipe:
         """One way of choosing lambda at the widest net; in a dry run, where nothing is found, the thin one."""
@@ -163,7 +170,7 @@ class WidthStudy:
         For SGD with momentum at a constant lambda, a loss divided by s moves the weights as a learning rate divided
         by s and a weight decay multiplied by s.
         """
-        lam = _lam_of(arm)
+        lam = self._arms[arm]
         return self._with(self.at(width, lam), lr=(1 + REFERENCE) / (1 + lam), decay=(1 + lam) / (1 + REFERENCE))
 
     @property
@@ -187,18 +194,24 @@ class WidthStudy:
 
     # -- what the grid says ------------------------------------------------------------------------------------
 
-    def best_lam(self, width: float) -> Callable[[Found], float]:
-        """The lambda of highest robust accuracy on ``val`` at a width, mean over seeds: what a search would return.
+    def best_arm(self, width: float, found: Found) -> str:
+        """The arm of highest robust accuracy on ``val`` at a width, mean over seeds: what a search would return.
 
-        Lambdas that lack a seed which another has, because a training failed, are passed over.
+        Arms that lack a seed which another has, because a training failed or collapsed, are passed over.
+
+        Raises:
+            InputError: all trainings of the width collapsed.
         """
+        grid = sound(found["grid"].trials)
+        values = grid[grid["width"] == width].groupby("arm")["value"]
+        if not len(values):
+            do = "pass smaller lambdas, or a recipe that trains"
+            raise InputError(refusal(f"a training of width {width:g} that has not collapsed", "none", do))
+        return str(values.mean()[values.count() == values.count().max()].idxmax())
 
-        def best(found: Found) -> float:
-            grid = found["grid"].trials
-            values = grid[grid["width"] == width].groupby("arm")["value"]
-            return _lam_of(str(values.mean()[values.count() == values.count().max()].idxmax()))
-
-        return best
+    def best_lam(self, width: float) -> Callable[[Found], float]:
+        """The lambda of the ``best_arm``."""
+        return lambda found: self._arms[self.best_arm(width, found)]
 
     def thin_lam(self, found: Found) -> float:
         """What a search at the thinnest width returns."""
@@ -215,20 +228,20 @@ class WidthStudy:
     def peak_ratio(self, found: Found) -> float:
         """The same at the epoch that is best on ``val`` (median over seeds): the constant target, zeta."""
         trials = found["grid"].trials
-        own = trials[(trials["width"] == self.thin) & (trials["arm"] == f"lam {self.thin_lam(found):g}")]
+        own = trials[(trials["width"] == self.thin) & (trials["arm"] == self.best_arm(self.thin, found))]
         trace = self.thin_ratio(found)
         return trace[min(int(own["best_epoch"].median()), len(trace)) - 1][1]
 
     def _thin_epochs(self, found: Found) -> pd.DataFrame:
         epochs = found["grid"].epochs
-        return epochs[(epochs["width"] == self.thin) & (epochs["arm"] == f"lam {self.thin_lam(found):g}")]
+        return epochs[(epochs["width"] == self.thin) & (epochs["arm"] == self.best_arm(self.thin, found))]
 
     def law_lam(self, found: Found) -> float:
         """A power law's lambda at the widest net, from all trainings at thinner ones, within the grid's range.
 
         Where they are too flat to place a peak, the line through each width's best lambda, log on log.
         """
-        grid = found["grid"].trials
+        grid = sound(found["grid"].trials)
         thinner = grid[grid["width"] < self.wide]
         rows = thinner[["width", "lam", "value", "seed"]].itertuples(index=False)
         try:
@@ -238,7 +251,3 @@ class WidthStudy:
             line = np.polyfit(np.log(known), np.log([self.best_lam(width)(found) for width in known]), 1)
             lam = float(np.exp(np.polyval(line, np.log(self.wide))))
         return float(np.clip(lam, min(self.lams), max(self.lams)))
-
-
-def _lam_of(arm: str) -> float:
-    return float(arm.removeprefix("lam "))

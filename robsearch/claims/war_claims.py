@@ -14,6 +14,7 @@ from robsearch.claims.form import Claim, Evidence, NotDecidableError, by_seed, c
 from robsearch.claims.statistics import Effect, slope
 from robsearch.laws import Point, fit_ridge
 from robsearch.schedules import FLOOR
+from robsearch.selection import sound
 
 SOURCE = "arXiv 2010.01279"
 THIN, SIX, LAW, ORACLE = "thin lambda", "lambda 6", "law", "full search"
@@ -131,8 +132,11 @@ def at_one_learning_rate(h3: Claim) -> Claim:
 
 
 def best_lambda_rises(evidence: Evidence, experiment: str = "grid") -> Sequence[Effect]:
-    """The slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the common ``c``."""
-    trials = evidence.of(experiment).trials
+    """The slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the common ``c``.
+
+    Trainings that have collapsed say nothing of the peak and are left out.
+    """
+    trials = sound(evidence.of(experiment).trials)
     return [Effect("slope of log lambda* on log width", "", peak_slopes(trials, ROBUST), 0.05)]
 
 

@@ -63,7 +63,8 @@ def regret_by_cost(found: Found, thin: float, wide: float) -> Drawing:
     """Points lost against a full search, one row per way, cheapest tuning at the bottom."""
     trials = found["arms"].trials
     whole = tuning(found, ORACLE, thin, wide, "operations")
-    shares = {arm: tuning(found, arm, thin, wide, "operations") / whole for arm in dict.fromkeys(trials["arm"])}
+    arms = dict.fromkeys(trials["arm"])
+    shares = {arm: tuning(found, arm, thin, wide, "operations") / whole if whole else math.nan for arm in arms}
     ways = sorted((arm for arm in shares if arm != ORACLE), key=lambda arm: (shares[arm], arm))
     with look():
         figure, (axes,) = panels(0.9 + 0.38 * len(ways))

@@ -18,6 +18,7 @@ from robsearch.claims.war_claims import (
     STABLE,
     peak_slopes,
 )
+from robsearch.selection import sound
 
 LAST = "test_last/robust_accuracy"
 RANGE = 0.5
@@ -83,7 +84,7 @@ def tuning_costs(found: Found, arm: str, thin: float, wide: float) -> dict[str, 
 def peaks(found: Found) -> pd.DataFrame:
     """By width: the lambda that is best on val, and those within half a point of it; accuracy on test there."""
     rows = []
-    for width, own in found["grid"].trials.groupby("width"):
+    for width, own in sound(found["grid"].trials).groupby("width"):
         means = own.groupby("lam")[["value", ROBUST, NATURAL, STABLE]].mean() * 100
         at = means.iloc[int(means["value"].argmax())]
         near = means.index[means["value"] >= means["value"].max() - RANGE]
@@ -103,7 +104,7 @@ def peaks(found: Found) -> pd.DataFrame:
 
 def windows(found: Found, experiment: str, lams: Sequence[float]) -> pd.DataFrame:
     """The slope within all lambdas (the primary window), and without the lowest, the highest, or both."""
-    trials = found[experiment].trials
+    trials = sound(found[experiment].trials)
     ordered = sorted(lams)
     rows = []
     for low, high in _ranges(ordered):
@@ -151,7 +152,7 @@ def constants(found: Found) -> pd.DataFrame:
 
 def retuned(found: Found) -> pd.DataFrame:
     """By width and lambda: the learning rate and weight decay best on val, and what they reach on test."""
-    trials = found["retuned"].trials
+    trials = sound(found["retuned"].trials)
     lambdas = trials["arm"].str.partition(",")[0]
     rows = []
     for (width, lam), own in trials.groupby(["width", lambdas]):

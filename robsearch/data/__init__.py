@@ -11,7 +11,7 @@ node, so that all trials of a node share the images. Training uses ``train``, se
 from robsearch.data.augment import CropFlip
 from robsearch.data.folder import Folder
 from robsearch.data.sets import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
-from robsearch.data.store import arrow_file, content_digest, content_digests, digest, load
+from robsearch.data.store import arrow_file, commonest_share, content_digest, content_digests, digest, load
 
 __all__ = [
     "CIFAR10",
@@ -23,6 +23,7 @@ __all__ = [
     "FashionMNIST",
     "Folder",
     "arrow_file",
+    "commonest_share",
     "content_digest",
     "content_digests",
     "digest",

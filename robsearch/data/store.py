@@ -104,6 +104,19 @@ def content_digests(dataset: Dataset, cache: Path | None = None) -> dict[str, st
     return {name: sha256[:16] for name, sha256 in found.items()} | {"all": total.hexdigest()[:16]}
 
 
+def commonest_share(dataset: Dataset, split: str) -> float:
+    """The share of a split's commonest class. Raises as ``load`` does."""
+    content = content_digests(dataset)[split]
+    if content not in _SHARES:  # the driver asks before each training
+        labels = load(dataset)[split].labels
+        _SHARES[content] = int(labels.bincount().max()) / len(labels)
+    return _SHARES[content]
+
+
+_SHARES: dict[str, float] = {}
+"""By the content of a split."""
+
+
 @lru_cache(maxsize=64)
 def _digests(path: Path, facts: Facts, notes: bytes) -> Mapping[str, str]:
     """SHA-256 of each split of a file.

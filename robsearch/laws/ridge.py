@@ -122,7 +122,7 @@ class Ridge:
 
     ``problem`` is None, or says in words why lambda* is not determined; ``surface`` is None when the trials
     are too few to fit one; ``searched`` goes from thin to wide. A fit on one width says nothing of other
-    widths.
+    widths. ``group`` says in words what the trials have in common, where others were left out.
     """
 
     n: int
@@ -130,6 +130,7 @@ class Ridge:
     searched: tuple[Searched, ...]
     surface: Surface | None
     problem: str | None
+    group: str = ""
 
     @property
     def slope_region(self) -> Region | None:
@@ -208,7 +209,8 @@ class Ridge:
 
     def sentence(self) -> str:
         """The answer in one or two sentences, for a terminal."""
-        sample = f"({100 * self.confidence:g} %, n={self.n} trials at {count(len(self.searched), 'width')})"
+        sample = f"{100 * self.confidence:g} %, n={self.n} trials at {count(len(self.searched), 'width')}"
+        sample = f"({sample} with {self.group})" if self.group else f"({sample})"
         if self.problem:
             return f"lambda* is not determined {sample}: {self.problem}."
         left = ", ".join(f"{row.width:g}" for row in self.searched if self.optimum(row.width).censored)

@@ -7,6 +7,8 @@ import re
 
 from pandas import DataFrame, Series
 
+from robsearch.selection import collapsed_among
+
 from .evidence import Evidence, number, words
 from .goals import aims
 from .hover import linked
@@ -16,11 +18,11 @@ from .numerals import counted, percent, plain, points
 TEST = "test/robust_accuracy"
 SELECTION = (
     "The best trial is the one to deploy, but its validation score was selected as the maximum of many noisy "
-    "ones and is therefore too good: judge it by its test score. λ* is estimated from all finished trials, "
+    "ones and is therefore too good: judge it by its test score. λ* is estimated from many trials, "
     "not read off the winner, so the two lambdas differ."
 )
 ESTIMATED = (
-    "The best λ at each width, estimated from all finished trials together, and the range of λ whose fitted "
+    "The best λ at each width, estimated from {} together, and the range of λ whose fitted "
     "accuracy is within 0.5 points of the highest (it ends where the searched range ends)."
 )
 
@@ -43,6 +45,9 @@ def standing(evidence: Evidence) -> Html:
     if trials.empty:
         return tag("p", "This search has no trials yet.", class_="absent")
     told = f"{counted(len(trials), 'trial')} at {counted(len(evidence.widths), 'width')}: {ended(trials)}."
+    if collapsed := int(collapsed_among(trials).sum()):
+        told += f" {counted(collapsed, 'net')} collapsed: nearly all images get one class. "
+        told += "Such a net is never the best, and neither in the law nor in the figures of finished trials."
     if evidence.finished.empty:
         told += " No trial has finished: there is nothing to compare yet."
     if rungs := climbed(evidence):
@@ -82,7 +87,7 @@ def lam_table(evidence: Evidence) -> Html:
         rows.append(row(swatch(place, plain(width)), [*optimum_cells(evidence, width), ended(own)]))
         if censored := evidence.search.ridge.optimum(width).censored:
             rows.append(tag("tr", tag("td"), tag("td", typeset(censored), colspan="4"), class_="aside"))
-    return table(ESTIMATED, head, [rows + not_tried(evidence)])
+    return table(ESTIMATED.format(evidence.fitted_words), head, [rows + not_tried(evidence)])
 
 
 def not_tried(evidence: Evidence) -> list[Html]:
@@ -141,7 +146,9 @@ def best_cells(evidence: Evidence, width: float) -> list[object]:
     """One width's row of the table of best trials."""
     best = evidence.best(width)
     if best is None:
-        return ["no trial finished", *[ABSENT] * (8 if len(evidence.replicated) else 7)]
+        every = evidence.trials[(evidence.trials["width"] == width) & (evidence.trials["state"] == "COMPLETE")]
+        why = "no trial finished" if every.empty else "all finished trials collapsed"
+        return [why, *[ABSENT] * (8 if len(evidence.replicated) else 7)]
     controls = evidence.controls[evidence.controls["width"] == width]
     against = [versus(best, control) for _, control in controls.iterrows()]
     return [

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .canvas import ACCENT, INK, PAPER, ROBUST, Drawing, filled, legend, log_axis, look, svg, tone, width_axis
-from .evidence import Evidence
+from .evidence import Evidence, suggestions_of
 from .hover import Spot, layer, spots
 from .markup import Html, tag
 from .numerals import plain
@@ -100,8 +100,7 @@ def crest(axes: Axes, picture: Picture) -> None:
 
 def marks(axes: Axes, picture: Picture) -> None:
     """Every suggestion, tinted by what it scored itself, and beside its strip the width's lambda* and interval."""
-    tried = picture.evidence.suggestions
-    tried = tried[tried["lam"] > 0]
+    tried = suggestions_of(picture.trials)
     for width in picture.widths:
         _, marker = tone(picture.evidence.widths, width)
         own = tried[tried["width"] == width]

@@ -74,7 +74,7 @@ def law_caption(evidence: Evidence) -> str:
         f"λ* against width, both on log axes. Bars and band: pointwise {interval_name(evidence)}s from the "
         "same surface, so points and law are one estimate, not a fit through independent points. Hollow: "
         f"outside the searched range of λ; arrows: the interval goes on. "
-        f"{evidence.sample(evidence.finished, 'finished trial')}; {evidence.examples('validation')}."
+        f"{evidence.sample(evidence.fitted, 'finished trial')}; {evidence.examples('validation')}."
     )
 
 

@@ -11,11 +11,14 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from robsearch.laws import Ridge
+from robsearch.selection import best_of, sound
 
 from .numerals import counted
 
 TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
-TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "reason", "seed")
+TRIAL_COLUMNS = (
+    "trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "collapsed", "choices", "reason", "seed",
+)  # fmt: skip
 LAYER_COLUMNS = ("trial", "width", "measure", "layer", "position", "kind", "mean", "max")
 EPOCH_NUMBERS = ("epoch", "train/lam", "val/robust_accuracy", "train/natural_loss", "train/robust_loss")
 
@@ -119,15 +122,24 @@ class Evidence:
 
     @property
     def finished(self) -> DataFrame:
-        """Completed trials that have a value."""
-        return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
+        """Completed trials that have a value and have not collapsed."""
+        return sound(self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()])
+
+    @property
+    def fitted(self) -> DataFrame:
+        """Those of them that the law is fitted from: where it has a group, these."""
+        group = self.search.ridge.group
+        return self.finished[self.finished["choices"] == group] if group else self.finished
+
+    @property
+    def fitted_words(self) -> str:
+        """The same in words: ``all finished trials``."""
+        group = self.search.ridge.group
+        return f"the finished trials with {group}" if group else "all finished trials"
 
     def best(self, width: float) -> Series | None:
         """The finished trial of highest validation robust accuracy at a width, of those that meet all constraints."""
-        at_width = self.finished[self.finished["width"] == width]
-        if not (feasible := at_width[meets(at_width)]).empty:
-            at_width = feasible
-        return None if at_width.empty else at_width.iloc[int(at_width["value"].argmax())]
+        return best_of(self.finished, width)
 
     def bests(self) -> list[Series]:
         """The best trial of each width that has one."""
@@ -139,16 +151,8 @@ class Evidence:
 
     @property
     def suggestions(self) -> DataFrame:
-        """One row per width and suggestion with ``n`` finished seeds: mean ``lam`` and ``value``, the values' ``sd``.
-
-        ``feasible`` is whether all of its seeds meet the constraints.
-        """
-        done = self.finished.assign(feasible=meets(self.finished))
-        grouped = done.groupby(["width", "number"], as_index=False, dropna=False)
-        return grouped.agg(
-            lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"),
-            feasible=("feasible", "all"),
-        )  # fmt: skip
+        """Of the finished trials; see ``suggestions_of``."""
+        return suggestions_of(self.finished)
 
     @property
     def replicated(self) -> DataFrame:
@@ -165,6 +169,19 @@ class Evidence:
         """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
         count = self.search.setting.get(f"{split} examples")
         return f"{count} {split} examples" if count else f"number of {split} examples not recorded"
+
+
+def suggestions_of(finished: DataFrame) -> DataFrame:
+    """One row per width and suggestion with ``n`` finished seeds: mean ``lam`` and ``value``, the values' ``sd``.
+
+    ``feasible`` is whether all of its seeds meet the constraints.
+    """
+    done = finished.assign(feasible=meets(finished))
+    grouped = done.groupby(["width", "number"], as_index=False, dropna=False)
+    return grouped.agg(
+        lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"),
+        feasible=("feasible", "all"),
+    )  # fmt: skip
 
 
 def meets(rows: DataFrame) -> Series:

@@ -38,8 +38,8 @@ class Picture:
 
     @classmethod
     def of(cls, evidence: Evidence) -> Picture:
-        """From all finished trials of positive lambda, as the sampler would believe them."""
-        trials = evidence.finished[evidence.finished["lam"] > 0]
+        """From the trials of positive lambda that the law is fitted from, as the sampler would believe them."""
+        trials = evidence.fitted[evidence.fitted["lam"] > 0]
         widths = trials["width"].nunique()
         if len(trials) < widths + LEAST or trials["lam"].nunique() < LEAST:
             found = f"{counted(len(trials), 'finished trial')} at {counted(widths, 'width')}"
@@ -96,8 +96,8 @@ def assumed(picture: Picture) -> str:
     several = len(picture.widths) > 1
     moves = " moves as a power of width, from which each width may deviate as far as its trials ask for, and"
     return (
-        "A belief fitted to all finished trials, whichever sampler chose them (WidthSampler acts on one like it, which "
-        "also knows pruned trials and those from elsewhere). It "
+        f"A belief fitted to {picture.evidence.fitted_words}, whichever sampler chose them (WidthSampler acts on one "
+        "like it, which also knows pruned trials and those from elsewhere). It "
         f"assumes that {'at each width ' if several else ''}validation robust accuracy has one peak over log λ, which"
         f"{moves if several else ''} has a height of its own. Trials far below the best of their width count less, and "
         "whatever else was searched is noise: one training differs from the mean of its width and λ by about "

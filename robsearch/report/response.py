@@ -168,7 +168,7 @@ def response_caption(evidence: Evidence, bottom: float) -> str:
     below = int((100 * pruned["value"] < bottom).sum())
     edge = f"Pruned trials drawn on the lower edge lie below it ({below}). " if below else ""
     fitted = (
-        "Curves: one surface fitted to all finished trials, quadratic in log λ, its crest moving with log "
+        f"Curves: one surface fitted to {evidence.fitted_words}, quadratic in log λ, its crest moving with log "
         f"width. Lower panel: λ* and its {interval_name(evidence)}; hollow where λ* lies outside the "
         "searched range, arrows where the interval leaves the axis. "
     )

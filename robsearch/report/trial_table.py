@@ -101,4 +101,5 @@ def became(trial: Series) -> Html:
     if control := words(trial["control"]):
         return html(f"control: {control}")
     state, rung = STATES.get(words(trial["state"]), words(trial["state"])), words(trial["rung"])
+    state = "collapsed" if words(trial["collapsed"]) == "True" else state
     return tag("span", f"{rung}: {state}", class_="whole") if rung else html(state)

@@ -19,6 +19,7 @@ from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST
+from robsearch.trainer import VALUE
 
 LEVEL = 0.95
 RATES = ("test/natural_accuracy", "test/robust_accuracy", "test/stability")
@@ -139,8 +140,12 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
         if search.ended < search.record.trials:
             yield f"{search.name}: {search.ended} of {search.record.trials} trials ended"
         if len(search.maximise) > 1:
-            yield f"{search.name} seeks several metrics: the trial shown is the best in {search.maximise[0]}"
+            yield f"{search.name} seeks several metrics: the trial shown is the best in {VALUE}"
+        if group := search.ridge.group:
+            yield f"{search.name}: lambda* is that of the trials with {group}"
         for width in search.widths:
+            if why := search.all_collapsed(width):
+                yield f"{search.name}, width {width:g}: {why}"
             best = search.best(width)
             if best is not None and best["feasible"] is not None and not best["feasible"]:
                 yield f"{search.name}, width {width:g}: no trial meets the constraints"

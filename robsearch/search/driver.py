@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from robsearch.checkpoints import drop_weights
 from robsearch.cluster import Job, Work
@@ -17,8 +18,7 @@ from robsearch.search.recording import Recorder
 from robsearch.search.shelf import Shelf
 from robsearch.search.turns import Tally, Turns
 from robsearch.spaces import Stage
-from robsearch.study import Lease, Study, Suggestion, trainings_of
-from robsearch.trainer import VALUE
+from robsearch.study import Lease, Study, Suggestion, order_of, trainings_of
 from robsearch.trial import Report, measure, run
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -71,13 +71,10 @@ class Driver:
             for training in trainings:
                 measured = tally.recall(training, self.folder / training.trial)
                 if training.state == "COMPLETE":
-                    self._keep(study, training.trial, training.width, training.facts[VALUE])
+                    self._finished(study, training.trial, training.width, training.facts)
                     if not measured and study.stage.rung is None:
                         self.unmeasured.append(study.again(training))
-            if trial.state.name == "COMPLETE":
-                tally.complete(trial.values[0], trainings[-1].facts["lam"])
-            else:
-                tally.states[trial.state.name] += 1
+            tally.states[trial.state.name] += 1
 
     @property
     def resources(self) -> dict[float, Resources]:
@@ -209,9 +206,9 @@ class Driver:
         spent = live.spent("COMPLETE", self._gpus(suggestion))
         told = study.complete(suggestion, live.best, live.history[-1], **spent)
         self._failures_in_a_row = 0
-        self._keep(study, suggestion.trial, suggestion.width, live.best[VALUE])
-        self._ended(live, "COMPLETE", spent)
-        self._counted(live, told.state, told.value)
+        self._finished(study, suggestion.trial, suggestion.width, told.facts)
+        self._ended(live, "COMPLETE", spent, collapsed=told.facts["collapsed"])
+        self._counted(live, told.state)
         if told.following:
             self.waiting.appendleft(Live(told.following, study))
         if study.stage.rung is None:
@@ -221,9 +218,9 @@ class Driver:
 
     def _prune(self, live: Live) -> None:
         spent = live.spent("PRUNED", self._gpus(live.suggestion))
-        live.study.prune(live.suggestion, live.best, live.history[-1], **spent)
+        facts = live.study.prune(live.suggestion, live.best, live.history[-1], **spent)
         self._failures_in_a_row = 0
-        self._ended(live, "PRUNED", spent)
+        self._ended(live, "PRUNED", spent, collapsed=facts["collapsed"])
         self._counted(live, "PRUNED")
         drop_weights(self.folder / live.suggestion.trial)
 
@@ -248,24 +245,23 @@ class Driver:
     def _gpus(self, suggestion: Suggestion) -> float:
         return self.resources.get(suggestion.width, Resources()).gpus
 
-    def _ended(self, live: Live, state: str, spent: dict[str, float], reason: str | None = None) -> None:
+    def _ended(
+        self, live: Live, state: str, spent: dict[str, float], reason: str | None = None, collapsed: bool = False
+    ) -> None:
         trial, cost = live.suggestion.trial, cost_of(live.history, {}, {"state": state, **spent})
         self.turns.tallies[live.study].ended(trial, state, cost, spent["wall_seconds"])
         del self.live[trial]
         self.recorder.cost(trial, cost)
-        self.recorder.ended(trial, state, live.history, reason)
-        self.say(live.line(state, reason))
+        self.recorder.ended(trial, state, live.history, reason, collapsed)
+        self.say(live.line(state, reason, collapsed))
 
-    def _counted(self, live: Live, state: str, value: float = 0.0) -> None:
+    def _counted(self, live: Live, state: str) -> None:
         """Counts a suggestion that is no longer running; one with trainings left is."""
         if state == "RUNNING":
             return
-        tally = self.turns.tallies[live.study]
-        tally.states["RUNNING"] -= 1
-        if state == "COMPLETE":
-            tally.complete(value, live.history[-1]["train/lam"])
-        else:
-            tally.states[state] += 1
+        states = self.turns.tallies[live.study].states
+        states["RUNNING"] -= 1
+        states[state] += 1
 
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
@@ -279,9 +275,11 @@ class Driver:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
 
-    def _keep(self, study: Study, trial: str, width: float, value: float) -> None:
+    def _finished(self, study: Study, trial: str, width: float, facts: Mapping[str, Any]) -> None:
+        order = order_of(facts)
+        self.turns.tallies[study].trained(order, facts["lam"])
         if study.stage.deciding:
-            self.shelf.finished(trial, width, value)
+            self.shelf.finished(trial, width, order)
 
     def _tidy(self) -> None:
         controls = (study.label for study in self.turns.tallies if study.stage.control is not None)

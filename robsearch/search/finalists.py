@@ -115,7 +115,8 @@ def finalists(search: Search, target: Target, means: Means, top: int, space: Spa
     known = ", ".join(search.trials.loc[search.trials["state"] == "COMPLETE", "trial"]) or "none"
     strange = [trial for trial in chosen if trial not in rows or rows[trial]["state"] != "COMPLETE"]
     if strange or not chosen:
-        raise InputError(refusal("a finished trial", ", ".join(strange) or "none", f"finished are {known}"))
+        expected = "a finished trial" if strange else "a finished trial that has not collapsed"
+        raise InputError(refusal(expected, ", ".join(strange) or "none", f"finished are {known}"))
     storage = means.place.open(search.name)
     studies = studies_of(space, search.record, storage)
     trainings = {training.trial: (study, training) for study in studies for _, training in study.trainings()}

@@ -55,7 +55,7 @@ class Live:
             found |= {"gpu_seconds": cost.gpu_seconds, "lost_gpu_seconds": lost * gpus}
         return found
 
-    def line(self, state: str, reason: str | None) -> str:
+    def line(self, state: str, reason: str | None, collapsed: bool = False) -> str:
         """What is printed when it has ended."""
         words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
         start = f"{self.suggestion.trial:<9} {words[state]:<6}"
@@ -63,4 +63,5 @@ class Live:
             return f"{start} {reason}"
         lam, best, seconds = self.history[-1]["train/lam"], self.best, cost_of(self.history, {}, {}).seconds
         rates = f"val robust {best[VALUE]:5.1%} natural {best['val/natural_accuracy']:5.1%}"
-        return f"{start} lam {lam:<6.3g} {rates} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
+        told = f"{start} lam {lam:<6.3g} {rates} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
+        return f"{told}, collapsed" if collapsed else told

@@ -62,7 +62,7 @@ def optimum_text(optimum: Optimum) -> str:
 def _best(search: Search, width: float) -> str:
     best = search.best(width)
     if best is None:
-        return ""
+        return f"; {why}" if (why := search.all_collapsed(width)) else ""
     return f"; best trial {best['trial']} with lam {best['lam']:.3g}, {strongest_text(search, width)}"
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from robsearch import cluster
 from robsearch.cluster import Job
 from robsearch.errors import InputError, refusal
+from robsearch.naming import names_of
 from robsearch.recipe import Recipe
 from robsearch.rehearsal import rehearse
 from robsearch.schedules import Fixed
@@ -118,8 +119,9 @@ class _Rehearsals:
     """Hands the rehearsals out (``cluster.Jobs``), and remembers what was measured."""
 
     def __init__(self, recipes: Mapping[float, Iterable[Recipe]], folder: Path, owner: Stoppable) -> None:
+        names = names_of(recipes)
         jobs = [
-            (width, Job(f"rehearsal of w{width:g}, {i}", rehearse, recipe, folder, WHOLE))
+            (width, Job(f"rehearsal of w{names[width]}, {i}", rehearse, recipe, folder, WHOLE))
             for width, several in recipes.items()
             for i, recipe in enumerate(several)
         ]

@@ -14,6 +14,7 @@ from robsearch.data import load
 from robsearch.disk import weights
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import to_float
+from robsearch.naming import names_of
 from robsearch.recipe import Recipe
 from robsearch.search.finalists import Target, find_target, load_target, space_of
 from robsearch.search.opening import invocation
@@ -163,9 +164,11 @@ def _chosen(search: Search, trial: str | None) -> dict[str, str]:
         chosen = [trial]
     if not chosen or chosen[0] not in done.index:
         known = ", ".join(done.index) or "none"
-        raise InputError(refusal("a finished trial", trial or "none", f"finished are {known}"))
+        expected = "a finished trial" if trial else "a finished trial that has not collapsed"
+        raise InputError(refusal(expected, trial or "none", f"finished are {known}"))
+    names = names_of(search.widths)
     return {
-        str(name): "-".join([search.name, f"w{trial['width']:g}", *_kinds(trial)])
+        str(name): "-".join([search.name, f"w{names[trial['width']]}", *_kinds(trial)])
         for name, trial in done.loc[chosen].iterrows()
     }
 

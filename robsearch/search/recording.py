@@ -23,6 +23,7 @@ from robsearch.provenance import Facts, commit_text, read_attempts, read_search,
 from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, strongest
+from robsearch.spaces import Stage
 from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
@@ -65,7 +66,7 @@ class Recorder:
             **self._facts,
             **attempt_tags(read_attempts(self.trials / suggestion.trial)),
             "robsearch.kind": "control" if suggestion.stage.control else "trial",
-            "robsearch.width": f"{suggestion.width:g}",
+            "robsearch.width": _width_of(suggestion),
             "robsearch.control": suggestion.stage.control or "none",
             "robsearch.fidelity": suggestion.stage.rung or "full",
             "robsearch.seed": str(suggestion.recipe.seed),
@@ -88,7 +89,9 @@ class Recorder:
         """What a trial took that has ended, or all of a ``search``; said again once a trial is measured."""
         self.tracker.log(trial, cost.metrics, 0, time.time())
 
-    def ended(self, trial: str, state: str, history: list[Metrics], reason: str | None = None) -> None:
+    def ended(
+        self, trial: str, state: str, history: list[Metrics], reason: str | None = None, collapsed: bool = False
+    ) -> None:
         """A trial ended; its best epoch is logged under names of its own, because MLflow compares last values."""
         when = time.time()
         if history:
@@ -96,7 +99,9 @@ class Recorder:
             summary = {"val/best_robust_accuracy": best[VALUE], "val/best_epoch": best["epoch"]}
             self.tracker.log(trial, summary, 0, when)
         tags = attempt_tags(read_attempts(self.trials / trial))
-        self.tracker.end(trial, state, when, {**tags, **({"robsearch.reason": reason} if reason else {})})
+        tags |= {"robsearch.reason": reason} if reason else {}
+        tags |= {"robsearch.collapsed": "true"} if collapsed else {}
+        self.tracker.end(trial, state, when, tags)
 
     def measured(self, trial: str, test: Metrics) -> None:
         """The averages as metrics, the tables and figures as artifacts."""
@@ -158,7 +163,7 @@ class Recorder:
         if test:
             self.measured(suggestion.trial, test)
         self.cost(suggestion.trial, cost_of(history, test, facts))
-        self.ended(suggestion.trial, training.state, history, facts.get("reason"))
+        self.ended(suggestion.trial, training.state, history, facts.get("reason"), facts.get("collapsed", False))
 
 
 def compared(metrics: Metrics) -> Metrics:
@@ -240,13 +245,18 @@ def logged_data(dataset: Dataset) -> dict[str, str]:
 
 def run_name(suggestion: Suggestion) -> str:
     """What the runs table shows: ``w4 lam 6.31 #017``, or ``w4 standard`` for a control."""
-    stage, width = suggestion.stage, f"w{suggestion.width:g}"
+    stage, width = suggestion.stage, f"w{_width_of(suggestion)}"
     if stage.control:
         return f"{width} {stage.control}"
     lam = suggestion.recipe.flat().get("lam")
     number = f"#{suggestion.number:03d}" + ("" if suggestion.replicate is None else f" r{suggestion.replicate}")
     parts = [width, stage.rung, f"lam {lam:.3g}" if isinstance(lam, float) else None, number]
     return " ".join(part for part in parts if part)
+
+
+def _width_of(suggestion: Suggestion) -> str:
+    """As in the trial's name: it tells all widths of the search apart."""
+    return Stage(suggestion.width, exact=suggestion.stage.exact).label.removeprefix("w")
 
 
 def params(suggestion: Suggestion) -> dict[str, str | float]:

@@ -13,9 +13,10 @@ from robsearch.costs import Cost
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
 from robsearch.schedules import FLOOR
-from robsearch.search.frames import frames, points, searched, spent, table_of, tables_of
+from robsearch.search.frames import fitted, frames, points, searched, spent, table_of, tables_of
 from robsearch.search.place import Place
 from robsearch.search.strongest import Figure, Selection, figure_of, selection
+from robsearch.selection import best_of, candidates, sound
 from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
@@ -32,12 +33,14 @@ class Search:
         record: what was asked for: space, widths, seed, trials.
         folder: its results: ``trials/``, ``report.html``, the journal.
         trials: one row per training: ``trial, width, number, replicate, control, rung, state, suggestion, feasible,
-            lam, value, best_epoch, epochs, seconds, gpu_seconds, failed_seconds, reason, seed, recipe`` (its digest;
-            the seconds are those of ``robsearch.costs``), the ``val/...`` rates of the best epoch, and the ``test/...``
-            averages of measured ones, the ``ladder/...`` figures of evaluated ones, and ``strongest/robust_accuracy,
-            attack, on, n, low, high``: the strongest figure that is known (``search.strongest``). ``value`` is the
-            robust accuracy on ``val`` at the best epoch, as a share; ``suggestion`` is the state of the suggestion that
-            the training belongs to.
+            collapsed, choices, lam, value, best_epoch, epochs, recipe_epochs, seconds, gpu_seconds, failed_seconds,
+            reason, seed, recipe`` (its digest; the seconds are those of ``robsearch.costs``), the ``val/...`` rates of
+            the best epoch, the ``test/...`` averages of measured ones, the ``ladder/...`` figures of evaluated ones,
+            and ``strongest/robust_accuracy, attack, on, n, low, high``: the strongest figure that is known
+            (``search.strongest``). ``value`` is the robust accuracy on ``val`` at the best epoch, as a share;
+            ``suggestion`` is the state of the suggestion that the training belongs to; ``collapsed`` says that the net
+            gives nearly all images one class (``robsearch.selection``); ``choices`` has the categorical parameters, in
+            words; ``epochs`` were trained, ``recipe_epochs`` are those of the recipe.
         epochs: one row per trial and epoch, with every per-epoch metric.
         stopped: whether the call that gave it back was told to stop before the end.
         storage: the Optuna storage URL that it is in, or None for a journal in its folder.
@@ -78,8 +81,9 @@ class Search:
 
     @property
     def setting(self) -> dict[str, str]:
-        """What the report says of how this was made."""
-        return self.record.setting
+        """What the report says of how this was made; constraints with all their digits, as they are recorded."""
+        exact = {"subject to": ", ".join(self.record.subject_to)} if self.record.subject_to else {}
+        return {**self.record.setting, **exact}
 
     @property
     def links(self) -> dict[str, str]:
@@ -94,8 +98,13 @@ class Search:
 
     @cached_property
     def ridge(self) -> Ridge:
-        """Lambda* over width, fitted from all finished trials (see ``laws.fit_ridge``)."""
-        return fit_ridge(points(self.trials))
+        """Lambda* over width, from all finished trials that have not collapsed (see ``laws.fit_ridge``).
+
+        Of a search with categorical choices it is that of the trials which share those of the best one: its ``group``.
+        """
+        found = fitted(self.trials)
+        group = str(found["choices"].iloc[0]) if len(found) and "choices" in found else ""
+        return replace(fit_ridge(points(self.trials)), group=group)
 
     def table(self, name: str, *trials: str) -> pa.Table:
         """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
@@ -148,16 +157,16 @@ class Search:
 
     @property
     def finished(self) -> pd.DataFrame:
-        """The searched trials that are complete, at full fidelity; those that meet all constraints, if any does."""
-        found = searched(self.trials)
-        done = found[found["state"] == "COMPLETE"]
-        feasible = done[done["feasible"].fillna(True).astype(bool)]
-        return done if feasible.empty else feasible
+        """The searched trials that are complete, at full fidelity, and may be the best of their width.
+
+        Those that have collapsed are left out, and at each width where a trial meets all constraints, those that miss
+        one.
+        """
+        return candidates(self._done)
 
     def best(self, width: float) -> pd.Series | None:
         """The trial of a width to deploy: of the ``finished`` ones that of highest value. None if there is none."""
-        here = self.finished[self.finished["width"] == width]
-        return None if here.empty else here.iloc[int(here["value"].argmax())]
+        return best_of(self._done, width)
 
     def strongest(self, trial: str) -> Figure | None:
         """The strongest known robust accuracy of a trial, with its attack, n and interval; None before its first epoch.
@@ -175,21 +184,50 @@ class Search:
         best, finished = self.best(width), self.finished
         return None if best is None else selection(finished[finished["width"] == width], best, self.setting)
 
-    def loss_ratio(self, trial: str) -> tuple[tuple[float, float], ...]:
+    def all_collapsed(self, width: float) -> str:
+        """Why a width with finished trials has no best one, in words; empty where it has one, or nothing finished."""
+        done = self._done[self._done["width"] == width]
+        if done.empty or len(sound(done)):
+            return ""
+        if len(done) == 1:
+            return "the only finished trial has collapsed, so none is best"
+        return f"all {len(done)} finished trials have collapsed, so none is best"
+
+    @property
+    def _done(self) -> pd.DataFrame:
+        found = searched(self.trials)
+        return found[found["state"] == "COMPLETE"]
+
+    def loss_ratio(self, trial: str, epochs: int | None = None) -> tuple[tuple[float, float], ...]:
         """``L_nat / L_rob`` over a trial's training, as (progress, ratio) pairs: a ``target`` for ``WAR``.
 
-        One pair per epoch, at its middle, of the epoch's mean terms, both floored at 1e-8.
+        One pair per epoch, at its middle, of the epoch's mean terms, both floored at 1e-8. Progress is the share of
+        the epochs of the trial's recipe: a training that was stopped before its end has no pairs near 1.
+
+        Args:
+            trial: its name.
+            epochs: of the trial's recipe, where a robsearch before 0.2 trained it, which did not record them.
 
         Raises:
-            InputError: the search has no such trial, or it has not finished an epoch.
+            InputError: the search has no such trial, it has not finished an epoch, or its recipe's epochs are not
+                known.
         """
         own = self.epochs[self.epochs["trial"] == trial]
         if own.empty:
             known = ", ".join(self.trials["trial"])
             raise InputError(refusal("a trial with epochs", trial, f"{self.name} has {known}"))
         natural, robust = (own[f"train/{term}_loss"].clip(lower=FLOOR) for term in ("natural", "robust"))
-        progress = (own["epoch"] - 0.5) / own["epoch"].max()
+        progress = (own["epoch"] - 0.5) / self._recipe_epochs(trial, epochs)
         return tuple(zip(progress.tolist(), (natural / robust).tolist(), strict=True))
+
+    def _recipe_epochs(self, trial: str, epochs: int | None) -> float:
+        known = self.trials.loc[self.trials["trial"] == trial, "recipe_epochs"].iloc[0]
+        if not pd.isna(known):
+            return float(known)
+        if epochs is None:
+            do = f"pass those of its recipe, loss_ratio({trial!r}, epochs=...): it may have been stopped before them"
+            raise InputError(refusal("a trial whose recipe's epochs are recorded", f"{trial} without them", do))
+        return epochs
 
     @property
     def suggestions(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from pathlib import Path
 from robsearch.checkpoints import drop_weights
 from robsearch.disk import best_of_each_width, to_drop, weights
 from robsearch.memory import GIB
+from robsearch.selection import Order
 
 
 class Shelf:
@@ -22,12 +23,12 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.budget: float | None = None
-        self._values: dict[str, float] = {}
+        self._orders: dict[str, Order] = {}
         self._widths: dict[str, float] = {}
 
-    def finished(self, trial: str, width: float, value: float) -> None:
-        """A trial ended with this value."""
-        self._values[trial], self._widths[trial] = value, width
+    def finished(self, trial: str, width: float, order: Order) -> None:
+        """A trial ended as good as this."""
+        self._orders[trial], self._widths[trial] = order, width
 
     def tidy(self, busy: Collection[str]) -> list[str]:
         """Drops weights until the rest is within the budget; returns whose.
@@ -37,10 +38,10 @@ class Shelf:
         """
         if self.budget is None or not self.folder.exists():
             return []
-        sizes, worst_first = weights(self.folder), sorted(self._values, key=lambda trial: self._values[trial])
-        order = [trial for trial in sizes if trial not in self._values]  # failed ones: nothing is done with them
+        sizes, worst_first = weights(self.folder), sorted(self._orders, key=lambda trial: self._orders[trial])
+        order = [trial for trial in sizes if trial not in self._orders]  # failed ones: nothing is done with them
         order += [trial for trial in worst_first if trial in sizes]
-        keep = {*busy, *best_of_each_width(self._values, self._widths, 1)}
+        keep = {*busy, *best_of_each_width(self._orders, self._widths, 1)}
         dropped = to_drop({trial: sizes[trial] for trial in order}, keep, int(self.budget * GIB))
         for trial in dropped:
             drop_weights(self.folder / trial)

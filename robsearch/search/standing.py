@@ -9,6 +9,7 @@ from robsearch.search.place import Place
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
 from robsearch.search.table import status_rows
+from robsearch.selection import collapsed_among
 from robsearch.study import living_owner
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
@@ -36,9 +37,11 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
         ],
         "cost": search.cost._asdict(),
         "best": [_best(search, width) for width in search.widths],
+        "collapsed": list(search.trials.loc[collapsed_among(search.trials), "trial"]),
         "failures": failed[["trial", "reason"]].to_dict("records"),
         "law": {
             "sentence": search.ridge.sentence(),
+            "group": search.ridge.group or None,
             "exponent": search.ridge.slope,
             "interval": search.ridge.slope_interval,
             "optima": [search.ridge.optimum(width)._asdict() for width in search.widths],
@@ -63,11 +66,12 @@ def _best(search: Search, width: float) -> dict[str, Any]:
     best = search.best(width)
     figure, chosen = (None, None) if best is None else (figure_of(best), search.selection(width))
     if best is None or figure is None or chosen is None:
-        return {"width": width}
+        return {"width": width, "why_none": search.all_collapsed(width) or None}
     return {
         "width": width,
         "trial": best["trial"],
         "strongest": figure._asdict(),
         "selected_by": {**chosen.val._asdict(), "best_of": chosen.trials, "optimism": chosen.optimism},
         **{name: best[name] for name in ("lam", "value", "feasible")},
+        "why_none": None,
     }

@@ -20,11 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from robsearch.costs import Cost, total
+from robsearch.naming import names_of
 from robsearch.search.driver import Driver
-from robsearch.search.frames import searched, spent
+from robsearch.search.frames import NATURAL, searched, spent
 from robsearch.search.remaining import time_left
 from robsearch.search.result import Search
 from robsearch.search.strongest import strongest_text
+from robsearch.selection import collapsed_among
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
@@ -125,7 +127,8 @@ def live_rows(driver: Driver) -> Iterator[Row]:
     tallies = driver.turns.tallies
     for study, tally in tallies.items():
         if study.stage.control is None:
-            yield Row(study.label.removeprefix("w"), tally.states, tally.best_lam, tally.best_value, *tally.total)
+            order, lam = tally.best or (None, None)
+            yield Row(study.label.removeprefix("w"), tally.states, lam, order and order.value, *tally.total)
     controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
     if controls:
         states = sum((tally.states for tally in controls), start=Counter[str]())
@@ -146,12 +149,13 @@ def status_rows(search: Search) -> Iterator[Row]:
     """The same from the storage: each width, its rungs, and the controls."""
     trials = search.trials
     full = searched(trials)
+    names = names_of(search.widths)
     for width in search.widths:
         best = search.best(width)
         lam, value = (None, None) if best is None else (float(best["lam"]), float(best["value"]))
-        yield _row(search, f"{width:g}", full[full["width"] == width], lam, value)
+        yield _row(search, names[width], full[full["width"] == width], lam, value)
     lower = trials[trials["rung"].notna()]
-    labels = [f"{width:g}-{rung}" for width, rung in zip(lower["width"], lower["rung"], strict=True)]
+    labels = [f"{names[width]}-{rung}" for width, rung in zip(lower["width"], lower["rung"], strict=True)]
     for label, own in lower.assign(label=labels).groupby("label", sort=False):
         yield _row(search, str(label), own)
     controls = trials[trials["control"].notna()]
@@ -183,7 +187,21 @@ def status_lines(search: Search) -> Iterator[Table | Text | str]:
     failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
     for why, own in failed.groupby("why", sort=False):
         yield from _failures(str(why), list(own["trial"]), search.folder / "trials")
+    yield from _collapsed_lines(search)
     yield Text(search.ridge.sentence())
+
+
+def _collapsed_lines(search: Search) -> Iterator[Text]:
+    """Which nets give nearly all images one class, and what that means."""
+    trials = search.trials[collapsed_among(search.trials)]
+    if len(trials):
+        nets = [f"{trial} (natural {rate:.1%})" for trial, rate in zip(trials["trial"], trials[NATURAL], strict=True)]
+        more = f" and {len(nets) - NAMES_SHOWN} more" if len(nets) > NAMES_SHOWN else ""
+        told = f"collapsed: {', '.join(nets[:NAMES_SHOWN])}{more} give nearly all images one class"
+        yield Text(f"{told}; such a net is never the best, and the law leaves it out")
+    for width in search.widths:
+        if why := search.all_collapsed(width):
+            yield Text(f"width {width:g}: {why}")
 
 
 def _first_line(reason: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from robsearch.checkpoints import read_history
 from robsearch.costs import Cost, cost_of, total
+from robsearch.selection import Order
 from robsearch.spaces import Space, apportion
 from robsearch.study import Study, Suggestion, Training
 from robsearch.trial import read_test
@@ -23,8 +24,8 @@ class Tally:
     """What has become of one study's suggestions, kept in memory: deciding and drawing cost no storage access."""
 
     states: Counter[str] = field(default_factory=Counter)
-    best_value: float | None = None
-    best_lam: float | None = None
+    best: tuple[Order, float] | None = None
+    """The order and lambda of the best training."""
     spent: dict[str, Cost] = field(default_factory=dict)
     """By trial, running ones too."""
     costs: list[float] = field(default_factory=list)
@@ -36,11 +37,10 @@ class Tally:
     counted: int = 0
     """Trainings that are complete or pruned."""
 
-    def complete(self, value: float, lam: float) -> None:
-        """Counts a finished suggestion."""
-        self.states["COMPLETE"] += 1
-        if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_lam = value, lam
+    def trained(self, order: Order, lam: float) -> None:
+        """A training was finished; one that has collapsed is never the best."""
+        if order.sound and (self.best is None or order > self.best[0]):
+            self.best = order, lam
 
     def ended(self, trial: str, state: str, cost: Cost, wall: float) -> None:
         """Counts what a training took that has ended."""

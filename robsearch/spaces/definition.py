@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import optuna
@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from robsearch.errors import InputError, refusal
+from robsearch.naming import alike, exactly
 from robsearch.recipe import Recipe
 from robsearch.references import reference_of, referred
 from robsearch.resources import Resources
@@ -35,11 +36,13 @@ class Stage:
         width: of every net in the study, or None where each suggestion is trained at all widths.
         control: the control's name, or None for the searched trials.
         rung: the rung's name, or None for the full recipe.
+        exact: whether widths are named with all their digits: two of the search are equal to six.
     """
 
     width: float | None
     control: str | None = None
     rung: str | None = None
+    exact: bool = False
 
     @property
     def label(self) -> str:
@@ -48,7 +51,9 @@ class Stage:
 
     @property
     def _where(self) -> str:
-        return "all" if self.width is None else f"w{self.width:g}"
+        if self.width is None:
+            return "all"
+        return f"w{exactly(self.width) if self.exact else format(self.width, 'g')}"
 
     @property
     def deciding(self) -> bool:
@@ -58,7 +63,7 @@ class Stage:
 
 def training_name(stage: Stage, width: float, number: int, replicate: int | None) -> str:
     """A training's name everywhere: ``w4-017``, ``w4-scout-017``, ``w4-017-r1`` for one of several seeds."""
-    label = Stage(width, stage.control, stage.rung).label
+    label = replace(stage, width=width).label
     return f"{label}-{number:03d}" + ("" if replicate is None else f"-r{replicate}")
 
 
@@ -87,7 +92,8 @@ class Space:
         subject_to: constraints; the best trial is the best of those that meet them all.
         sampler: any Optuna sampler; each study gets a copy with a seed of its own. By default TPE.
         pruner: any Optuna pruner; steps are epochs, or trainings where a suggestion has several. By default a
-            ``MarginPruner`` that waits for the learning rate's first drop; ``NopPruner()`` never prunes.
+            ``MarginPruner`` that waits for the learning rate's first drop, and compares trials at the same share of
+            their recipes' epochs; ``NopPruner()`` never prunes.
         allocation: how trials are shared out over the widths.
         start_with: parameters to try first at each width.
         learn_from: names of searches in the same place, paths of searches' folders, or paths of CSV files (columns
@@ -159,8 +165,10 @@ class Space:
         """All studies of a search of it: of each width the rungs, cheapest first, and the full recipe; the controls."""
         where = [None] if self.per_trial == "all" else list(self.widths)
         rungs = [*(rung.name for rung in self.fidelity), None]
-        searched = [Stage(width, None, rung) for width in where for rung in rungs]
-        return searched + [Stage(width, control.__name__) for control in self.controls for width in self.widths]
+        exact = alike(self.widths)
+        searched = [Stage(width, None, rung, exact) for width in where for rung in rungs]
+        controls = [control.__name__ for control in self.controls]
+        return searched + [Stage(width, control, None, exact) for control in controls for width in self.widths]
 
     def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
         """What a suggestion means in one of the studies.

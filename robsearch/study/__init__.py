@@ -17,7 +17,7 @@ from robsearch.study.storage import (
     without_password,
 )
 from robsearch.study.suggestions import Study, all_seen
-from robsearch.study.trainings import Suggestion, Told, Training, recorded_trials, trainings_of
+from robsearch.study.trainings import Suggestion, Told, Training, order_of, recorded_trials, trainings_of
 from robsearch.study.width_sampler import Seen, WidthSampler
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "living_owner",
     "number",
     "open_storage",
+    "order_of",
     "read_as",
     "record_names",
     "recorded_controls",

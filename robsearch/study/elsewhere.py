@@ -107,4 +107,4 @@ def seen_elsewhere(storage: BaseStorage, search: str) -> list[Seen]:
     except KeyError:
         return []
     trials = storage.get_all_trials(study, deepcopy=False)
-    return [Seen(trial.user_attrs["width"], trial.params, trial.values[0]) for trial in trials if trial.values]
+    return [Seen.of(trial.user_attrs["width"], trial, trial.values[0]) for trial in trials if trial.values]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from robsearch.spaces import Space, contains
+from robsearch.naming import alike
+from robsearch.spaces import Space, Stage, contains
 
 Distributions = Mapping[str, BaseDistribution]
 
@@ -59,7 +60,7 @@ class Fitting:
             return Fit(found, "elsewhere", self._not_learned(found))
         if missing := self._missing(width, found):
             return Fit(found, None, f"without {' and '.join(missing)}")
-        return Fit(found, "all" if width is None else f"w{width:g}", "")
+        return Fit(found, Stage(width, exact=alike(self._space.widths)).label, "")
 
     def _has(self, name: str, value: Any) -> bool:
         return contains(self._known[name], value)

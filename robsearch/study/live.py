@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,12 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from robsearch.protocols import Metrics
+from robsearch.selection import has_collapsed
 from robsearch.spaces import AtLeast
 from robsearch.study.trainings import TRAININGS
 from robsearch.trainer import VALUE
+
+NATURAL = "val/natural_accuracy"
 
 
 @dataclass
@@ -46,6 +50,11 @@ class Live:
         self.trainings.append({**facts, "state": "RUNNING"})
         self._remember()
 
+    def know(self, **facts: Any) -> None:
+        """Facts of the training that was begun, where an older robsearch had not noted them."""
+        self.trainings[-1] |= facts
+        self._remember()
+
     def end(
         self,
         state: str,
@@ -60,6 +69,9 @@ class Live:
         facts |= {"lam": last["train/lam"], "seconds": 0.0, **spent}
         facts |= {name: best[name] for name in {VALUE, *metrics, *(goal.metric for goal in goals)}}
         facts["feasible"] = all(goal.shortfall(best[goal.metric]) <= 0 for goal in goals)
+        if NATURAL in best:
+            facts[NATURAL] = best[NATURAL]
+        facts["collapsed"] = has_collapsed(best.get(NATURAL, math.nan), self.trainings[-1]["commonest"])
         self.trainings[-1] |= facts
         self._remember()
 

@@ -12,16 +12,16 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from robsearch.data import content_digests
+from robsearch.data import commonest_share, content_digests
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
 from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampler, grid_size
 from robsearch.study.live import Live
-from robsearch.study.pruning import default_pruner
+from robsearch.study.pruning import pruner_of
 from robsearch.study.replaying import differs
 from robsearch.study.storage import make_study
-from robsearch.study.trainings import Suggestion, Told, Training, define, derived_seed, own, trainings_of
+from robsearch.study.trainings import Suggestion, Told, Training, best_first, define, derived_seed, own, trainings_of
 from robsearch.study.width_sampler import Seen, seen_in
 
 
@@ -79,7 +79,7 @@ class Study:
     def _pruner(self, full: Recipe | None) -> optuna.pruners.BasePruner:
         if full is None or not self.stage.deciding or len(self._metrics) > 1:
             return NopPruner()
-        return self.space.pruner or default_pruner(full, by_training=self._several)
+        return pruner_of(self.space, full, by_training=self._several)
 
     @property
     def _several(self) -> bool:
@@ -107,11 +107,8 @@ class Study:
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def ranked(self) -> list[tuple[int, dict[str, Any]]]:
-        """Numbers and parameters of its finished suggestions, those that meet all constraints first, best first."""
-        done = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        feasible = {t.number: all(each.facts["feasible"] for each in trainings_of(t)) for t in done}
-        best_first = sorted(done, key=lambda trial: (not feasible[trial.number], -trial.values[0]))
-        return [(trial.number, trial.params) for trial in best_first]
+        """Numbers and parameters of its finished suggestions, best first."""
+        return [(trial.number, trial.params) for trial in best_first(self.trials())]
 
     def risen(self) -> set[int]:
         """Numbers, in the rung below, of the suggestions that were enqueued here because they were the best there."""
@@ -174,6 +171,7 @@ class Study:
         try:
             found = self._suggestion(live.trial, number, width, replicate, begun)
             data = content_digests(found.recipe.data)["all"]
+            known = {"recipe_epochs": found.recipe.epochs, "commonest": commonest_share(found.recipe.data, "val")}
         except Exception as error:
             if begun:
                 raise
@@ -183,7 +181,9 @@ class Study:
             return None
         if not begun:
             facts = {"trial": found.trial, "width": width, "replicate": replicate, "seed": found.recipe.seed}
-            live.begin(**facts, recipe=found.recipe.digest, data=data)
+            live.begin(**facts, recipe=found.recipe.digest, data=data, **known)
+        elif not known.keys() <= begun.keys():  # an older robsearch began it
+            live.know(**known)
         return found
 
     def _members(self) -> list[tuple[float, int | None]]:
@@ -220,14 +220,14 @@ class Study:
         """Notes a finished training; tells its suggestion when this was the last one, or when it is given up."""
         number, live = suggestion.number, self._live[suggestion.number]
         live.end("COMPLETE", best, last, self._metrics, self._goals, spent)
-        value = live.mean(self._metrics[0])
+        value, facts = live.mean(self._metrics[0]), live.trainings[-1]
         if len(live.trainings) == len(self._members()):
-            return Told(self._tell_end(number), value)
+            return Told(self._tell_end(number), value, None, facts)
         if self._gives_up(live, value):
             self._tell(number, TrialState.PRUNED)
-            return Told("PRUNED", value)
+            return Told("PRUNED", value, None, facts)
         following = self._next_training(number)
-        return Told("RUNNING" if following else "FAIL", value, following)
+        return Told("RUNNING" if following else "FAIL", value, following, facts)
 
     def _gives_up(self, live: Live, mean: float) -> bool:
         """Between trainings the pruner sees their sum as a share of all that are planned, which only rises."""
@@ -237,10 +237,12 @@ class Study:
         live.trial.report(mean * done / len(self._members()), step=done)
         return live.trial.should_prune()
 
-    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> None:
-        """Tells a trial that was stopped because others at its width were better."""
-        self._live[suggestion.number].end("PRUNED", best, last, self._metrics, self._goals, spent)
+    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> Mapping[str, Any]:
+        """Tells a trial that was stopped because others at its width were better; returns its facts."""
+        live = self._live[suggestion.number]
+        live.end("PRUNED", best, last, self._metrics, self._goals, spent)
         self._tell(suggestion.number, TrialState.PRUNED)
+        return live.trainings[-1]
 
     def fail(self, suggestion: Suggestion, reason: str, **spent: float) -> Told:
         """Tells a failed trial, with the reason; where seeds are paired, the others of its suggestion still count."""

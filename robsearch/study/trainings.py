@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.recipe import Recipe
+from robsearch.selection import Order, order
 from robsearch.spaces import Space, Stage, training_name
 from robsearch.study.storage import SearchRecord
+from robsearch.study.width_sampler import choices_of
+from robsearch.trainer import VALUE
 
 TRAININGS = "trainings"
 """The Optuna trial's attribute: a list of facts, one for each training that was begun."""
@@ -24,10 +28,11 @@ class Training(NamedTuple):
     """One training that was begun.
 
     ``state`` is its own: a suggestion that was given up after two good trainings has two COMPLETE ones. ``facts`` has
-    ``recipe`` (digest), ``data`` (digest of its contents) and ``seed``, and once it has ended ``lam``, ``best_epoch``,
-    ``epochs``, ``seconds``, the metrics of its best epoch, ``feasible``, or the ``reason`` of its failure. Of what it
-    took also ``gpu_seconds`` (see ``robsearch.costs``), ``wall_seconds`` from handing it out to its end, and after a
-    failure ``lost_seconds`` and ``lost_gpu_seconds`` since its last epoch.
+    ``recipe`` (digest), ``data`` (digest of its contents), ``seed``, ``recipe_epochs`` (the recipe's) and ``commonest``
+    (the share of the commonest class of ``val``); once it has ended ``lam``, ``best_epoch``, ``epochs`` (trained),
+    ``seconds``, the metrics of its best epoch, ``feasible`` and ``collapsed``, or the ``reason`` of its failure. Of
+    what it took also ``gpu_seconds`` (see ``robsearch.costs``), ``wall_seconds`` from handing it out to its end, and
+    after a failure ``lost_seconds`` and ``lost_gpu_seconds`` since its last epoch.
     """
 
     trial: str
@@ -54,12 +59,13 @@ class Told(NamedTuple):
     """What the end of a training means for its suggestion.
 
     ``state`` is RUNNING while trainings of it are left, ``following`` the next of them; ``value`` is the mean of the
-    first metric over those that have ended, NaN after a failure.
+    first metric over those that have ended, NaN after a failure; ``facts`` are those of the training (``Training``).
     """
 
     state: str
     value: float
     following: Suggestion | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def own(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -73,6 +79,25 @@ def trainings_of(trial: FrozenTrial) -> list[Training]:
         Training(each["trial"], each["width"], trial.number, each["replicate"], each["state"], each)
         for each in trial.user_attrs.get(TRAININGS, [])
     ]
+
+
+def order_of(facts: Mapping[str, Any]) -> Order:
+    """Where a finished training with these facts stands among those of its width."""
+    return order(facts[VALUE], facts.get("feasible"), facts.get("collapsed"))
+
+
+def best_first(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The finished suggestions by their value; those that miss a constraint come later, those that collapsed last.
+
+    A suggestion of several trainings collapsed, or misses a constraint, if one of them did.
+    """
+
+    def place(trial: FrozenTrial) -> tuple[bool, bool, float]:
+        orders = [order_of(training.facts) for training in trainings_of(trial)]
+        return all(each.sound for each in orders), all(each.feasible for each in orders), trial.values[0]
+
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(done, key=place, reverse=True)
 
 
 def define(
@@ -89,7 +114,7 @@ def define(
         width: of the training.
         replicate: of the training, or None if a suggestion has one seed.
     """
-    own_label = Stage(width, stage.control, stage.rung).label
+    own_label = replace(stage, width=width).label
     own = () if space.paired else (own_label, number)
     seed = derived_seed(search_seed, *own, *([replicate] if replicate else []))
     recipe = replace(space.recipe(stage, trial, width), seed=seed)
@@ -101,7 +126,7 @@ def recorded_studies(storage: BaseStorage, search: str) -> Iterator[tuple[Stage,
     for study in storage.get_all_studies():
         place = study.user_attrs.get("place")
         if place and place["search"] == search:
-            stage = Stage(place["width"], place["control"], place.get("rung"))
+            stage = Stage(place["width"], place["control"], place.get("rung"), place.get("exact", False))
             yield stage, own(storage.get_all_trials(study._study_id, deepcopy=False))
 
 
@@ -124,6 +149,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "seed": training.facts.get("seed"),
                     "recipe": training.facts.get("recipe"),
                     "facts": training.facts,
+                    "choices": choices_of(trial),
                     **{f"param/{name}": value for name, value in trial.params.items()},
                 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +26,26 @@ WIDTHS = 20
 
 
 class Seen(NamedTuple):
-    """A trial as a sampler of another width reads it; ``value`` is None while it runs."""
+    """A trial as a sampler of another width reads it.
+
+    ``value`` is None while it runs; ``choices`` are those of its parameters that are categorical.
+    """
 
     width: float
     params: Mapping[str, Any]
     value: float | None
+    choices: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, width: float, trial: FrozenTrial, value: float | None) -> Seen:
+        """A trial of a study of this width."""
+        return cls(width, trial.params, value, choices_of(trial))
+
+
+def choices_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The categorical parameters of a trial, as far as they were asked for."""
+    each = trial.distributions.items()
+    return {name: trial.params[name] for name, one in each if isinstance(one, CategoricalDistribution)}
 
 
 class WidthSampler(BaseSampler):
@@ -38,9 +54,11 @@ class WidthSampler(BaseSampler):
     The first trial of a width goes where the other widths expect its best value. After n trials of a width, the next
     one is with probability 1 / (1 + n) to learn from, by knowledge gradient, for trials beside the crest tell best
     where it lies; else it is to be good, a Thompson draw. Running trials count as if they had told what is expected
-    of them, pruned ones with the best value they reported, failed ones not at all. Of several metrics the first is
-    modelled, and constraints are left to ``inner``. Trials of one width and nearly the same value of the parameter are
-    pooled; of more than 20 widths, those that lie close count as one, for the time grows with the cube of their number.
+    of them, pruned ones with the best value they reported, failed ones not at all. Trials that made other categorical
+    choices do not count; of choices that this one has yet to make, because the space asks for them later, those of the
+    best trial do. Of several metrics the first is modelled, and constraints are left to ``inner``. Trials of one width
+    and nearly the same value of the parameter are pooled; of more than 20 widths, those that lie close count as one,
+    for the time grows with the cube of their number.
 
     Args:
         parameter: the name of the one that moves with width, a float or an int, on its own (log) scale.
@@ -102,7 +120,8 @@ class WidthSampler(BaseSampler):
         if param_distribution.single():
             return param_distribution.to_external_repr(param_distribution._asdict()["low"])
         width, seen = self._seen(study)
-        seen = few_widths(seen, width)
+        sign = -1 if study.directions[0] == StudyDirection.MINIMIZE else 1
+        seen = few_widths(of_like_choices(seen, choices_of(trial), sign), width)
         scale = _SearchSpaceTransform({param_name: param_distribution}, transform_0_1=True)
         place = self._place(width, seen, scale, study.directions[0])
         return scale.untransform(scale.bounds[:, 0] + place)[param_name]
@@ -149,6 +168,16 @@ class WidthSampler(BaseSampler):
         return math.log(belief.thompson(width, self._rng.rng, running))
 
 
+def of_like_choices(seen: Sequence[Seen], made: Mapping[str, Any], sign: int = 1) -> list[Seen]:
+    """Those that share the categorical choices ``made``, and in all others those of the best trial among them."""
+    alike = [one for one in seen if made.items() <= one.choices.items()]
+    told = [one for one in alike if one.value is not None and math.isfinite(one.value)]
+    if not told:
+        return alike
+    best = max(told, key=lambda one: sign * (one.value or 0.0))
+    return [one for one in alike if one.choices == best.choices]
+
+
 def few_widths(seen: Sequence[Seen], width: float, most: int = WIDTHS) -> list[Seen]:
     """The same trials, at no more than ``most`` widths.
 
@@ -168,9 +197,9 @@ def seen_in(trials: Sequence[FrozenTrial], width: float, best: Callable[[Iterabl
     found = []
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            found.append(Seen(width, trial.params, trial.values[0]))
+            found.append(Seen.of(width, trial, trial.values[0]))
         elif trial.state == TrialState.RUNNING:
-            found.append(Seen(width, trial.params, None))
+            found.append(Seen.of(width, trial, None))
         elif trial.state == TrialState.PRUNED and trial.intermediate_values:
-            found.append(Seen(width, trial.params, best(trial.intermediate_values.values())))
+            found.append(Seen.of(width, trial, best(trial.intermediate_values.values())))
     return found
