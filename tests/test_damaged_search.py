@@ -77,7 +77,12 @@ def test_a_trial_whose_history_is_damaged_keeps_the_value_that_optuna_remembers(
         search = robsearch.load_search("s", results)
     columns = ["trial", "state", "lam", "value", "best_epoch", "epochs", "test/robust_accuracy"]
     pd.testing.assert_frame_equal(search.trials[columns], whole.trials[columns], check_dtype=False)
-    assert search.trials[NATURAL].fillna(0.0).to_list() == [0.9, 0.9, 0.0]  # the storage knows what decides, no more
+    assert search.trials[NATURAL].to_list() == [
+        0.9,
+        0.9,
+        0.9,
+    ]  # the storage knows what decides, and whether it collapsed
+    assert search.trials["val/stability"].fillna(0.0).to_list() == [0.8, 0.8, 0.0]  # no more
     assert search.best(4)["trial"] == "w4-002"
     assert search.best(4)["value"] == pytest.approx(0.7)
     assert list(search.epochs.groupby("trial").size().items()) == [("w4-000", 3), ("w4-001", 2)]
