@@ -67,7 +67,7 @@ LAYERS = (
     {"modes", "operators"},
     {"resources", "ranks", "references", "paths"},
     {"identity"},
-    {"protocols", "errors"},
+    {"protocols", "errors", "wording"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""
 

@@ -26,12 +26,12 @@ from robsearch.laws.points import (
     Point,
     bounded_exp,
     check,
-    count,
     log_width,
     quantile,
     read,
     valid,
 )
+from robsearch.wording import counted
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,9 @@ class Ridge:
 
     def sentence(self) -> str:
         """The answer in one or two sentences, for a terminal."""
-        sample = f"({100 * self.confidence:g} %, n={self.n} trials at {count(len(self.searched), 'width')})"
+        sample = (
+            f"({100 * self.confidence:g} %, n={counted(self.n, 'trial')} at {counted(len(self.searched), 'width')})"
+        )
         if self.problem:
             return f"lambda* is not determined {sample}: {self.problem}."
         left = ", ".join(f"{row.width:g}" for row in self.searched if self.optimum(row.width).censored)

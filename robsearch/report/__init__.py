@@ -10,6 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+from robsearch.wording import counted
+
 from .against_width import rates_against_width
 from .answer import answer
 from .belief import belief_over_width
@@ -22,7 +24,7 @@ from .failures import failures
 from .front import front_of_metrics, several_metrics
 from .markup import Html, definitions, html, join, left_out, link, tag
 from .measured import lipschitz_and_margin, natural_against_robust
-from .numerals import counted, plain
+from .numerals import plain
 from .response import accuracy_against_lam
 from .training import accuracy_over_epochs, ratio_over_epochs
 from .trial_table import all_trials

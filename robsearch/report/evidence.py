@@ -11,8 +11,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from robsearch.laws import Ridge
-
-from .numerals import counted
+from robsearch.wording import counted
 
 TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
 TRIAL_COLUMNS = ("trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "reason", "seed")
@@ -164,7 +163,7 @@ class Evidence:
     def examples(self, split: str) -> str:
         """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
         count = self.search.setting.get(f"{split} examples")
-        return f"{count} {split} examples" if count else f"number of {split} examples not recorded"
+        return counted(int(count), f"{split} example") if count else f"number of {split} examples not recorded"
 
 
 def meets(rows: DataFrame) -> Series:

@@ -18,6 +18,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search
+from robsearch.wording import counted
 
 LEVEL = 0.95
 RATES = ("test/natural_accuracy", "test/robust_accuracy", "test/stability")
@@ -132,7 +133,7 @@ def _differences(searches: tuple[Search, ...]) -> dict[str, dict[str, str]]:
 def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
     for search in searches:
         if search.ended < search.record.trials:
-            yield f"{search.name}: {search.ended} of {search.record.trials} trials ended"
+            yield f"{search.name}: {search.ended} of {counted(search.record.trials, 'trial')} ended"
         if len(search.maximise) > 1:
             yield f"{search.name} seeks several metrics: the trial shown is the best in {search.maximise[0]}"
         for width in search.widths:

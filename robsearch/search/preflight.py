@@ -23,6 +23,7 @@ from robsearch.search.place import Place, search_names
 from robsearch.spaces import Draw, Space, check
 from robsearch.study import Found, SearchRecord
 from robsearch.tracking import experiment_exists, shown
+from robsearch.wording import counted
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 LONGEST_NAME = 200
@@ -142,7 +143,7 @@ def setting(recipe: Recipe, seed: int) -> dict[str, str]:
         "test attack": str(recipe.resolved_test_attack),
         "objective": str(recipe.objective),
         "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
-        "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
+        "length": f"{counted(recipe.epochs, 'epoch')}, batches of {recipe.batch_size}",
         "search seed": str(seed),
     }
 

@@ -25,6 +25,7 @@ from robsearch.study import SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
+from robsearch.wording import counted
 
 NOT_COMPARED = re.compile(
     r"(train_set|val_raw|test_raw)/.*|test_last/(?!robust_accuracy$).*|gap/loss"
@@ -176,7 +177,7 @@ def _driver_tags(search: Facts) -> dict[str, str]:
     if not drivers:
         return {}
     last = drivers[-1]
-    hardware = [last["node"], f"{os.cpu_count()} CPUs", driver_gpus()]
+    hardware = [last["node"], counted(os.cpu_count() or 1, "CPU"), driver_gpus()]
     return {**_code_tags(last), "robsearch.hardware": ", ".join(filter(None, hardware))}
 
 

@@ -17,6 +17,7 @@ from robsearch.search.place import Place
 from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 VALUES = {VALUE: "value"}
 """Metrics that have a shorter name in the table of trials."""
@@ -47,9 +48,8 @@ class Search:
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{width:g}" for width in self.widths)
-        return (
-            f"Search({self.name!r}: {self.ended} of {self.record.trials} trials ended, widths {widths}, {self.folder})"
-        )
+        ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
+        return f"Search({self.name!r}: {ended}, widths {widths}, {self.folder})"
 
     @property
     def name(self) -> str:

@@ -22,6 +22,7 @@ from rich.text import Text
 from robsearch.search.driver import Driver
 from robsearch.search.frames import searched
 from robsearch.search.result import Search
+from robsearch.wording import counted
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
@@ -133,7 +134,7 @@ def live_rows(driver: Driver) -> Iterator[Row]:
 def progress(driver: Driver) -> str:
     """Trials ended and asked for, time elapsed, time to go, and trouble with the record if there is any."""
     ended, asked = (driver.turns.space.trainings * n for n in (driver.turns.ended, driver.turns.suggestions))
-    text = f"{ended} of {asked} trials, elapsed {_clock(time.time() - driver.started)}"
+    text = f"{ended} of {counted(asked, 'trial')}, elapsed {_clock(time.time() - driver.started)}"
     if (left := time_left(driver)) is not None:
         text += f", {'about' if left.known else 'at least'} {_clock(left.seconds)} to go"
     trouble = driver.recorder.tracker.trouble
@@ -198,7 +199,7 @@ def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = N
 def status_lines(search: Search) -> Iterator[Table | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
     yield _table(status_rows(search), Text(f"{search.name} ({search.space})", style="bold"))
-    yield f"{search.ended} of {search.record.trials} trials ended"
+    yield f"{search.ended} of {counted(search.record.trials, 'trial')} ended"
     failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
     for why, own in failed.groupby("why", sort=False):
         yield from _failures(str(why), list(own["trial"]), search.folder / "trials")
