@@ -17,7 +17,8 @@ from scipy.special import stdtrit
 from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
-from robsearch.search.result import Search
+from robsearch.search.result import Search, of_one_type
+from robsearch.study import COLUMN, params_of
 from robsearch.wording import counted
 
 LEVEL = 0.95
@@ -40,7 +41,7 @@ class Comparison:
         rows: one row per width and search, thin to wide:
 
             - ``search, width, trials`` (finished there), ``trial`` (the one to deploy), ``lam``, ``value`` (its robust
-              accuracy on ``val``, by which it was chosen), ``feasible``.
+              accuracy on ``val``, by which it was chosen), ``feasible``, ``param/NAME`` for each searched parameter.
             - ``lam_star``, with ``_low``, ``_high`` (the ridge's, Fieller) and ``_problem`` (why not to build on it).
             - ``test/natural_accuracy``, ``robust_accuracy``, ``stability`` of that trial, as shares, each with
               ``_low``, ``_high``: Wilson over the test images.
@@ -96,7 +97,8 @@ def compare(*searches: Search) -> Comparison:
     _refuse_unlike(searches)
     rows = pd.DataFrame([_row(search, width) for search in searches for width in search.widths])
     rows = rows.reindex(columns=sorted(rows.columns, key=_place)).sort_values("width", kind="stable")
-    return Comparison(rows.reset_index(drop=True), _differences(searches), tuple(_notes(searches)))
+    rows = rows.apply(of_one_type).reset_index(drop=True)
+    return Comparison(rows, _differences(searches), tuple(_notes(searches)))
 
 
 def _refuse_unlike(searches: tuple[Search, ...]) -> None:
@@ -144,7 +146,7 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
 
 def _place(column: str) -> int:
     """Where a column stands: the measures, which not every search has, between rates and seeds."""
-    order = ("search", "width", "trials", "trial", "lam", "value", "feasible", "lam_star", "lam_star_low",
+    order = ("search", "width", "trials", "trial", "lam", "value", "feasible", COLUMN, "lam_star", "lam_star_low",
              "lam_star_high", "lam_star_problem")  # fmt: skip
     groups = [*order, *RATES, "test/lipschitz", "test/margin", "seeds", "over_seeds", "trial_seconds", "width_"]
     return max(place for place, start in enumerate(groups) if column.startswith(start))
@@ -161,6 +163,7 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     if best is None:
         return found | _missing(RATES) | _seeds(finished) | _cost(search, width, None)
     found |= {name: best[name] for name in ("trial", "lam", "value", "feasible")}
+    found |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
     suggestion = finished[finished["number"] == best["number"]]
     return found | _rates(search, best) | _measured(best) | _seeds(suggestion) | _cost(search, width, best)
 

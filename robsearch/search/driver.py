@@ -77,7 +77,7 @@ class Driver:
                 elif study.stage.rung is None:
                     self._unmeasured.append(study.again(training))
             if trial.state.name == "COMPLETE":
-                tally.complete(trial.values[0], done[-1].facts["lam"])
+                tally.complete(trial.values[0], done[-1].facts["lam"], trial.params)
             else:
                 tally.states[trial.state.name] += 1
 
@@ -255,7 +255,7 @@ class Driver:
         tally = self.turns.tallies[live.study]
         tally.states["RUNNING"] -= 1
         if state == "COMPLETE":
-            tally.complete(value, live.history[-1]["train/lam"])
+            tally.complete(value, live.history[-1]["train/lam"], live.suggestion.params)
         else:
             tally.states[state] += 1
 

@@ -18,7 +18,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.laws import Optimum
 from robsearch.search.result import Search
 from robsearch.search.workplace import Means
-from robsearch.study import SearchRecord, without_password
+from robsearch.study import SearchRecord, others_than_lam, params_of, params_text, without_password
 from robsearch.tracking import (
     check_tracking,
     experiment_of,
@@ -62,7 +62,8 @@ def _best(search: Search, width: float) -> str:
     best = search.best(width)
     if best is None:
         return ""
-    return f"; best trial {best['trial']} with lam {best['lam']:.3g}, val robust {best['value']:.1%}"
+    told = [f"lam {best['lam']:.3g}", params_text(others_than_lam(params_of(best)))]
+    return f"; best trial {best['trial']} with {', '.join(filter(None, told))}, val robust {best['value']:.1%}"
 
 
 def invocation(command: str, record: SearchRecord, means: Means) -> str:

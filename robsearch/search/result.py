@@ -110,7 +110,7 @@ class Search:
         if name in ("trials", "epochs"):
             frame: pd.DataFrame = getattr(self, name)
             own = frame[frame["trial"].isin(trials or known)]
-            return pa.Table.from_pandas(own.apply(_of_one_type), preserve_index=False)
+            return pa.Table.from_pandas(own.apply(of_one_type), preserve_index=False)
         return table_of(self.folder / "trials", name, list(trials) or known)
 
     @property
@@ -205,7 +205,7 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     return Search(record, place.folder(name), trials, epochs, storage=place.storage)
 
 
-def _of_one_type(column: pd.Series) -> pd.Series:
+def of_one_type(column: pd.Series) -> pd.Series:
     """A column that Arrow takes: numbers among words, as a choice of both has, become words."""
     mixed = pd.api.types.infer_dtype(column, skipna=True) in {"mixed", "mixed-integer"}
     return column.map(str, na_action="ignore") if mixed else column

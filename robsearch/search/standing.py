@@ -8,18 +8,23 @@ from typing import Any
 from robsearch.search.place import Place
 from robsearch.search.result import Search
 from robsearch.search.table import status_rows
-from robsearch.study import living_owner
+from robsearch.study import failures_of, living_owner, params_of
 
-STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
+STATES = ("RUNNING", "INTERRUPTED", "COMPLETE", "PRUNED", "FAIL")
 
 
 def standing(search: Search, place: Place) -> dict[str, Any]:
     """What ``robsearch status --json`` prints.
 
     Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
-    controls (``label``), with counts of suggestions by state; ``lam`` and ``value`` are those of the best trial.
+    controls (``label``), with counts of suggestions by state; ``lam``, ``value`` and ``params`` are those of the best
+    trial. ``failure_groups`` has each reason once, with the trials that failed for it, and for each searched parameter
+    its values among them and among the trials that ended without a failure.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
+    failures = [
+        {"trial": row["trial"], "reason": row["reason"], "params": params_of(row)} for _, row in failed.iterrows()
+    ]
     return {
         "name": search.name,
         "space": search.space,
@@ -32,7 +37,8 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
             {**row._asdict(), "states": {name: row.states[name] for name in STATES}} for row in status_rows(search)
         ],
         "best": [_best(search, width) for width in search.widths],
-        "failures": failed[["trial", "reason"]].to_dict("records"),
+        "failures": failures,
+        "failure_groups": [vars(group) for group in failures_of(search.trials)],
         "law": {
             "sentence": search.ridge.sentence(),
             "exponent": search.ridge.slope,
@@ -58,4 +64,5 @@ def driver_line(search: Search, place: Place) -> str:
 def _best(search: Search, width: float) -> dict[str, Any]:
     best = search.best(width)
     found = {} if best is None else {name: best[name] for name in ("trial", "lam", "value", "feasible")}
+    found |= {} if best is None else {"params": params_of(best)}
     return {"width": width, **found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
 from typing import Any
@@ -21,15 +22,16 @@ class Tally:
     states: Counter[str] = field(default_factory=Counter)
     best_value: float | None = None
     best_lam: float | None = None
+    best_params: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     costs: list[float] = field(default_factory=list)
     judging: list[float] = field(default_factory=list)
 
-    def complete(self, value: float, lam: float) -> None:
+    def complete(self, value: float, lam: float, params: Mapping[str, Any] | None = None) -> None:
         """Counts a finished suggestion."""
         self.states["COMPLETE"] += 1
         if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_lam = value, lam
+            self.best_value, self.best_lam, self.best_params = value, lam, params or {}
 
     @property
     def taken(self) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.recipe import Recipe
 from robsearch.spaces import Space, Stage, training_name
+from robsearch.study.params import COLUMN
 from robsearch.study.storage import SearchRecord
 
 TRAININGS = "trainings"
@@ -38,7 +39,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One recipe to train, under the name it has everywhere: ``w4-017``."""
+    """One recipe to train, under the name it has everywhere: ``w4-017``; ``params`` are what Optuna suggested."""
 
     trial: str
     width: float
@@ -46,6 +47,7 @@ class Suggestion:
     replicate: int | None
     stage: Stage
     recipe: Recipe
+    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Told(NamedTuple):
@@ -91,7 +93,8 @@ def define(
     own = () if space.paired else (own_label, number)
     seed = derived_seed(search_seed, *own, *([replicate] if replicate else []))
     recipe = replace(space.recipe(stage, trial, width), seed=seed)
-    return Suggestion(training_name(stage, width, number, replicate), width, number, replicate, stage, recipe)
+    name = training_name(stage, width, number, replicate)
+    return Suggestion(name, width, number, replicate, stage, recipe, dict(trial.params))
 
 
 def recorded_studies(storage: BaseStorage, search: str) -> Iterator[tuple[Stage, list[FrozenTrial]]]:
@@ -122,7 +125,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "seed": training.facts.get("seed"),
                     "recipe": training.facts.get("recipe"),
                     "facts": training.facts,
-                    **{f"param/{name}": value for name, value in trial.params.items()},
+                    **{f"{COLUMN}{name}": value for name, value in trial.params.items()},
                 }
 
 
