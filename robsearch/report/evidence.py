@@ -162,8 +162,9 @@ class Evidence:
 
     def examples(self, split: str) -> str:
         """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
-        count = self.search.setting.get(f"{split} examples")
-        return counted(int(count), f"{split} example") if count else f"number of {split} examples not recorded"
+        count = self.search.setting.get(f"{split} examples", "")
+        known = count.isdigit()  # not where it is searched
+        return counted(int(count), f"{split} example") if known else f"number of {split} examples not recorded"
 
 
 def meets(rows: DataFrame) -> Series:

@@ -18,6 +18,7 @@ from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search, of_one_type
+from robsearch.search.setting import agree, comparable, unknown
 from robsearch.study import COLUMN, params_of
 from robsearch.wording import counted
 
@@ -106,7 +107,7 @@ def _refuse_unlike(searches: tuple[Search, ...]) -> None:
     problems = []
     for label in JUDGED_BY:
         said = {name: known[label] for name, known in facts.items() if label in known}
-        if len(set(said.values())) > 1:
+        if not agree(list(said.values())):
             got = ", ".join(f"{text} in {name}" for name, text in said.items())
             problems.append(refusal(f"the same {label} in all searches", got, "compare those that agree"))
     if problems:
@@ -126,14 +127,31 @@ def _judged_by(search: Search) -> dict[str, str]:
 
 
 def _differences(searches: tuple[Search, ...]) -> dict[str, dict[str, str]]:
-    settings = {search.name: search.record.setting for search in searches}
+    settings = {each.name: comparable(each.record.setting, _searched(each)) for each in searches}
     labels = dict.fromkeys(label for setting in settings.values() for label in setting)
-    said = {label: {name: setting.get(label, "-") for name, setting in settings.items()} for label in labels}
-    return {label: of for label, of in said.items() if len(set(of.values())) > 1 and label not in OF_EACH_SEARCH}
+    said = {
+        label: {
+            name: setting.get(label, "-")
+            for name, setting in settings.items()
+            if label in setting or not unknown(setting, label)
+        }
+        for label in labels
+        if label not in OF_EACH_SEARCH
+    }
+    return {label: of for label, of in said.items() if len(set(of.values())) > 1}
+
+
+def _searched(search: Search) -> set[str]:
+    """The names of the parameters that were suggested."""
+    columns = map(str, search.trials.columns)
+    return {name.removeprefix(COLUMN) for name in columns if name.startswith(COLUMN)}
 
 
 def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
     for search in searches:
+        setting = search.record.setting
+        if len(searches) > 1 and comparable(setting, _searched(search)) != setting:
+            yield f"{search.name} recorded its first suggestion, not its space: their recipes are not compared"
         if search.ended < search.record.trials:
             yield f"{search.name}: {search.ended} of {counted(search.record.trials, 'trial')} ended"
         if len(search.maximise) > 1:
@@ -169,7 +187,8 @@ def _row(search: Search, width: float) -> dict[str, Any]:
 
 
 def _rates(search: Search, best: pd.Series) -> dict[str, float]:
-    n = int(search.record.setting.get("test examples", 0))
+    told = search.record.setting.get("test examples", "")
+    n = int(told) if told.isdigit() else 0
     found: dict[str, float] = {}
     for name in RATES:
         share = float(best.get(name, math.nan))

@@ -36,5 +36,5 @@ class Live:
         lam, best, seconds = self.history[-1]["train/lam"], self.best, time.time() - self.started
         rates = f"val robust {best[VALUE]:5.1%} natural {best['val/natural_accuracy']:5.1%}"
         more = params_text(others_than_lam(params), "  ")
-        told = " ".join(filter(None, [start, f"lam {lam:<6.3g}", more, rates]))
-        return f"{told} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
+        told = f"lam {lam:<6.3g} {more}{'  ' if more else ''}{rates}"
+        return f"{start} {told} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
