@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from robsearch.attacks import PGD, AutoAttack, cross_entropy, margin
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.evaluation import EVAL_SEED
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Attack, Images, Labels, Logits, Loss, PerExample
@@ -83,10 +83,10 @@ def checks(model: nn.Module, x: Images, y: Labels, attack: PGD, *, batch: int = 
     if not isinstance(attack, PGD):
         raise InputError(refusal("a PGD", repr(attack), "pass the one that judged, such as PGD(eps=8 / 255, steps=20)"))
     refuse_unless(
-        (attack.eps > 0, "eps > 0", attack.eps, "pass the bound that the model was judged by"),
-        (attack.steps >= 1, "steps >= 1", attack.steps, "pass the attack that the model was judged by"),
+        number("eps", attack.eps, "> 0", "pass the bound that the model was judged by"),
+        number("steps", attack.steps, ">= 1", "pass the attack that the model was judged by", whole=True),
         (len(x) == len(y), f"a label for each of {counted(len(x), 'image')}", len(y), "pass them together"),
-        (batch >= 1, "batch >= 1", batch, "pass as many images as fit into memory"),
+        number("batch", batch, ">= 1", "pass as many images as fit into memory", whole=True),
         (x.dtype == torch.float32, "float32 images", x.dtype, "convert images and model: AutoAttack computes in it"),
     )
     y = y.long()

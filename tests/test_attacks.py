@@ -216,7 +216,7 @@ def test_refuses_all_bad_fields_at_once():
     with pytest.raises(InputError) as caught:
         PGD(eps=8.0, step_size=-1.0, steps=-1, restarts=0)
     assert [p.split(",")[0] for p in caught.value.problems] == [
-        "expected eps from 0 to 1",
+        "expected eps in [0, 1]",
         "expected step_size > 0",
         "expected steps >= 0",
         "expected restarts >= 1",

@@ -145,7 +145,7 @@ SECTIONS = (
     Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
     Section("Natural accuracy, stability and robust accuracy by width", "Decomposition", rates_against_width),
     Section("The best trials over training", "Training", accuracy_over_epochs),
-    Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),
+    Section("The ratio of the two terms over training", "Ratio of terms", ratio_over_epochs),
     Section("Lipschitz ratio and margin", "Lipschitz and margin", lipschitz_and_margin),
     Section("Layer norms and spectra", "Layers", norms_and_spectra),
     Section("Cost by width", "Cost", cost_by_width),

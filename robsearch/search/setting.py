@@ -9,6 +9,7 @@ from typing import Any
 
 from robsearch.data import load
 from robsearch.identity import reference
+from robsearch.protocols import Objective
 from robsearch.recipe import ADDRESS
 from robsearch.spaces import Draw, distributions
 from robsearch.study import range_text
@@ -18,9 +19,10 @@ SEARCHED = "searched"
 RANGE = "range of "
 """Begins the label of a searched parameter."""
 LAMBDA = "lambda"
+MINIMISED = "minimised"
 ALSO = ("augment", "penalties", "averaging", "weight_perturbation", "stopper", "batch_norm", "measured_epoch")
 """Fields of a recipe that are told under their own names."""
-SINCE_SPACES = {LAMBDA, *(name.replace("_", " ") for name in ALSO)}
+SINCE_SPACES = {LAMBDA, MINIMISED, *(name.replace("_", " ") for name in ALSO)}
 """Labels that a setting has only since it tells the space: before, it told the first suggestion of the search."""
 OF_RECIPES = {
     "model", "data", "training attack", "evaluation attack", "test attack", "objective", "optimiser", "length",
@@ -51,6 +53,7 @@ def setting(draws: Sequence[Draw], seed: int) -> dict[str, str]:
         "evaluation attack": _common([one.resolved_eval_attack for one in recipes]),
         "test attack": _common([one.resolved_test_attack for one in recipes]),
         "objective": _common([one.objective for one in recipes]),
+        MINIMISED: " or ".join(dict.fromkeys(_minimised(one.objective) for one in recipes)),
         LAMBDA: _common([one.lam for one in recipes]),
         "optimiser": f"{optimiser}, {rate}",
         "length": f"{epochs} epoch{'s' * (epochs != '1')}, batches of {batch}",
@@ -77,6 +80,12 @@ def _common(values: Sequence[Any]) -> str:
     fields = [field.name for field in dataclasses.fields(first) if field.repr]
     inside = [f"{name}={_common([getattr(one, name) for one in values])}" for name in fields]
     return f"{type(first).__name__}({', '.join(inside)})"
+
+
+def _minimised(objective: Objective) -> str:
+    """The two terms in words, as ``train/natural_loss`` and ``train/robust_loss`` of the record are only names."""
+    names = getattr(objective, "term_names", ("the first term", "the second"))
+    return f"{names[0]} + lambda * {names[1]}"
 
 
 def _text(value: Any) -> str:
