@@ -116,4 +116,4 @@ def unknown(told: Mapping[str, str], label: str) -> bool:
 def agree(texts: Sequence[str]) -> bool:
     """Whether all may describe one thing: ``PGD(eps=searched)`` and the ``PGD(eps=0.1)`` of one suggestion may."""
     patterns = [re.escape(text).replace(SEARCHED, ".+?") for text in texts]
-    return any(all(re.fullmatch(pattern, text) for text in texts) for pattern in patterns)
+    return not texts or any(all(re.fullmatch(pattern, text) for text in texts) for pattern in patterns)

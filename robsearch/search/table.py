@@ -218,11 +218,11 @@ def _failed(failures: Failures, folder: Path) -> Iterator[Text | str]:
     more = ", ..." if len(others) > NAMES_SHOWN else ""
     told = f" (so did {len(others)} before: {', '.join(others[:NAMES_SHOWN])}{more})" if others else ""
     yield Text(f"{last} failed: {failures.reason}{told}")
-    if failures.params:
-        yield Text(f"  they had {failures.ranges}" if others else f"  it had {failures.ranges}")
     written = sorted((folder / last).glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
     if written or (folder / last).exists():
         yield f"  traceback: {written[-1]}" if written else f"  saved: {folder / last}"
+    if failures.params:
+        yield Text(f"  they had {failures.ranges}" if others else f"  it had {failures.ranges}")
 
 
 def duration(seconds: float) -> str:
