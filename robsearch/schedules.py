@@ -128,7 +128,7 @@ class WAR:
             number("lam_min", self.lam_min, "> 0", "the log form never reaches 0"),
             (
                 self.lam_min < self.lam_max < math.inf,
-                "lam_max above lam_min",
+                "lam_max above lam_min, a finite number",
                 self.lam_max,
                 "cap it, say at 100",
             ),
@@ -205,7 +205,7 @@ def _lambda_problem(name: str, value: float) -> str | None:
 def _target_problem(target: Target) -> str | None:
     do = "pass the thin run's L_nat / L_rob, or a tuple of (progress, ratio) pairs"
     if not isinstance(target, tuple):
-        return None if 0 < target < math.inf else refusal("target > 0", target, do)
+        return None if 0 < target < math.inf else refusal("target > 0, a finite number", target, do)
     progress = [p for p, _ in target]
     rising = all(p < q for p, q in pairwise(progress)) and all(0 <= p <= 1 for p in progress)
     if target and rising and all(0 < zeta < math.inf for _, zeta in target):

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, number, refusal, refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.modes import evaluating
 from robsearch.protocols import Images, Labels, Loss, PerExample
 
@@ -117,8 +117,7 @@ class FGSM:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps <= 1:
-            raise InputError(refusal("eps from above 0 to 1", self.eps, "give it in pixel units, 8/255 and not 8"))
+        refuse_unless(number("eps", self.eps, "in (0, 1]", "give it in pixel units, 8/255 and not 8"))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
         """As ``PGD``."""
