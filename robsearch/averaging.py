@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import number, refuse_unless
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class EMA:
     decay: float = 0.995
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise InputError(refusal("EMA.decay in [0, 1)", self.decay, "pass such as 0.995"))
+        refuse_unless(number("EMA.decay", self.decay, "in [0, 1)", "pass such as 0.995"))
 
     def build(self, model: nn.Module) -> AveragedModel:
         """The average, which begins as a copy of the model; ``average.module`` is the net to judge."""

@@ -31,6 +31,7 @@ from robsearch.search.workplace import cpus_of_own, has, room
 from robsearch.spaces import Space, load_space
 from robsearch.study import SearchRecord, open_storage, without_password
 from robsearch.tracking import check_tracking, experiment_of, sqlite_file
+from robsearch.wording import counted
 
 PROBE = "robsearch-doctor"
 SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
@@ -203,7 +204,7 @@ def _space(space: Space | str, known: list[Space]) -> str:
     for dataset in dict.fromkeys(draw.recipe.data for draw in draws):
         sizes = ", ".join(f"{split} {len(part.labels):,}" for split, part in load(dataset).items())
         told.append(f"{type(dataset).__name__} ({sizes})")
-    return f"{len(space.widths)} widths, {len(draws)} suggestions drawn; {', '.join(told)}"
+    return f"{counted(len(space.widths), 'width')}, {counted(len(draws), 'suggestion')} drawn; {', '.join(told)}"
 
 
 def _cluster(means: Means, connect: bool, known: list[Space]) -> str:
@@ -211,7 +212,11 @@ def _cluster(means: Means, connect: bool, known: list[Space]) -> str:
     where = f"Ray at {found}" if means.address else "a Ray of its own on this machine"
     if not connect:
         cores = os.cpu_count()
-        return f"{where} answers" if means.address else f"{where}, {cores} CPUs (--connect tries to start it)"
+        return (
+            f"{where} answers"
+            if means.address
+            else f"{where}, {counted(cores or 1, 'CPU')} (--connect tries to start it)"
+        )
     with cluster.connected(means.address, cpus_of_own(means, known[0]) if known else means.parallel):
         got = has()
         if cluster.node_count() > 1:
@@ -220,7 +225,7 @@ def _cluster(means: Means, connect: bool, known: list[Space]) -> str:
             got += ", which share the results folder"
         for space in known:
             at_once, _ = room(replace(means, parallel=None), space)
-            got += f", room for {at_once} trials at once"
+            got += f", room for {counted(at_once, 'trial')} at once"
     return f"{where}: {got}"
 
 

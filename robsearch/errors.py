@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from numbers import Integral, Real
+
+SPAN = re.compile(r"(>=?) (\S+)|in ([\[(])(\S+), (\S+)([\])])")
 
 
 class InputError(ValueError):
@@ -31,3 +36,26 @@ def refuse_unless(*checks: tuple[bool, str, object, str]) -> None:
     problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
     if problems:
         raise InputError(*problems)
+
+
+def number(name: str, value: object, span: str, do: str, whole: bool = False) -> tuple[bool, str, object, str]:
+    """A check for ``refuse_unless`` whose words cannot differ from what is checked: both are the ``span``.
+
+    Args:
+        name: of the field.
+        value: a number, finite; anything else does not fit.
+        span: ``> 0``, ``>= 1`` or an interval, ``in [0, 1)``.
+        do: what to do.
+        whole: whether it must be a whole number.
+    """
+    found = SPAN.fullmatch(span)
+    assert found, f"no span: {span}"
+    sign, least, opens, low, high, closes = found.groups()
+    fits = False
+    if isinstance(value, Integral if whole else Real) and not isinstance(value, bool):
+        given, bound = float(value), float(least or low)
+        above = given > bound or (given == bound and (sign == ">=" or opens == "["))
+        below = given < float(high or math.inf) or (closes == "]" and given == float(high))
+        fits = above and below
+    more = ", a whole number" if whole else ", a finite number" if sign else ""
+    return fits, f"{name} {span}{more}", value if isinstance(value, Real) else repr(value), do

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robsearch.measures import Rates, rates
 from robsearch.memory import out_of_memory
 from robsearch.protocols import Attack, Images, Labels, Metrics, Split
+from robsearch.wording import counted
 
 EVAL_SEED = 0
 """Every trial is judged from the same attack starts, so that trials are compared like with like."""
@@ -71,7 +72,7 @@ def in_chunks(split: Split, work: Callable[[Images, Labels], T], size: int = EVA
                 if size == 1 or not out_of_memory(error):
                     raise
                 size = min(size, len(split.labels) - first) // 2 or 1
-                warnings.warn(f"out of memory: going on with {size} images at a time", stacklevel=2)
+                warnings.warn(f"out of memory: going on with {counted(size, 'image')} at a time", stacklevel=2)
     return done
 
 

@@ -24,6 +24,7 @@ from robsearch.errors import refusal
 from robsearch.files import DamagedError, content, read_json
 from robsearch.protocols import Checkpoint, Metrics
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 ATTEMPT = re.compile(r"a[1-9][0-9]*")
 EPOCH = re.compile(r"epoch-(?!0000$)[0-9]{4,}")
@@ -219,7 +220,7 @@ def _read_history(folder: Path) -> tuple[str, list[Metrics]]:
         if not _is_entry(entry, number):
             raise DamagedError(file, f"does not have the metrics of epoch {number} in place {number}")
     if folder.name != epoch_name(len(entries)):
-        raise DamagedError(file, f"has {len(entries)} epochs")
+        raise DamagedError(file, f"has {counted(len(entries), 'epoch')}")
     return digest, entries
 
 

@@ -23,10 +23,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from robsearch.attacks import PGD, AutoAttack, cross_entropy, margin
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.evaluation import EVAL_SEED
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Attack, Images, Labels, Logits, Loss, PerExample
+from robsearch.wording import counted
 
 NOISE = 0.05
 """A difference counts if so large a one has less than this probability were there none (one-sided, exact McNemar)."""
@@ -82,10 +83,10 @@ def checks(model: nn.Module, x: Images, y: Labels, attack: PGD, *, batch: int = 
     if not isinstance(attack, PGD):
         raise InputError(refusal("a PGD", repr(attack), "pass the one that judged, such as PGD(eps=8 / 255, steps=20)"))
     refuse_unless(
-        (attack.eps > 0, "eps > 0", attack.eps, "pass the bound that the model was judged by"),
-        (attack.steps >= 1, "steps >= 1", attack.steps, "pass the attack that the model was judged by"),
-        (len(x) == len(y), f"a label for each of {len(x)} images", len(y), "pass them together"),
-        (batch >= 1, "batch >= 1", batch, "pass as many images as fit into memory"),
+        number("eps", attack.eps, "> 0", "pass the bound that the model was judged by"),
+        number("steps", attack.steps, ">= 1", "pass the attack that the model was judged by", whole=True),
+        (len(x) == len(y), f"a label for each of {counted(len(x), 'image')}", len(y), "pass them together"),
+        number("batch", batch, ">= 1", "pass as many images as fit into memory", whole=True),
         (x.dtype == torch.float32, "float32 images", x.dtype, "convert images and model: AutoAttack computes in it"),
     )
     y = y.long()
@@ -151,7 +152,7 @@ def _black_box(subject: _Subject) -> Check:
         "a black-box attack is no stronger than the white-box one",
         not _beyond_noise(weaker=seen, stronger=blind),
         f"{subject.name} {_share(seen)} (with the margin loss too: {_share(other)}), Square with 5,000 queries "
-        f"{_share(blind)}; {missed} images broken by Square alone, {subject.n}",
+        f"{_share(blind)}; {counted(missed, 'image')} broken by Square alone, {subject.n}",
         MISLED if _beyond_noise(weaker=other, stronger=blind) else WRONG_LOSS,
     )
 
@@ -205,7 +206,7 @@ def _gradients(subject: _Subject) -> Check:
     return Check(
         "the loss has a gradient",
         flat.double().mean().item() <= FLAT,
-        f"no gradient in {int(flat.sum())} of the {len(flat)} images that are right, "
+        f"no gradient in {int(flat.sum())} of the {counted(len(flat), 'image')} answered rightly, "
         f"median of the largest entry {largest[subject.right].median().item():.2g}",
         "logits that saturate the softmax, or a step without a derivative: attack the margin or DLR loss, or use BPDA",
     )

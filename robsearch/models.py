@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Images, ImageSpec, Logits
+from robsearch.wording import counted
 
 Features: TypeAlias = Float[Tensor, "n f p q"]
 Output: TypeAlias = Float[Tensor, "n f2 p2 q2"]
@@ -41,7 +42,7 @@ class Normalize(nn.Module):
         super().__init__()
         channels = images.shape[0]
         if not (len(images.mean) == len(images.std) == channels and min(images.std) > 0):
-            expected = f"one mean and one positive std for each of {channels} channels"
+            expected = f"one mean and one positive std for each of {counted(channels, 'channel')}"
             got = f"mean {images.mean} and std {images.std}"
             raise InputError(refusal(expected, got, "correct the data set's spec"))
         self.register_buffer("mean", torch.tensor(images.mean).view(1, -1, 1, 1))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Images, Labels, Logits
+from robsearch.wording import counted
 
 
 @contextmanager
@@ -123,7 +124,7 @@ def _example_problems(x: Images, y: Labels) -> list[str]:
         span = f"{x.min().item():g} to {x.max().item():g}"
         problems.append(refusal("images in [0, 1]", span, "scale them, and normalise inside the model"))
     if len(y) != len(x):
-        problems.append(refusal(f"one label for each of {len(x)} images", len(y), "pass them together"))
+        problems.append(refusal(f"one label for each of {counted(len(x), 'image')}", len(y), "pass them together"))
     if len(y) > 0 and int(y.min()) < 0:
         problems.append(refusal("labels from 0 on", int(y.min()), "number the classes 0 .. k-1"))
     return problems
@@ -136,7 +137,7 @@ def _logit_problems(logits: Logits, y: Labels) -> list[str]:
         problems.append(refusal(f"labels below {classes}", int(y.max()), "build the model with one logit per class"))
     rows = int((~logits.isfinite()).any(dim=1).sum())
     if rows:
-        problems.append(refusal("finite logits", f"NaN or infinity in {rows} rows", "look at the weights"))
+        problems.append(refusal("finite logits", f"NaN or infinity in {counted(rows, 'row')}", "look at the weights"))
     if _are_probabilities(logits):
         problems.append(refusal("logits", "rows from 0 to 1 that sum to 1", "take the softmax off the model"))
     return problems

@@ -11,6 +11,9 @@ Each objective has ``natural_first``: whether its first term is the natural loss
 images. ``Standard``, ``PGDAT`` and ``TRADES`` have it; ``MART`` and ``ALP`` put an adversarial loss first, so the
 ratio of their terms is not the one that WAR matches (arXiv 2010.01279), and WAR must refuse them.
 
+``term_names`` says in words what the terms are: in the record they are ``train/natural_loss`` and
+``train/robust_loss`` of every objective.
+
 No attack and no robust term sees smoothed labels: ``label_smoothing`` is in the natural term alone.
 """
 
@@ -22,7 +25,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import number, refuse_unless
 from robsearch.protocols import Labels, Logits, Loss, PerExample, Scalar
 
 
@@ -33,6 +36,7 @@ class Standard:
     Attributes:
         label_smoothing: the share of the target spread evenly over all classes, in [0, 1].
         natural_first: True, for all objectives of this class.
+        term_names: what the two terms are, for a person.
 
     Raises:
         InputError: ``label_smoothing`` is outside [0, 1].
@@ -40,6 +44,7 @@ class Standard:
 
     label_smoothing: float = 0.0
     natural_first: ClassVar[bool] = True
+    term_names: ClassVar[tuple[str, str]] = ("cross-entropy on clean images", "0")
 
     def __post_init__(self) -> None:
         _check_share(self.label_smoothing)
@@ -67,6 +72,7 @@ class PGDAT:
             ``lam = 1`` this is ``CE(x')`` plus the share times how far the even target's cross-entropy at ``x``
             lies above ``CE(x)``: clean predictions are smoothed, adversarial ones are not.
         natural_first: True, for all objectives of this class.
+        term_names: what the two terms are, for a person.
 
     Raises:
         InputError: ``label_smoothing`` is outside [0, 1].
@@ -74,6 +80,7 @@ class PGDAT:
 
     label_smoothing: float = 0.0
     natural_first: ClassVar[bool] = True
+    term_names: ClassVar[tuple[str, str]] = ("cross-entropy on clean images", "its rise under attack, at least 0")
 
     def __post_init__(self) -> None:
         _check_share(self.label_smoothing)
@@ -100,6 +107,7 @@ class TRADES:
         label_smoothing: the share of the target spread evenly over all classes in ``CE(f(x), y)``, in [0, 1]. The
             KL is between two predictions and has no labels to smooth.
         natural_first: True, for all objectives of this class.
+        term_names: what the two terms are, for a person.
 
     Raises:
         InputError: ``label_smoothing`` is outside [0, 1].
@@ -107,6 +115,10 @@ class TRADES:
 
     label_smoothing: float = 0.0
     natural_first: ClassVar[bool] = True
+    term_names: ClassVar[tuple[str, str]] = (
+        "cross-entropy on clean images",
+        "KL from clean to adversarial predictions",
+    )
 
     def __post_init__(self) -> None:
         _check_share(self.label_smoothing)
@@ -133,9 +145,14 @@ class MART:
 
     Attributes:
         natural_first: False, for all objectives of this class: the first term is the loss on adversarial images.
+        term_names: what the two terms are, for a person.
     """
 
     natural_first: ClassVar[bool] = False
+    term_names: ClassVar[tuple[str, str]] = (
+        "BCE on adversarial images",
+        "weighted KL of clean to adversarial logits",
+    )
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """The attack maximises the cross-entropy against the label."""
@@ -158,9 +175,14 @@ class ALP:
 
     Attributes:
         natural_first: False, for all objectives of this class: the first term is the loss on adversarial images.
+        term_names: what the two terms are, for a person.
     """
 
     natural_first: ClassVar[bool] = False
+    term_names: ClassVar[tuple[str, str]] = (
+        "cross-entropy on adversarial images",
+        "squared l2 distance of the logits",
+    )
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """The attack maximises the cross-entropy against the label."""
@@ -172,8 +194,7 @@ class ALP:
 
 
 def _check_share(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(refusal("label_smoothing in [0, 1]", label_smoothing, "0.1 is usual"))
+    refuse_unless(number("label_smoothing", label_smoothing, "in [0, 1]", "0.1 is usual"))
 
 
 def _kl(log_p: Logits, log_q: Logits) -> PerExample:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class SGD:
 
     def __post_init__(self) -> None:
         refuse_unless(
-            (0 < self.lr < math.inf, "lr > 0", self.lr, "0.1 is usual"),
-            (0 <= self.momentum < 1, "momentum in [0, 1)", self.momentum, "0.9 is usual"),
-            (0 <= self.weight_decay < math.inf, "weight_decay >= 0", self.weight_decay, "5e-4 is usual"),
+            number("lr", self.lr, "> 0", "0.1 is usual"),
+            number("momentum", self.momentum, "in [0, 1)", "0.9 is usual"),
+            number("weight_decay", self.weight_decay, ">= 0", "5e-4 is usual"),
             (
                 not self.nesterov or self.momentum > 0,
                 "momentum > 0 with nesterov",
@@ -85,7 +85,7 @@ class Piecewise:
         rising = sorted(set(self.drops)) == list(self.drops) and all(0 <= drop <= 1 for drop in self.drops)
         refuse_unless(
             (rising, "drops rising in [0, 1]", self.drops, "give shares of training, not epochs"),
-            (0 < self.factor <= 1, "factor in (0, 1]", self.factor, "0.1 is usual"),
+            number("factor", self.factor, "in (0, 1]", "0.1 is usual"),
         )
 
     def __call__(self, progress: float) -> float:
@@ -104,7 +104,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        refuse_unless((0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"))
+        refuse_unless(number("final", self.final, "in [0, 1]", "it is a factor on the base rate"))
 
     def __call__(self, progress: float) -> float:
         """The factor on the base rate."""
@@ -127,9 +127,9 @@ class OneCycle:
 
     def __post_init__(self) -> None:
         refuse_unless(
-            (0 < self.peak < 1, "peak in (0, 1)", self.peak, "give a share of training, not an epoch"),
-            (0 <= self.start <= 1, "start in [0, 1]", self.start, "it is a factor on the base rate"),
-            (0 <= self.final <= 1, "final in [0, 1]", self.final, "it is a factor on the base rate"),
+            number("peak", self.peak, "in (0, 1)", "give a share of training, not an epoch"),
+            number("start", self.start, "in [0, 1]", "it is a factor on the base rate"),
+            number("final", self.final, "in [0, 1]", "it is a factor on the base rate"),
         )
 
     def __call__(self, progress: float) -> float:
@@ -158,8 +158,8 @@ class Halving:
 
     def __post_init__(self) -> None:
         refuse_unless(
-            (0 <= self.start <= 1, "start in [0, 1]", self.start, "give a share of training, not an epoch"),
-            (0 < self.every <= 1, "every in (0, 1]", self.every, "one epoch of 100 is 0.01"),
+            number("start", self.start, "in [0, 1]", "give a share of training, not an epoch"),
+            number("every", self.every, "in (0, 1]", "one epoch of 100 is 0.01"),
         )
 
     def __call__(self, progress: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, number, refusal
 from robsearch.modes import frozen_statistics
 from robsearch.protocols import Scalar
 
@@ -35,8 +35,8 @@ class WeightPerturbation:
 
     def __post_init__(self) -> None:
         checks = [
-            (0 <= self.gamma < 1, "gamma in [0, 1)", self.gamma, "0.005 is the paper's"),
-            (0 <= self.warmup <= 1, "warmup in [0, 1]", self.warmup, "give a share of training, not an epoch"),
+            number("gamma", self.gamma, "in [0, 1)", "0.005 is the paper's"),
+            number("warmup", self.warmup, "in [0, 1]", "give a share of training, not an epoch"),
         ]
         problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
         if problems:

@@ -96,7 +96,10 @@ class Attack(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised, as two terms; the trainer minimises ``natural + lam * robust``."""
+    """What is minimised, as two terms; the trainer minimises ``natural + lam * robust``.
+
+    An attribute ``term_names``, two texts, may say what they are where the first is not the loss on clean images.
+    """
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
         """The loss the training attack maximises, or None to train without an attack."""

@@ -39,6 +39,7 @@ from robsearch.protocols import (
 )
 from robsearch.schedules import WAR, Fixed
 from robsearch.stopping import RobustOverfittingStopper
+from robsearch.wording import a
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -167,7 +168,7 @@ class Recipe:
                 continue
             leaves += [(f"{name}[{i}]", leaf, _nearest(leaf, shapes)) for i, leaf in enumerate(each)]
         return [
-            refusal(f"Recipe.{name} to be a {shape.__name__}", repr(leaf), _how_to_fit(leaf, shape))
+            refusal(f"Recipe.{name} to be {a(shape.__name__)}", repr(leaf), _how_to_fit(leaf, shape))
             for name, leaf, shape in leaves
             if isinstance(leaf, type) or not isinstance(leaf, shape)
         ]
@@ -246,7 +247,7 @@ def _how_to_fit(leaf: object, shape: type) -> str:
     if isinstance(leaf, type):
         return f"pass an instance, {leaf.__name__}(...), not the class"
     if leaf is None:
-        return f"pass a {shape.__name__}"
+        return f"pass {a(shape.__name__)}"
     return f"give it the methods of robsearch.protocols.{shape.__name__}, or pass one that has them"
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from robsearch.errors import InputError, refusal
 from robsearch.identity import module_name
+from robsearch.wording import a
 
 _IMPORTING: ContextVar[str | None] = ContextVar("module that is being imported for a reference", default=None)
 
@@ -41,9 +42,9 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
         return found
     objects = {key: value for key, value in vars(module).items() if not isinstance(value, type)}
     known = sorted(key for key, value in objects.items() if isinstance(value, kind))
-    got = f"{name!r} is a {type(found).__name__}" if hasattr(module, name) else f"it has no {name!r}"
+    got = f"{name!r} is {a(type(found).__name__)}" if hasattr(module, name) else f"it has no {name!r}"
     has = f"use one of {', '.join(known)}" if known else how
-    raise InputError(refusal(f"a {kind.__name__} in {module_name}", got, has))
+    raise InputError(refusal(f"{a(kind.__name__)} in {module_name}", got, has))
 
 
 def reference_of(thing: object, module: str) -> str | None:

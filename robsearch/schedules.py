@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, number, refusal
 from robsearch.protocols import State
 
 Target: TypeAlias = float | tuple[tuple[float, float], ...]
@@ -123,16 +123,16 @@ class WAR:
     def __post_init__(self) -> None:
         checks = [
             (self.form in ("log", "paper"), "form 'log' or 'paper'", repr(self.form), "pass one of these"),
-            (0 < self.alpha < math.inf, "alpha > 0", self.alpha, "0.1 is the paper's"),
-            (0 <= self.ema < 1, "ema in [0, 1)", self.ema, "0.9 averages about 10 steps"),
-            (0 < self.lam_min < math.inf, "lam_min > 0", self.lam_min, "the log form never reaches 0"),
+            number("alpha", self.alpha, "> 0", "0.1 is the paper's"),
+            number("ema", self.ema, "in [0, 1)", "0.9 averages about 10 steps"),
+            number("lam_min", self.lam_min, "> 0", "the log form never reaches 0"),
             (
                 self.lam_min < self.lam_max < math.inf,
-                "lam_max above lam_min",
+                "lam_max above lam_min, a finite number",
                 self.lam_max,
                 "cap it, say at 100",
             ),
-            (0 < self.freeze_at <= 1, "freeze_at in (0, 1]", self.freeze_at, "pass 1 to never freeze"),
+            number("freeze_at", self.freeze_at, "in (0, 1]", "pass 1 to never freeze"),
             (
                 self.form != "log" or self.lam_min <= self.lam_init <= self.lam_max,
                 "lam_init from lam_min to lam_max",
@@ -205,7 +205,7 @@ def _lambda_problem(name: str, value: float) -> str | None:
 def _target_problem(target: Target) -> str | None:
     do = "pass the thin run's L_nat / L_rob, or a tuple of (progress, ratio) pairs"
     if not isinstance(target, tuple):
-        return None if 0 < target < math.inf else refusal("target > 0", target, do)
+        return None if 0 < target < math.inf else refusal("target > 0, a finite number", target, do)
     progress = [p for p, _ in target]
     rising = all(p < q for p, q in pairwise(progress)) and all(0 <= p <= 1 for p in progress)
     if target and rising and all(0 < zeta < math.inf for _, zeta in target):

@@ -30,6 +30,7 @@ from robsearch.modes import OneMove, buffers, evaluating, frozen_statistics
 from robsearch.protocols import Images, Labels, Scalar
 from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
+from robsearch.wording import counted
 
 
 def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progress: float) -> Tensor:
@@ -50,7 +51,7 @@ def gradient_that_fits(learner: Learner, x: Images, y: Labels, lam: float, progr
         free()
         learner.micro_batch = _half(learner, y)
     if learner.micro_batch < given:
-        now = f"{learner.micro_batch} of {learner.recipe.batch_size} images at a time"
+        now = f"{learner.micro_batch} of {counted(learner.recipe.batch_size, 'image')} at a time"
         warnings.warn(f"out of memory in epoch {learner.epoch}: training goes on with {now}", stacklevel=2)
     return terms
 

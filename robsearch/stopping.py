@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RobustOverfittingStopper:
         whole = isinstance(self.patience, int) and self.patience >= 1
         refuse_unless(
             (whole, "patience of at least 1 epoch", repr(self.patience), "such as patience=10"),
-            (0 <= self.after < 1, "after in [0, 1)", self.after, "0.5 is half of training"),
+            number("after", self.after, "in [0, 1)", "0.5 is half of training"),
         )
 
     def stops(self, epoch: int, epochs: int, best_epoch: int) -> bool:

@@ -215,11 +215,11 @@ def test_no_gradient_means_no_move(norm):
 def test_refuses_all_bad_fields_at_once():
     with pytest.raises(InputError) as caught:
         PGD(eps=8.0, step_size=-1.0, steps=-1, restarts=0)
-    assert [p.split(",")[0] for p in caught.value.problems] == [
-        "expected eps from 0 to 1",
-        "expected step_size > 0",
-        "expected steps >= 0",
-        "expected restarts >= 1",
+    assert [p.split(", got")[0] for p in caught.value.problems] == [
+        "expected eps in [0, 1]",
+        "expected step_size in (0, 1]",
+        "expected steps >= 0, a whole number",
+        "expected restarts >= 1, a whole number",
     ]
 
 

@@ -178,14 +178,42 @@ def text(comparison, width):
     return console.export_text()
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
 def test_the_table_cuts_no_number_off(two, tmp_path, width):
     long = search(tmp_path, "a-name-that-is-longer-than-most-names", [trial(8, 0, 0.6)], widths=(8,))
     said = text(compare(*two, long), width)
     assert "…" not in said
     assert max(map(len, said.splitlines())) <= width
-    for number in ("w8-000-r1", "40.4..59.6", "9.02..11", "1.8..2.2", "TRADES() in one"):
+    for number in ("w8-000-r1", "40.4..59.6", "9.02..11", "1.8..2.2", "TRADES()"):
         assert number in said
+
+
+SPACE = {"lambda": "Fixed(value=searched)", "objective": "TRADES() or MART()", "optimiser": "SGD(lr=searched)"}
+TRIED = {"param/lam": 2.0, "param/lr": 0.125, "param/objective": "mart"}
+
+
+def test_every_searched_parameter_of_the_best_trial_is_shown(tmp_path):
+    comparison = compare(search(tmp_path, "a", [trial(4, 0, 0.3, **TRIED)], widths=(4,), **SPACE))
+    assert comparison.rows.iloc[0][list(TRIED)].to_dict() == TRIED
+    assert "w4-000 of a: lam 2, lr 0.125, objective mart\n" in text(comparison, 80)
+
+
+def test_spaces_differ_by_their_ranges_and_an_old_search_that_kept_its_first_suggestion_by_nothing(tmp_path):
+    one, other = ({**SPACE, "range of lr": text} for text in ("0.01 to 1, log", "0.1 to 1, log"))
+    new = search(tmp_path, "a", [trial(4, 0, 0.3, **TRIED)], **one)
+    assert compare(new, search(tmp_path, "b", [trial(4, 0, 0.3, **TRIED)], **other)).differences == {
+        "range of lr": {"a": "0.01 to 1, log", "b": "0.1 to 1, log"}
+    }
+    old = search(tmp_path, "c", [trial(4, 0, 0.3, **TRIED)], objective="MART()", optimiser="SGD(lr=0.21)")
+    older = search(tmp_path, "d", [trial(4, 0, 0.3, **TRIED)], objective="TRADES()", optimiser="SGD(lr=0.12)")
+    comparison = compare(new, old, older)
+    assert comparison.differences == {}
+    assert comparison.notes[0].startswith("c recorded its first suggestion")
+
+
+def test_a_searched_test_attack_may_be_that_of_one_suggestion(tmp_path):
+    new = search(tmp_path, "a", [trial(4, 0, 0.3)], **SPACE, **{"test attack": "PGD(eps=searched)"})
+    assert compare(new, search(tmp_path, "b", [trial(4, 0, 0.3, **TRIED)])).differences == {}
 
 
 def test_the_measures_are_named_and_missing_ones_are_dashes(two, tmp_path):

@@ -67,7 +67,7 @@ LAYERS = (
     {"modes", "operators"},
     {"resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection"},
     {"identity"},
-    {"protocols", "errors"},
+    {"protocols", "errors", "wording"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""
 

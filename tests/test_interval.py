@@ -221,5 +221,5 @@ def test_bad_examples_and_fields_are_refused(unchecked):
     with pytest.raises(InputError, match="finite logits"):
         IntervalBound(0.1)(model, x, y)
     for eps in (0.0, 8.0):
-        with pytest.raises(InputError, match="eps from above 0 to 1"):
+        with pytest.raises(InputError, match=r"eps in \(0, 1\]"):
             IntervalBound(eps)

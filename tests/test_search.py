@@ -57,6 +57,7 @@ def test_optuna_mlflow_and_the_folders_agree(launched):
         assert run.data.tags["robsearch.state"] == trial.state
         assert run.data.metrics["val/best_robust_accuracy"] == pytest.approx(trial.value)
         assert float(run.data.params["lam"]) == pytest.approx(trial.lam)
+        assert run.data.params.get("param/lam", run.data.params["lam"]) == run.data.params["lam"]  # a control has none
         curve = MlflowClient(search.record.tracking).get_metric_history(run.info.run_id, "val/robust_accuracy")
         epochs = search.epochs[search.epochs["trial"] == trial.trial]
         assert [(point.step, point.value) for point in curve] == list(
@@ -156,7 +157,13 @@ def test_a_search_in_which_everything_fails_stops_says_why_and_exits_with_1(mean
     search = robsearch.load_search("hopeless", results=means.results)
     assert list(search.trials["state"]) == ["FAIL"] * 5
     shown = CliRunner().invoke(cli.app, ["status", "hopeless", "--results", str(means.results)]).output
-    assert "w4-004 failed: RuntimeError: a fault of the objective" in shown
+    assert (
+        "w4-004 failed: RuntimeError: a fault of the objective (so did 4 before: w4-000, w4-001, w4-002, ...)" in shown
+    )
+    lams = search.trials["param/lam"]
+    assert f"they had lam {lams.min():.3g} to {lams.max():.3g}\n" in shown
+    assert f"w4-000    FAILED lam {lams[0]:.3g} RuntimeError" in result.output
+    assert float(runs_of(means, "hopeless")["w4-000"].data.params["param/lam"]) == pytest.approx(lams[0])
 
 
 def takes(**resources):

@@ -243,7 +243,7 @@ def test_resume_goes_on_while_the_server_is_away_and_sync_delivers_what_it_did(u
     search = robsearch.resume("s", trials=2, space=small_spaces.pair, means=means, console=console)
     said = console.export_text()
     assert f"note: no answer from http://127.0.0.1:{port} (Connection refused); training goes on" in said
-    assert f"`robsearch sync s --results {tmp_path}` sends them" in said
+    assert f"`robsearch sync s --results {tmp_path}` delivers what waits" in said
     assert "secret" not in said
     assert not search.unfinished
     server = test_tracking.served(uri, port)

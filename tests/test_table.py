@@ -9,19 +9,21 @@ import time
 from types import SimpleNamespace
 
 import optuna
+import pandas as pd
 import pytest
 from rich.console import Console
 from small_spaces import recipe, standard
 
-from robsearch import Rung
+from robsearch import Rung, load_search
 from robsearch.costs import Cost
 from robsearch.search import table as tables
+from robsearch.search.live import Live as LiveTrial
 from robsearch.search.planning import turns_of
 from robsearch.search.remaining import Left, time_left
-from robsearch.search.table import live_table, progress, row_lines, watched
+from robsearch.search.table import live_table, progress, row_lines, status_lines, status_rows, watched
 from robsearch.selection import order
 from robsearch.spaces import Space
-from robsearch.study import SearchRecord
+from robsearch.study import Lease, SearchRecord, failures_of, open_storage
 
 WIDTHS = (1, 2, 4, 8, 16)
 
@@ -44,7 +46,7 @@ def finish(turns, count, seconds=lambda width: 3600.0 * width, measuring=0.0, gp
         tally.ended(suggestion.trial, "COMPLETE", Cost(takes, takes * gpus), takes)
         tally.judging.append(measuring)
         tally.states["COMPLETE"] += 1
-        tally.trained(order(value), suggestion.recipe.lam.value)
+        tally.trained(order(value), suggestion.recipe.lam.value, suggestion.params)
 
 
 def driven(trials, widths=WIDTHS, parallel=4, trouble=None, **how):
@@ -82,7 +84,7 @@ def large():
                 seconds = 3600.0 * study.stage.width
                 tally.ended(f"{study.label}-{number:03d}", "COMPLETE", Cost(seconds, seconds), seconds)
             tally.judging.append(0.0)
-            tally.best = order(0.5), 12.3456
+            tally.best = order(0.5), 12.3456, {}
     return driver
 
 
@@ -97,6 +99,57 @@ def test_the_table_of_500_trials_fits_into_80_columns_and_24_lines(large):
     assert [line.split()[0] for line in lines if line.strip()][3:] == [
         *(f"{width}{rung}" for width in WIDTHS for rung in ("-scout", "")), "controls",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_no_cell_is_cut_however_narrow_the_terminal(large, width):
+    said = text(live_table(large), width)
+    assert max(map(len, said.splitlines())) <= width
+    assert "…" not in said
+    assert said.count("16-scout") == (3 if width == 40 else 1)  # it begins each part of the table
+    assert said.count("12.3") == 10
+
+
+def test_the_parameters_of_the_best_are_in_the_table_the_log_and_a_trials_line(large):
+    driver = driven(2, widths=(4,))
+    tally = next(iter(driver.turns.tallies.values()))
+    tally.complete(0.5, 6.0, {"lam": 6.0, "lr": 0.0123456, "objective": "mart"})
+    assert "best at 4: lam 6, lr 0.0123, objective mart" in text(live_table(driver))
+    assert next(row_lines(driver)).endswith("best lr 0.0123  best objective mart")
+    suggestion = SimpleNamespace(trial="w4-000", params={"lam": 6.0, "lr": 0.0123456})
+    live = LiveTrial(suggestion, None, history=[
+        {"epoch": 1, "train/lam": 6.0, "val/robust_accuracy": 0.5, "val/natural_accuracy": 0.7}
+    ])  # fmt: skip
+    assert live.line("COMPLETE", None).startswith("w4-000    done   lam 6      lr 0.0123  val robust 50.0%")
+    assert live.line("FAIL", "why") == "w4-000    FAILED lam 6  lr 0.0123 why"
+
+
+def failed(reasons, **params):
+    rows = {"trial": [f"w4-{n:03d}" for n in range(len(reasons))], "reason": reasons}
+    return pd.DataFrame({**rows, "state": ["FAIL" if why else "COMPLETE" for why in reasons], **params})
+
+
+def test_failures_are_grouped_by_reason_with_what_was_tried_beside_those_that_did_not_fail():
+    reasons = ["loss nan at epoch 3 (traceback: /a1/e.txt)", "loss 1e9 at epoch 12", "no room\nmore", None, None]
+    lams = {"param/lam": [9.0, 16.0, 1.0, 0.5, 8.0], "param/kind": ["a", "a", "b", "a", "b"]}
+    first, second = failures_of(failed(reasons, **lams))
+    assert (first.reason, first.trials) == ("loss 1e9 at epoch 12", ("w4-000", "w4-001"))
+    assert first.ranges == "lam 9 to 16 (others 0.5 to 8), kind a (others a or b)"
+    assert (second.reason, second.ranges) == ("no room ...", "lam 1 (others 0.5 to 8), kind b (others a or b)")
+
+
+def test_a_trial_without_a_driver_is_interrupted_not_running(tmp_path):
+    storage = open_storage(None, tmp_path / "s")
+    record = SearchRecord("s", "m:n", (4,), 0, 2, "", {})
+    record.create(storage)
+    turns = turns_of(Space(define, (4,)), record, storage, full=recipe(4))
+    turns.next().ask()
+    lease = Lease.acquire(storage, "s")
+    assert next(status_rows(load_search("s", tmp_path))).states == {"RUNNING": 1}
+    lease.release()
+    search = load_search("s", tmp_path)
+    assert next(status_rows(search)).states == {"INTERRUPTED": 1}
+    assert text(next(status_lines(search))).splitlines()[2].split()[:3] == ["width", "interrupted", "done"]
 
 
 def test_the_table_is_made_in_no_time(large):

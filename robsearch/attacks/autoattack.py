@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Images, Labels, Logits, Loss
 
@@ -72,8 +72,8 @@ class AutoAttack:
             ),
             (self.norm in ("linf", "l2"), "norm 'linf' or 'l2'", repr(self.norm), "pass one of these"),
             (once, known, repr(self.attacks), "pass a tuple of one or more of these, each once"),
-            (self.seed >= 0, "seed >= 0", self.seed, "pass 0 or more"),
-            (self.batch_size >= 1, "batch_size >= 1", self.batch_size, "pass as many images as fit into memory"),
+            number("seed", self.seed, ">= 0", "pass 0 or more", whole=True),
+            number("batch_size", self.batch_size, ">= 1", "pass as many images as fit into memory", whole=True),
         )
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss | None = None) -> Images:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.modes import evaluating
 from robsearch.protocols import Images, Labels, Loss, PerExample
 
@@ -46,13 +45,13 @@ class PGD:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        most = 1.0 if self.norm == "linf" else inf
+        linf = self.norm == "linf"
         units = "give it in pixel units, 8/255 and not 8"
         again = "leave it at 1" if self.start == "none" else "pass 1 or more"
         refuse_unless(
-            (0 <= self.eps <= most and self.eps < inf, f"eps from 0 to {most:g}", self.eps, units),
-            (0 < self.step_size <= most and self.step_size < inf, "step_size > 0", self.step_size, units),
-            (self.steps >= 0, "steps >= 0", self.steps, "pass 0 for the start alone"),
+            number("eps", self.eps, "in [0, 1]" if linf else ">= 0", units),
+            number("step_size", self.step_size, "in (0, 1]" if linf else "> 0", units),
+            number("steps", self.steps, ">= 0", "pass 0 for the start alone", whole=True),
             (self.norm in ("linf", "l2"), "norm 'linf' or 'l2'", repr(self.norm), "pass one of these"),
             (
                 self.start in ("uniform", "gaussian", "none"),
@@ -60,8 +59,8 @@ class PGD:
                 repr(self.start),
                 "pass one of these",
             ),
-            (self.restarts >= 1, "restarts >= 1", self.restarts, again),
-            (self.start != "none" or self.restarts <= 1, "a random start for restarts", "'none'", again),
+            number("restarts", self.restarts, ">= 1", again, whole=True),
+            (self.start != "none" or self.restarts in (0, 1), "a random start for restarts", "'none'", again),
         )
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
@@ -118,8 +117,7 @@ class FGSM:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps <= 1:
-            raise InputError(refusal("eps from above 0 to 1", self.eps, "give it in pixel units, 8/255 and not 8"))
+        refuse_unless(number("eps", self.eps, "in (0, 1]", "give it in pixel units, 8/255 and not 8"))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
         """As ``PGD``."""

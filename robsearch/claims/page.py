@@ -16,6 +16,7 @@ import pandas as pd
 from robsearch.claims.form import Part, Verdict
 from robsearch.report.canvas import Drawing, variables
 from robsearch.report.markup import Html, definitions, html, join, row, table, tag
+from robsearch.wording import counted
 
 
 class Page(NamedTuple):
@@ -96,7 +97,7 @@ def why(verdict: Verdict) -> str:
         return verdict.reason
     if verdict.answer == "inconclusive":
         return (
-            f"about {verdict.needed} seeds would decide it"
+            f"about {counted(verdict.needed, 'seed')} would decide it"
             if verdict.needed
             else "more seeds than 1,000 would be needed"
         )

@@ -17,6 +17,7 @@ from robsearch.claims.paired import Numbers, laid_out
 from robsearch.claims.statistics import estimate
 from robsearch.naming import names_of
 from robsearch.report.canvas import ACCENT, INK, SOFT, Drawing, legend, log_axis, look, panels, svg, width_axis
+from robsearch.wording import counted
 
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": ACCENT, "marker": "o"},
@@ -87,7 +88,7 @@ def over_eps(
             own.set(xlabel="training eps (pixel units)")
         drawn = svg(figure, "eps", "Margins, layers and rates against training eps")
     told = "What changes with training eps. Layers are relative to training without an attack."
-    return Drawing(drawn, f"{told} Means of {len(rates)} seeds with 95 % intervals.")
+    return Drawing(drawn, f"{told} Means of {counted(len(rates), 'seed')} with 95 % intervals.")
 
 
 # -- margins (arXiv 1907.11780) ---------------------------------------------------------------------------------
@@ -105,7 +106,8 @@ def over_epochs(trials: pd.DataFrame, epochs: Sequence[int], metrics: Mapping[st
             width_axis(own, epochs)
         drawn = svg(figure, "epochs", "Margins of training images against epochs")
     return Drawing(
-        drawn, f"Margins of training images, to first order. Means of {len(values)} seeds with 95 % intervals."
+        drawn,
+        f"Margins of training images, to first order. Means of {counted(len(values), 'seed')} with 95 % intervals.",
     )
 
 
@@ -156,7 +158,7 @@ def norms_by_arm(trials: pd.DataFrame, reference: str, columns: Mapping[str, Seq
         log_axis(axes, "x")
         legend(figure, entries)
         drawn = svg(figure, f"norms {title}", f"Layer norms by arm, {title}")
-    return Drawing(drawn, f"{title}. Means of {len(logs)} seeds, paired, with 95 % intervals.")
+    return Drawing(drawn, f"{title}. Means of {counted(len(logs), 'seed')}, paired, with 95 % intervals.")
 
 
 def bound_and_local(trials: pd.DataFrame, arms: Sequence[str], metrics: Mapping[str, str], title: str) -> Drawing:

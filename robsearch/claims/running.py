@@ -24,6 +24,7 @@ from robsearch.search.preflight import check_names
 from robsearch.search.workplace import in_place
 from robsearch.selection import collapsed_among
 from robsearch.tracking import Tracker
+from robsearch.wording import counted
 
 SEEDS_APART = 100
 """Experiments of one study have seeds of their own, so that what was chosen in one is tested on fresh ones."""
@@ -127,7 +128,7 @@ def _differences(experiment: Experiment, search: Search, seed: int, found: Found
     """What is asked for and what there is, where an existing search is of another plan."""
     record = search.record
     if record.trials != experiment.trainings:
-        yield f"{experiment.trainings} trainings", record.trials
+        yield counted(experiment.trainings, "training"), record.trials
     if record.seed != seed:
         yield f"seed {seed}", record.seed
     if record.widths != experiment.widths:
@@ -171,13 +172,17 @@ def _tell(validation: Validation, study: Study, means: Means, console: Console) 
     for file in (folder / VERDICTS, folder / "report.html"):
         tracker.artifact("search", file, "claims")
     if unsent := tracker.close():
-        console.print(f"note: {unsent} records did not reach MLflow; the same command sends them", soft_wrap=True)
+        console.print(
+            f"note: {counted(unsent, 'record')} did not reach MLflow; the same command delivers what waits",
+            soft_wrap=True,
+        )
 
 
 def _page(validation: Validation, study: Study, last: Search) -> Page:
     searches = [f"{validation.name}-{experiment.name}" for experiment in study.experiments]
     trainings = [
-        f"{len(trials := validation.found[each.name].trials)} of {each.trainings} in {each.name} ({each.seeds} seeds)"
+        f"{len(trials := validation.found[each.name].trials)} of {each.trainings} in {each.name} "
+        + f"({counted(each.seeds, 'seed')})"
         + (f", {bad} of them collapsed" if (bad := int(collapsed_among(trials).sum())) else "")
         for each in study.experiments
     ]

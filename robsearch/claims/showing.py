@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
-from rich.table import Table
 from rich.text import Text
 
 from robsearch.claims.form import Verdict
 from robsearch.claims.page import estimated, why
 from robsearch.claims.planning import Planned
+from robsearch.search.grid import Grid
 from robsearch.search.table import duration
+from robsearch.wording import counted
 
 COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
@@ -30,37 +30,25 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[Text]:
             yield Text(f"   {told}", style="dim")
 
 
-def frame_lines(tables: Mapping[str, pd.DataFrame], room: float = math.inf) -> Iterator[Table | Text]:
-    """Data frames as tables; one that ``room`` columns do not hold, even a word to a line, is left to the page."""
+def frame_lines(tables: Mapping[str, pd.DataFrame]) -> Iterator[Grid]:
+    """Data frames as tables."""
     for caption, frame in tables.items():
-        cells = [[str(name), *map(str, frame[name])] for name in frame.columns]
-        least = [max(len(word) for cell in own for word in cell.split()) for own in cells]
-        wanted = [max(map(len, own)) - width for own, width in zip(cells, least, strict=True)]
-        spare = room - sum(least) - 2 * len(least)
-        if spare < 0:
-            yield Text(f"{caption}: {len(frame)} rows, too wide for this terminal; see the report", style="dim")
-            continue
-        share = min(1.0, spare / max(sum(wanted), 1))
-        table = Table(title=caption, title_justify="left", title_style="bold", box=None, header_style="dim")
-        for own, width, more in zip(cells, least, wanted, strict=True):
-            table.add_column(own[0], width=width + int(share * more))
-        for row in zip(*(own[1:] for own in cells), strict=True):
-            table.add_row(*row)
-        yield table
+        rows = list(zip(*(map(str, frame[name]) for name in frame.columns), strict=True))
+        yield Grid([str(name) for name in frame.columns], rows, Text(caption, style="bold"))
 
 
-def plan_lines(planned: Mapping[str, Sequence[Planned]]) -> Iterator[Table | Text]:
+def plan_lines(planned: Mapping[str, Sequence[Planned]]) -> Iterator[Grid | Text]:
     """What would be trained, by design."""
-    table = Table(box=None, header_style="dim")
-    for name in ("experiment", "arms", "widths", "seeds", "trainings", "training", "judging ≤"):
-        table.add_column(name, justify="left" if name == "experiment" else "right")
+    heads = ["experiment", "arms", "widths", "seeds", "trainings", "training", "judging ≤"]
+    cells = []
     rows = [(design, one) for design, experiments in planned.items() for one in experiments]
     for design, (asked, cost) in rows:
         name = "-".join(part for part in (design, asked.name) if part)
         widths = ", ".join(f"{width:g}" for width in asked.widths)
         counts = [str(len(asked.arms)), widths, str(asked.seeds), str(asked.trainings)]
-        table.add_row(name, *counts, *map(duration, cost))
-    yield table
+        cells.append([name, *counts, *map(duration, cost)])
+    yield Grid(heads, cells, left=frozenset({"experiment"}))
     trainings = sum(one.experiment.trainings for _, one in rows)
     training, judging = (duration(sum(seconds)) for seconds in zip(*(one.cost for _, one in rows), strict=True))
-    yield Text(f"{trainings} trainings: on one device like this one {training}, and up to {judging} of attacks on test")
+    told = f"on one device like this one {training}, and up to {judging} of attacks on test"
+    yield Text(f"{counted(trainings, 'training')}: {told}")

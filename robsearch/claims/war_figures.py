@@ -26,6 +26,7 @@ from robsearch.report.canvas import (
     tone,
     width_entries,
 )
+from robsearch.wording import counted
 
 WARS = (WAR_PAPER, WAR_LOG, MATCHED)
 
@@ -56,7 +57,9 @@ def accuracy_by_lam(found: Found) -> Drawing:
         legend(figure, width_entries(widths))
         drawn = svg(figure, "grid", "Robust accuracy against lambda at each width")
     n = trials["seed"].nunique()
-    return Drawing(drawn, f"Robust accuracy on test at the best epoch, mean of {n} seeds with its standard error.")
+    return Drawing(
+        drawn, f"Robust accuracy on test at the best epoch, mean of {counted(n, 'seed')} with its standard error."
+    )
 
 
 def regret_by_cost(found: Found, thin: float, wide: float) -> Drawing:

@@ -136,13 +136,12 @@ def evaluate(
     hang_after: HangAfter = 7200.0,
 ) -> None:
     """Attack finalists harder, up to AutoAttack, and look for gradient masking; goes on where it was stopped."""
-    from rich.console import Console
-
     from robsearch.search import Means
     from robsearch.search import evaluate as evaluate_networks
     from robsearch.search.evaluation_table import shown
+    from robsearch.search.grid import printed
 
-    console = Console()
+    console = printed()
     means = Means(results, storage, tracking, address, parallel, gpus_per_trial, hang_after)
     evaluation = evaluate_networks(target, rung=rung, top=top, space=space, means=means, console=console)
     for part in shown(evaluation):

@@ -37,12 +37,11 @@ def validate(
     hang_after: HangAfter = 7200.0,
 ) -> None:
     """Test a paper's claims: train its experiments as ordinary trials, and give a verdict on each."""
-    from rich.console import Console
-
     from robsearch.claims.presets import designs
     from robsearch.search import Means
+    from robsearch.search.grid import printed
 
-    console = Console()
+    console = printed()
     if from_table is not None:
         _judge_table(paper, from_table, console)
         return
@@ -87,8 +86,8 @@ def _validate_all(chosen: Designs, stem: str, seed: int, means: Means, console: 
         if found is None:
             console.print("stopped before its end; the same command goes on")
             raise typer.Exit(130)
-        console.rule(name)
-        for part in (*frame_lines(found.tables, console.width), *verdict_lines(found.verdicts)):
+        console.print(name, style="bold")
+        for part in (*frame_lines(found.tables), *verdict_lines(found.verdicts)):
             console.print(part, highlight=False)
         console.print(f"Report: {found.folder / 'report.html'}", soft_wrap=True, highlight=False)
 

@@ -189,10 +189,11 @@ def ui(
 
 def _print(parts: Iterator[Any] | list[Any], console: Console | None = None) -> None:
     """Text wraps on a terminal only: in a file, or behind a pipe, a sentence is one line; so is a ``str`` anywhere."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = console or Console()
+    from robsearch.search.grid import printed
+
+    console = console or printed()
     for part in parts:
         shown: RenderableType = Text(part) if isinstance(part, str) else part
         wrap = isinstance(part, Text) and console.is_terminal

@@ -10,6 +10,7 @@ import ray
 from ray.tune import Callback
 
 from robsearch.cluster.jobs import Job
+from robsearch.wording import counted
 
 SAID_AFTER = 10.0
 """Seconds without a running job until the cluster is asked why; a process alone takes some to start."""
@@ -76,6 +77,6 @@ def _sentence(job: Job) -> str:
     takes = {"CPU": job.resources.cpus * job.processes, "GPU": job.gpus * job.processes}
     total, free = ray.cluster_resources(), ray.available_resources()
     taken = {name: total.get(name, 0.0) - free.get(name, 0.0) for name in takes if takes[name]}
-    others = " and ".join(f"{count:g} of its {total.get(name, 0.0):g} {name}s" for name, count in taken.items())
-    needs = " and ".join(f"{takes[name]:g} {name}{'s' * (takes[name] != 1)}" for name in taken)
+    others = " and ".join(f"{count:g} of its {counted(total.get(name, 0.0), name)}" for name, count in taken.items())
+    needs = " and ".join(f"{counted(takes[name], name)}" for name in taken)
     return f"waiting for room on the cluster: others take {others}, and this needs {needs} on one node"

@@ -21,6 +21,7 @@ from robsearch.data.remote import is_remote
 from robsearch.data.splits import Indices, count_problem, draw, seeded
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import ImageSpec, Split
+from robsearch.wording import counted
 
 Pixels: TypeAlias = UInt8[np.ndarray, "n c h w"]
 
@@ -220,7 +221,7 @@ class Folder:
         channels = 1 if self.grey else 3
         for name, values, low in (("mean", self.mean, -math.inf), ("std", self.std, 0)):
             if values is not None and not (len(values) == channels and min(values) > low):
-                expected = f"{name} as {channels} number{'s' * (channels > 1)}{' > 0' * (low == 0)}"
+                expected = f"{name} as {counted(channels, 'number')}{' > 0' * (low == 0)}"
                 problems.append(refusal(expected, repr(values), "give one per channel, of pixels in [0, 1]"))
         return problems
 
@@ -251,7 +252,10 @@ class Folder:
         total, least = len(listed["train"].labels), len(listed["train"].classes)
         most, why = len(listed.get("val", listed["train"]).labels), "None keeps all"
         if "val" not in listed:
-            most, why = total - least, f"train and val share the {total} images of train, at least {least} each"
+            most, why = (
+                total - least,
+                f"train and val share the {counted(total, 'image')} of train, at least {least} each",
+            )
         if self.val is not None and (problems := count_problem("val", self.val, least, most, why)):
             return problems
         left = total if "val" in listed else total - self._val_images(listed)

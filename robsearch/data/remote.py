@@ -11,6 +11,7 @@ from typing import Any
 
 from robsearch.data.cache import alone, cache_folder, replacing
 from robsearch.errors import InputError, refusal
+from robsearch.wording import counted
 
 _CHUNK = 1 << 22
 _PASSWORD = re.compile(r"[\w.+-]+://[^/?@:]*:[^@]*@")
@@ -76,7 +77,7 @@ def _copy(source: Any, info: Any, target: Path, root: str) -> None:
                 sink.writelines(_chunks(source, info.path, root))
             if (size := temporary.stat().st_size) != info.size:
                 do = "try again; if it persists, look at the source"
-                raise InputError(refusal(f"{info.size} bytes of {info.path}", size, do))
+                raise InputError(refusal(f"{counted(info.size, 'byte')} of {info.path}", size, do))
             if info.mtime_ns is not None:
                 os.utime(temporary, ns=(info.mtime_ns, info.mtime_ns))
 

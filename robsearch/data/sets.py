@@ -15,6 +15,7 @@ from robsearch.data.remote import is_remote, local_copy, root_problems
 from robsearch.data.splits import Indices, count_problem, draw, seeded, take
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import ImageSpec, Split
+from robsearch.wording import counted
 
 _CLASSES = 10
 _ROOT = "ROBSEARCH_DATA"
@@ -108,7 +109,7 @@ class _FromTorchvision:
 
     def __post_init__(self) -> None:
         total, least = self.TRAIN_IMAGES, self.SPEC.num_classes
-        why = f"train (None: all that val leaves) and val share {total} images, at least {least} each"
+        why = f"train (None: all that val leaves) and val share {counted(total, 'image')}, at least {least} each"
         problems = count_problem("val", self.val, least, total - least, why)
         if self.train is not None:
             left = total - least if problems else total - self.val

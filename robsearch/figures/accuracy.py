@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from robsearch.figures.sheet import COLORS, SMALL, SPLITS, headed, noted, number, page, titled
 from robsearch.figures.tables import Splits, Values, column
 from robsearch.measures import wilson
+from robsearch.wording import counted
 
 RATES = {
     "natural_accuracy": "natural accuracy",
@@ -103,11 +104,11 @@ def _draw_classes(axes: Axes, classes: dict[str, dict[int, tuple[float, int]]]) 
         style = {"color": color, "marker": marker, "markersize": 5 if len(own) <= 20 else 2.5, "label": label}
         dots(axes, "y", [k + shift for k in own], list(own.values()), **style)
     sizes = [n for own in classes.values() for _, n in own.values()]
-    span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+    span = counted(max(sizes), "image") if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,} images"
     every = sorted({k for own in classes.values() for k in own})
     axes.xaxis.set_major_locator(FixedLocator(every) if len(every) <= 20 else MaxNLocator(10, integer=True))
     axes.set_ylim(-2, 102)
-    titled(axes, f"class ({span} images each)", "test images (%)")
+    titled(axes, f"class ({span} each)", "test images (%)")
     headed(axes, "By class, test", columns=2)
 
 

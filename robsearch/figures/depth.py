@@ -31,6 +31,7 @@ from robsearch.figures.sheet import (
     titled,
 )
 from robsearch.figures.tables import LayerRow, Values, by_layer
+from robsearch.wording import counted
 
 DEPTHS = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
 """First layer to last: the part of viridis that reads on white."""
@@ -180,5 +181,5 @@ def _change(axes: Axes, measure: str, rows: Sequence[LayerRow]) -> None:
     layer_axis(axes, [row.layer for row in rows])
     titled(axes, f"layer, first to last ({len(rows)})", quantity("relative change", about.unit, about.norm))
     sizes = {len(row.values) for row in rows} - {0}
-    n = f", n = {max(sizes):,} images" if sizes else ""
+    n = f", n = {counted(max(sizes), 'image')}" if sizes else ""
     headed(axes, f"{measure}, {about.kind or 'kind not given'}{n}", columns=2)

@@ -34,7 +34,7 @@ def ladder(standings: Sequence[Standing]) -> Figure | None:
     for axes in right:
         _draw_seconds(axes, known)
     sizes = sorted({f"{standing['n']:,}" for standing in known if standing.get("n") is not None})
-    n = f"n = {' to '.join(sizes)} images. " if sizes else ""
+    n = f"n = {' to '.join(sizes)} {'image' if sizes == ['1'] else 'images'}. " if sizes else ""
     bars = "Bars: 95 % intervals over images. " if all(standing.get("low") is not None for standing in known) else ""
     noted(figure, f"{n}{bars}Each rung attacks only what the rungs above left standing.")
     return figure

@@ -21,6 +21,7 @@ from robsearch.ladder.standings import NATURAL
 from robsearch.memory import out_of_memory
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Images, Labels, Split
+from robsearch.wording import counted
 
 
 @dataclass(frozen=True)
@@ -117,5 +118,7 @@ def in_batches(
             if min(batch, len(x)) == 1 or not out_of_memory(error):
                 raise
         batch = min(batch, len(x)) // 2
-        warnings.warn(f"out of memory: going on with {batch} images at a time, from other starts", stacklevel=2)
+        warnings.warn(
+            f"out of memory: going on with {counted(batch, 'image')} at a time, from other starts", stacklevel=2
+        )
         torch.cuda.empty_cache()

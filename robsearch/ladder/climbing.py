@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from robsearch.attacks import PGD, AutoAttack
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.files import replacing
 from robsearch.ladder.chunks import Chunks, examples
 from robsearch.ladder.files import Piece, described, network_digest, split_digest, write
@@ -79,7 +79,7 @@ def climb(model: nn.Module, split: Split, pgd: PGD, rung: str, folder: Path, *, 
     refuse_unless(
         (isinstance(pgd, PGD), "a PGD as the lowest rung", repr(pgd), "pass PGD(eps=8 / 255, steps=20)"),
         (rung in RUNGS, f"a rung out of {', '.join(RUNGS)}", repr(rung), "pass one of these"),
-        (chunk >= 1, "chunk >= 1", chunk, "pass as many images as fit into memory"),
+        number("chunk", chunk, ">= 1", "pass as many images as fit into memory", whole=True),
         (len(split.images) > 0, "at least one image", 0, "pass a split with images"),
         (len(split.images) == len(split.labels), "a label for each image", len(split.labels), "pass them together"),
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from robsearch.errors import InputError, refusal
+from robsearch.wording import counted
 
 Array: TypeAlias = NDArray[Any]
 Number: TypeAlias = float | int
@@ -87,10 +88,10 @@ class Data(NamedTuple):
         groups = len(np.unique(self.group))
         df = len(self.u) - groups - columns.shape[1]
         if (lams := len(np.unique(self.u))) < 3:
-            return f"{count(lams, 'lambda')} tried, and a peak takes at least 3"
+            return f"{counted(lams, 'lambda')} tried, and a peak takes at least 3"
         if df < 1:
-            grouped = count(groups, "(width, seed) group")
-            return f"{count(len(self.u), 'trial')} in {grouped} leave nothing to judge the noise by"
+            grouped = counted(groups, "(width, seed) group")
+            return f"{counted(len(self.u), 'trial')} in {grouped} leave nothing to judge the noise by"
         scale = np.maximum(np.abs(columns).max(axis=0), 1e-6)
         if np.linalg.matrix_rank(within / scale, tol=1e-9) < columns.shape[1]:
             return "the lambdas tried within (width, seed) groups are too few to tell a peak from a slope"
@@ -134,7 +135,7 @@ def demand(data: Data, slopes: Sequence[Array]) -> Fit:
 def demand_widths(data: Data) -> None:
     """Raises InputError unless there are two widths."""
     if len(data.known) < 2:
-        raise undetermined(f"{count(len(data.known), 'width')} only")
+        raise undetermined(f"{counted(len(data.known), 'width')} only")
 
 
 def undetermined(got: str) -> InputError:
@@ -178,8 +179,3 @@ def check(positive: Mapping[str, Number], finite: Mapping[str, Number] | None = 
     bad += [refusal(f"a finite {name}", x, "correct it") for name, x in loose if not math.isfinite(x)]
     if bad:
         raise InputError(*bad)
-
-
-def count(n: int, noun: str) -> str:
-    """``3 widths``, ``1 width``."""
-    return f"{n} {noun}{'s' * (n != 1)}"

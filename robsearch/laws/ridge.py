@@ -26,12 +26,12 @@ from robsearch.laws.points import (
     Point,
     bounded_exp,
     check,
-    count,
     log_width,
     quantile,
     read,
     valid,
 )
+from robsearch.wording import counted
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Ridge:
 
     def sentence(self) -> str:
         """The answer in one or two sentences, for a terminal."""
-        sample = f"{100 * self.confidence:g} %, n={self.n} trials at {count(len(self.searched), 'width')}"
+        sample = f"{100 * self.confidence:g} %, n={counted(self.n, 'trial')} at {counted(len(self.searched), 'width')}"
         sample = f"({sample} with {self.group})" if self.group else f"({sample})"
         if self.problem:
             return f"lambda* is not determined {sample}: {self.problem}."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.measures.balls import Norm, diameter, drawn, inside, length, norm_check, radius_check, suffix, unit
 from robsearch.measures.margins import logit_margin
 from robsearch.modes import evaluating
@@ -49,8 +49,8 @@ class AttackDistance:
     def __post_init__(self) -> None:
         refuse_unless(
             norm_check(self.norm),
-            (self.steps >= 1, "steps >= 1", self.steps, "20 is the default"),
-            (self.rounds >= 1, "rounds >= 1", self.rounds, "8 is the default"),
+            number("steps", self.steps, ">= 1", "20 is the default", whole=True),
+            number("rounds", self.rounds, ">= 1", "8 is the default", whole=True),
             radius_check("largest", 1.0 if self.largest is None else self.largest, self.norm),
         )
 

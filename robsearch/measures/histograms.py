@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.protocols import PerExample
 
 
@@ -37,7 +37,7 @@ def histogram(
     refuse_unless(
         (lost == 0, "numbers", f"NaN in {lost} of {len(values)}", "look at the measure that gave them"),
         (rising, "a finite span from low to high", span, "pass a measure's about.span"),
-        (bins >= 1, "bins >= 1", bins, "200 is the default"),
+        number("bins", bins, ">= 1", "200 is the default", whole=True),
     )
     share = torch.arange(bins + 1, dtype=torch.float64) / bins
     # Not linspace: this puts the ends at low and high, and the middle of a span such as (-0.5, 0.5) at 0, exactly.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.measures.changes import AffineChange, moved
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Images, Labels, PerExample
@@ -53,8 +53,7 @@ class IntervalBound:
     eps: float
 
     def __post_init__(self) -> None:
-        fits = 0 < self.eps <= 1
-        refuse_unless((fits, "eps from above 0 to 1", self.eps, "give it in pixel units, 8/255 and not 8"))
+        refuse_unless(number("eps", self.eps, "in (0, 1]", "give it in pixel units, 8/255 and not 8"))
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Images, Labels, Logits, PerExample
 
@@ -43,7 +43,7 @@ class KLGradient:
         refuse_unless(
             (0 < self.eps <= 1, "eps from above 0 to 1", self.eps, units),
             (self.step_size is None or 0 < self.step_size <= 1, "step_size from above 0 to 1", self.step_size, units),
-            (self.steps >= 1, "steps >= 1", self.steps, "10 is the paper's"),
+            number("steps", self.steps, ">= 1", "10 is the paper's", whole=True),
         )
 
     @property

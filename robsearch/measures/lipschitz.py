@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Attack, Images, Labels, Logits, PerExample
 
@@ -57,8 +57,8 @@ class LogitRatio:
         refuse_unless(
             (0 < self.eps <= 1, "eps from above 0 to 1", self.eps, units),
             (self.step_size is None or 0 < step <= 1, "step_size from above 0 to 1", step, units),
-            (self.steps >= 0, "steps >= 0", self.steps, "10 is the paper's"),
-            (self.starts >= 1, "starts >= 1", self.starts, "4 is the default"),
+            number("steps", self.steps, ">= 0", "10 is the paper's", whole=True),
+            number("starts", self.starts, ">= 1", "4 is the default", whole=True),
         )
 
     @property

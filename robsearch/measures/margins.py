@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.measures.balls import Check, Norm, diameter, drawn, dual_length, norm_check, radius_check, suffix
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Images, Labels, Logits, PerExample
@@ -127,7 +127,7 @@ class SampledMargin:
     def __post_init__(self) -> None:
         refuse_unless(
             radius_check("radius", self.radius, self.norm),
-            (self.samples >= 1, "samples >= 1", self.samples, "64 is the default, and more find steeper slopes"),
+            number("samples", self.samples, ">= 1", "64 is the default, and more find steeper slopes", whole=True),
             norm_check(self.norm),
             _classes_check(self.classes),
         )

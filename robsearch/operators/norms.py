@@ -87,7 +87,11 @@ def spectral_norm(layer: Affine, shape: Shape, steps: int = 200, tolerance: floa
     """
     found = problems(layer, shape)
     found += [] if steps >= 1 else [refusal("steps >= 1", steps, "200 is the default")]
-    found += [] if 0 <= tolerance < math.inf else [refusal("tolerance >= 0", tolerance, "1e-4 is the default")]
+    found += (
+        []
+        if 0 <= tolerance < math.inf
+        else [refusal("tolerance >= 0, a finite number", tolerance, "1e-4 is the default")]
+    )
     _refuse(found)
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         return scales(layer).abs().max()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.layers import trained
 from robsearch.operators import Layer
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
@@ -35,8 +35,8 @@ class AverageMargin:
 
     def __post_init__(self) -> None:
         refuse_unless(
-            (0 <= self.mu < math.inf, "mu >= 0", self.mu, "0.1 is the paper's"),
-            (0 < self.tau < math.inf, "tau > 0", self.tau, "the paper uses 5, 10 and 40"),
+            number("mu", self.mu, ">= 0", "0.1 is the paper's"),
+            number("tau", self.tau, "> 0", "the paper uses 5, 10 and 40"),
         )
 
     def init(self, model: nn.Module) -> PenaltyState:
@@ -84,7 +84,7 @@ class Orthogonality:
     beta: float = 1e-3
 
     def __post_init__(self) -> None:
-        refuse_unless((0 <= self.beta < math.inf, "beta >= 0", self.beta, "1e-3 is the paper's"))
+        refuse_unless(number("beta", self.beta, ">= 0", "1e-3 is the paper's"))
 
     def init(self, model: nn.Module) -> PenaltyState:
         """Empty."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import number, refuse_unless
 from robsearch.layers import input_sizes, sized
 from robsearch.operators import Layer, Shape, blocks, grid, kernel_of, spectrum
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
@@ -46,7 +45,7 @@ class SingularValueClipping:
     def __post_init__(self) -> None:
         whole = isinstance(self.every, int) and not isinstance(self.every, bool)
         refuse_unless(
-            (0 < self.clip < math.inf, "clip > 0", self.clip, "the paper uses 0.1 to 2"),
+            number("clip", self.clip, "> 0", "the paper uses 0.1 to 2"),
             (whole and self.every >= 1, "every a whole number >= 1", self.every, "100 is the paper's"),
         )
 

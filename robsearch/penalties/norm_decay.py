@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal, refuse_unless
+from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.layers import input_sizes, layers, sized
 from robsearch.operators import Layer, Shape, applied, pads
 from robsearch.protocols import Labels, Logits, PenaltyState, Scalar
@@ -44,8 +43,8 @@ class NormDecay:
 
     def __post_init__(self) -> None:
         refuse_unless(
-            (0 <= self.beta < math.inf, "beta >= 0", self.beta, "the paper uses 1e-5 to 1e-1"),
-            (0 <= self.mu < 1, "mu in [0, 1)", self.mu, "0.5 is the paper's"),
+            number("beta", self.beta, ">= 0", "the paper uses 1e-5 to 1e-1"),
+            number("mu", self.mu, "in [0, 1)", "0.5 is the paper's"),
             (self.norm in ("l1", "linf"), "norm 'l1' or 'linf'", repr(self.norm), "pass one of these"),
         )
 

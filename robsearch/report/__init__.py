@@ -10,6 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
+from robsearch.wording import counted
+
 from .against_width import rates_against_width
 from .answer import answer
 from .belief import belief_over_width
@@ -22,7 +24,7 @@ from .failures import failures
 from .front import front_of_metrics, several_metrics
 from .markup import Html, definitions, html, join, left_out, link, tag
 from .measured import lipschitz_and_margin, natural_against_robust
-from .numerals import counted, plain
+from .numerals import plain
 from .response import accuracy_against_lam
 from .training import accuracy_over_epochs, ratio_over_epochs
 from .trial_table import all_trials
@@ -143,7 +145,7 @@ SECTIONS = (
     Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
     Section("Natural accuracy, stability and robust accuracy by width", "Decomposition", rates_against_width),
     Section("The best trials over training", "Training", accuracy_over_epochs),
-    Section("The ratio of the losses over training", "Loss ratio", ratio_over_epochs),
+    Section("The ratio of the two terms over training", "Ratio of terms", ratio_over_epochs),
     Section("Lipschitz ratio and margin", "Lipschitz and margin", lipschitz_and_margin),
     Section("Layer norms and spectra", "Layers", norms_and_spectra),
     Section("Cost by width", "Cost", cost_by_width),

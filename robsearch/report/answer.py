@@ -8,12 +8,13 @@ import re
 from pandas import DataFrame, Series
 
 from robsearch.selection import collapsed_among
+from robsearch.wording import counted
 
 from .evidence import Evidence, number, words
 from .goals import aims
 from .hover import linked
 from .markup import ABSENT, Html, html, join, left_out, row, table, tag
-from .numerals import counted, percent, plain, points
+from .numerals import percent, plain, points
 
 TEST = "test/robust_accuracy"
 SELECTION = (

@@ -9,6 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
+from robsearch.wording import counted
+
 from .canvas import SOFT, Drawing, legend, log_axis, look, panels, svg, tone, width_entries
 from .evidence import Evidence, LeftOutError
 
@@ -59,12 +61,12 @@ def caption(evidence: Evidence, layers: DataFrame, shown: list[str]) -> str:
     nets = layers.drop_duplicates("trial")
     bests = evidence.finished[evidence.finished["trial"].isin(nets["trial"])]
     count = layers[layers["measure"] == shown[0]].groupby("trial").size()
-    layers_told = " or ".join(str(n) for n in sorted(set(count)))
+    layers_told = " or ".join(counted(n, "layer") for n in sorted(set(count)))
     kinds = " and ".join(dict.fromkeys(layers[layers["measure"] == shown[0]]["kind"]))
     about = f"Operator norms of each layer on its own input size ({kinds})" if shown[0] in NORMS else ""
     spectra = "singular values of each layer's weights" if shown[-1] in SPECTRA else ""
     return (
         f"{' and '.join(filter(None, (about, spectra)))}, of the best trial of each width at its best validation "
-        f"epoch: {', '.join(nets['trial'])}; {layers_told} layers. All norms, layer by layer, are in each "
+        f"epoch: {', '.join(nets['trial'])}; {layers_told}. All norms, layer by layer, are in each "
         f"run's figures. {evidence.sample(bests)}."
     )

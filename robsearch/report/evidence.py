@@ -12,8 +12,7 @@ from pandas import DataFrame, Series
 
 from robsearch.laws import Ridge
 from robsearch.selection import best_of, sound
-
-from .numerals import counted
+from robsearch.wording import counted
 
 TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
 TRIAL_COLUMNS = (
@@ -167,8 +166,9 @@ class Evidence:
 
     def examples(self, split: str) -> str:
         """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
-        count = self.search.setting.get(f"{split} examples")
-        return f"{count} {split} examples" if count else f"number of {split} examples not recorded"
+        count = self.search.setting.get(f"{split} examples", "")
+        known = count.isdigit()  # not where it is searched
+        return counted(int(count), f"{split} example") if known else f"number of {split} examples not recorded"
 
 
 def suggestions_of(finished: DataFrame) -> DataFrame:

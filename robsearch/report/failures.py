@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pandas import DataFrame, concat
 
+from robsearch.wording import counted
+
 from .evidence import Evidence, words
 from .hover import linked
 from .markup import Html, join, row, table, tag
@@ -22,8 +24,9 @@ def failures(evidence: Evidence) -> Html:
     reasons = told.groupby("why", sort=False)
     rows = [row(str(len(own)), [why, named(evidence, own)]) for why, own in reasons]
     caption = (
-        f"{len(failed)} of {len(every)} trials failed; failed trials enter neither law nor figures, and others take "
-        "their place. The first line of each reason; `robsearch status` names the file with its traceback."
+        f"{len(failed)} of {counted(len(every), 'trial')} failed; failed trials enter neither law nor figures, "
+        "and others take their place. The first line of each reason; "
+        "`robsearch status` names the file with its traceback."
     )
     return table(caption, ["Trials", "Reason", "Which"], [rows])
 

@@ -9,13 +9,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
+from robsearch.wording import counted
+
 from .answer import swatch
 from .canvas import Drawing, faint, filled, legend, look, mark, panels, svg, tone, width_entries
 from .evidence import Evidence, LeftOutError, meets, number
 from .goals import column, named
 from .hover import Spot, layer, spots
 from .markup import Html, row, table
-from .numerals import counted, percent, plain
+from .numerals import percent, plain
 
 COLUMNS = 3
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 from .evidence import Evidence, meets
 from .markup import Html, join, tag
-from .numerals import counted, plain
+from .numerals import plain
 
 SUBJECT_TO = "subject to"
 """The label in the setting of the constraints: ``val/natural_accuracy >= 0.84, val/stability >= 0.6``."""

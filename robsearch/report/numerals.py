@@ -49,8 +49,3 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f}{THIN}s"
     return f"{seconds / 60:.0f}{THIN}min" if seconds < 6000 else f"{seconds / 3600:.1f}{THIN}h"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

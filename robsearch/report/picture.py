@@ -13,12 +13,13 @@ from pandas import DataFrame
 
 from robsearch.laws import Optimum, Point
 from robsearch.laws.belief import Belief, believe
+from robsearch.wording import counted
 
 from .answer import between, swatch
 from .crest import interval_name
 from .evidence import Evidence, LeftOutError
 from .markup import ABSENT, Html, row, table
-from .numerals import counted, plain
+from .numerals import plain
 
 LEAST = 3
 """Trials beyond each width's own height, and different lambdas: with fewer only the prior would speak of a peak."""

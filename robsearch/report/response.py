@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from pandas import DataFrame
 
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 from .canvas import (
     LAMBDA,
@@ -36,7 +37,7 @@ from .crest import ends, interval_name
 from .evidence import Evidence, LeftOutError, meets
 from .goals import Constraint, constraints, named
 from .hover import layer, spots
-from .numerals import counted, plain
+from .numerals import plain
 
 ROOM = 0.06
 HOLLOW: dict[str, Any] = {"markerfacecolor": PAPER, "markersize": 4.5}

@@ -57,7 +57,7 @@ def accuracy_over_epochs(evidence: Evidence) -> Drawing:
 
 
 def ratio_over_epochs(evidence: Evidence) -> Drawing:
-    """The ratio of natural to robust training loss of the best trials, and the lambda they trained with."""
+    """The ratio of the objective's two terms over training of the best trials, and the lambda they trained with."""
     bests = drawable(evidence, RATIO)
     with look():
         figure, (ratio, lam) = panels(4.8, rows=2, sharex=True, height_ratios=[3, 2])
@@ -66,16 +66,18 @@ def ratio_over_epochs(evidence: Evidence) -> Drawing:
             epochs = with_ratio(evidence.curve(best["trial"]))
             ratio.plot(epochs["epoch"], epochs[RATIO], color=color)
             lam.plot(epochs["epoch"], epochs[LAM].where(epochs[LAM] > 0), color=color)
-        ratio.set(ylabel="natural loss / robust loss")
+        ratio.set(ylabel="first term / second term")
         lam.set(xlabel="epoch", ylabel="λ")
         for axes in (ratio, lam):
             if math.isfinite(axes.dataLim.minposy):
                 log_axis(axes, "y")
         legend(figure, lines(evidence))
-        drawn = svg(figure, "ratio", "Ratio of natural to robust loss, and lambda, over epochs")
+        drawn = svg(figure, "ratio", "Ratio of the two terms of the objective, and lambda, over epochs")
+    minimised = evidence.search.setting.get("minimised")
     told = [
-        "The ratio of the two training losses (above) and λ (below) over training of ",
+        "The ratio of the objective's two terms (above) and λ (below) over training of ",
         named(bests),
+        f" (minimised was {minimised})" if minimised else "",
         ", on log axes. Width Adjusted Regularization steers λ so that this ratio keeps the value it had on ",
         "a thin net. One net per width, so no spread over seeds is shown; each point is an epoch's mean.",
     ]
@@ -94,7 +96,7 @@ def drawable(evidence: Evidence, column: str) -> list[Series]:
 
 
 def with_ratio(epochs: DataFrame) -> DataFrame:
-    """The epochs with the ratio of the losses, absent where the robust loss is zero."""
+    """The epochs with the ratio of the two terms, absent where the second is zero."""
     natural, robust = epochs["train/natural_loss"], epochs["train/robust_loss"]
     return epochs.assign(**{RATIO: natural.where(natural > 0) / robust.where(robust > 0)})
 

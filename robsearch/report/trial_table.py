@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pandas import DataFrame, Series
 
+from robsearch.wording import counted
+
 from .answer import TEST, swatch
 from .evidence import Evidence, LeftOutError, number, words
 from .hover import linked
 from .markup import ABSENT, Html, html, row, table, tag
-from .numerals import counted, duration, percent, plain, whole
+from .numerals import duration, percent, plain, whole
 
 HEAD = (
     "Trial", "State", "λ", "Robust, validation", "Best epoch", "Robust, test", "Natural, test",

@@ -17,9 +17,12 @@ from scipy.special import stdtrit
 from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
 from robsearch.search.frames import tables_of
-from robsearch.search.result import Search
+from robsearch.search.result import Search, of_one_type
+from robsearch.search.setting import agree, comparable, unknown
 from robsearch.search.strongest import STRONGEST
+from robsearch.study import COLUMN, params_of
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 LEVEL = 0.95
 RATES = ("test/natural_accuracy", "test/robust_accuracy", "test/stability")
@@ -41,7 +44,7 @@ class Comparison:
         rows: one row per width and search, thin to wide:
 
             - ``search, width, trials`` (finished there), ``trial`` (the one to deploy), ``lam``, ``value`` (its robust
-              accuracy on ``val``, by which it was chosen), ``feasible``.
+              accuracy on ``val``, by which it was chosen), ``feasible``, ``param/NAME`` for each searched parameter.
             - ``strongest/robust_accuracy, attack, on, n, low, high``: the strongest figure that is known of that trial
               (``Search.strongest``), which was the best of ``best_of`` on ``val``.
             - ``lam_star``, with ``_low``, ``_high`` (the ridge's, Fieller) and ``_problem`` (why not to build on it).
@@ -101,7 +104,8 @@ def compare(*searches: Search) -> Comparison:
     rows = pd.DataFrame([_row(search, width) for search in searches for width in search.widths])
     rows = rows.reindex(columns=sorted(rows.columns, key=_place)).sort_values("width", kind="stable")
     notes = (*_notes(searches), *_attacks(rows))
-    return Comparison(rows.reset_index(drop=True), _differences(searches), notes)
+    rows = rows.apply(of_one_type).reset_index(drop=True)
+    return Comparison(rows, _differences(searches), notes)
 
 
 def _refuse_unlike(searches: tuple[Search, ...]) -> None:
@@ -109,7 +113,7 @@ def _refuse_unlike(searches: tuple[Search, ...]) -> None:
     problems = []
     for label in JUDGED_BY:
         said = {name: known[label] for name, known in facts.items() if label in known}
-        if len(set(said.values())) > 1:
+        if not agree(list(said.values())):
             got = ", ".join(f"{text} in {name}" for name, text in said.items())
             problems.append(refusal(f"the same {label} in all searches", got, "compare those that agree"))
     if problems:
@@ -129,16 +133,33 @@ def _judged_by(search: Search) -> dict[str, str]:
 
 
 def _differences(searches: tuple[Search, ...]) -> dict[str, dict[str, str]]:
-    settings = {search.name: search.record.setting for search in searches}
+    settings = {each.name: comparable(each.record.setting, _searched(each)) for each in searches}
     labels = dict.fromkeys(label for setting in settings.values() for label in setting)
-    said = {label: {name: setting.get(label, "-") for name, setting in settings.items()} for label in labels}
-    return {label: of for label, of in said.items() if len(set(of.values())) > 1 and label not in OF_EACH_SEARCH}
+    said = {
+        label: {
+            name: setting.get(label, "-")
+            for name, setting in settings.items()
+            if label in setting or not unknown(setting, label)
+        }
+        for label in labels
+        if label not in OF_EACH_SEARCH
+    }
+    return {label: of for label, of in said.items() if len(set(of.values())) > 1}
+
+
+def _searched(search: Search) -> set[str]:
+    """The names of the parameters that were suggested."""
+    columns = map(str, search.trials.columns)
+    return {name.removeprefix(COLUMN) for name in columns if name.startswith(COLUMN)}
 
 
 def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
     for search in searches:
+        setting = search.record.setting
+        if len(searches) > 1 and comparable(setting, _searched(search)) != setting:
+            yield f"{search.name} recorded its first suggestion, not its space: their recipes are not compared"
         if search.ended < search.record.trials:
-            yield f"{search.name}: {search.ended} of {search.record.trials} trials ended"
+            yield f"{search.name}: {search.ended} of {counted(search.record.trials, 'trial')} ended"
         if len(search.maximise) > 1:
             yield f"{search.name} seeks several metrics: the trial shown is the best in {VALUE}"
         if group := search.ridge.group:
@@ -165,8 +186,8 @@ def _attacks(rows: pd.DataFrame) -> Iterator[str]:
 
 def _place(column: str) -> int:
     """Where a column stands: the measures, which not every search has, between rates and seeds."""
-    order = ("search", "width", "trials", "trial", *STRONGEST, "best_of", "lam", "value", "feasible", "lam_star",
-             "lam_star_low", "lam_star_high", "lam_star_problem")  # fmt: skip
+    order = ("search", "width", "trials", "trial", *STRONGEST, "best_of", "lam", "value", "feasible", COLUMN,
+             "lam_star", "lam_star_low", "lam_star_high", "lam_star_problem")  # fmt: skip
     groups = [*order, *RATES, "test/lipschitz", "test/margin", "seeds", "over_seeds", "trial_seconds", "width_"]
     return max(place for place, start in enumerate(groups) if column.startswith(start))
 
@@ -184,12 +205,14 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     found |= {name: best[name] for name in ("trial", "lam", "value", "feasible")}
     found |= {name: best.get(name, math.nan) for name in STRONGEST}
     found["best_of"] = len(finished)
+    found |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
     suggestion = finished[finished["number"] == best["number"]]
     return found | _rates(search, best) | _measured(best) | _seeds(suggestion) | _cost(search, width, best)
 
 
 def _rates(search: Search, best: pd.Series) -> dict[str, float]:
-    n = int(search.record.setting.get("test examples", 0))
+    told = search.record.setting.get("test examples", "")
+    n = int(told) if told.isdigit() else 0
     found: dict[str, float] = {}
     for name in RATES:
         share = float(best.get(name, math.nan))

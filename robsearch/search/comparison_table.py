@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from robsearch.search.comparing import OVER_SEEDS, RATES, Comparison
+from robsearch.search.grid import Grid
 from robsearch.search.strongest import STRONGEST
 from robsearch.search.table import duration
+from robsearch.study import others_than_lam, params_of, params_text
 
 ABSENT = "-"
 SHOWN = ("test/lipschitz/logit_ratio/mean", "test/margin/logit/mean")
@@ -27,6 +26,9 @@ def shown(comparison: Comparison) -> Iterator[RenderableType]:
     yield deployed(comparison)
     yield judged(comparison)
     rows = comparison.rows
+    for _, row in rows.iterrows():
+        if others_than_lam(params := params_of(row)):
+            yield Text(f"{row['trial']} of {row['search']}: {params_text(params)}")
     for problem, own in rows.groupby("lam_star_problem", sort=False)["search"]:
         yield Text(f"lambda* of {', '.join(own.unique())}: {problem}")
     for note in comparison.notes:
@@ -35,7 +37,7 @@ def shown(comparison: Comparison) -> Iterator[RenderableType]:
         yield Text(f"{label} differs: " + "; ".join(f"{text} in {name}" for name, text in texts.items()))
 
 
-def strongest(comparison: Comparison) -> Table:
+def strongest(comparison: Comparison) -> Grid:
     """The strongest known robust accuracy of the trial to deploy."""
     cells = [[ABSENT] * 5 if pd.isna(row[STRONGEST[0]]) else _figure(row) for _, row in comparison.rows.iterrows()]
     heads = ["best trial", "robust %", "under", "images", "best of"]
@@ -48,7 +50,7 @@ def _figure(row: pd.Series) -> list[str]:
     return [row["trial"], _percent(share) + interval, attack, f"{n:,.0f} {on}" if n else on, f"{row['best_of']:.0f}"]
 
 
-def deployed(comparison: Comparison) -> Table:
+def deployed(comparison: Comparison) -> Grid:
     """The trial to deploy, lambda* with its interval, and what training took."""
     rows = comparison.rows
     seeds, gpus = bool(rows["seeds"].max() > 1), "width_gpu_seconds" in rows
@@ -68,7 +70,7 @@ def deployed(comparison: Comparison) -> Table:
     return _table("The trial to deploy, best on val; lambda* from all trials; intervals at 95 %", heads, rows, cells)
 
 
-def judged(comparison: Comparison) -> Table:
+def judged(comparison: Comparison) -> Grid:
     """Rates, Lipschitz and margin of the trial to deploy, each with its interval."""
     measures = chosen(comparison.measures)
     heads = [f"{name.split('/')[1].removesuffix('_accuracy')} %" for name in RATES]
@@ -86,18 +88,10 @@ def chosen(measures: list[str]) -> list[str]:
     return [next((name for name in of_kind if name in SHOWN), of_kind[0]) for of_kind in kinds if of_kind]
 
 
-def _table(title: str, heads: list[str], rows: pd.DataFrame, cells: list[list[str]]) -> Table:
-    """Every column at least as wide as its longest word, so that only the names of searches are ever broken."""
-    look: Any = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    table = Table(title=title, title_justify="left", title_style="bold", **look)
-    table.add_column("width", justify="right", no_wrap=True)
-    table.add_column("search", overflow="fold")
-    for head, column in zip(heads, zip(*cells, strict=True), strict=True):
-        words = [word for text in (head, *column) for word in text.split()]
-        table.add_column(head, justify="right", min_width=max(map(len, words)))
-    for (_, row), of_row in zip(rows.iterrows(), cells, strict=True):
-        table.add_row(f"{row['width']:g}", str(row["search"]), *of_row)
-    return table
+def _table(title: str, heads: list[str], rows: pd.DataFrame, cells: list[list[str]]) -> Grid:
+    names = [[f"{row['width']:g}", str(row["search"])] for _, row in rows.iterrows()]
+    whole = [[*name, *of_row] for name, of_row in zip(names, cells, strict=True)]
+    return Grid(["width", "search", *heads], whole, Text(title, style="bold"), keys=2)
 
 
 def _over_seeds(row: pd.Series) -> str:

@@ -71,7 +71,7 @@ class Driver:
             for training in trainings:
                 measured = tally.recall(training, self.folder / training.trial)
                 if training.state == "COMPLETE":
-                    self._finished(study, training.trial, training.width, training.facts)
+                    self._finished(study, training.trial, training.width, training.facts, trial.params)
                     if not measured and study.stage.rung is None:
                         self.unmeasured.append(study.again(training))
             tally.states[trial.state.name] += 1
@@ -206,7 +206,7 @@ class Driver:
         spent = live.spent("COMPLETE", self._gpus(suggestion))
         told = study.complete(suggestion, live.best, live.history[-1], **spent)
         self._failures_in_a_row = 0
-        self._finished(study, suggestion.trial, suggestion.width, told.facts)
+        self._finished(study, suggestion.trial, suggestion.width, told.facts, suggestion.params)
         self._ended(live, "COMPLETE", spent, collapsed=told.facts["collapsed"])
         self._counted(live, told.state)
         if told.following:
@@ -275,9 +275,11 @@ class Driver:
             self.recorder.not_measured(job.name, report.reason)
             self.say(f"{job.name}  measuring: {report.reason}")
 
-    def _finished(self, study: Study, trial: str, width: float, facts: Mapping[str, Any]) -> None:
+    def _finished(
+        self, study: Study, trial: str, width: float, facts: Mapping[str, Any], params: Mapping[str, Any]
+    ) -> None:
         order = order_of(facts)
-        self.turns.tallies[study].trained(order, facts["lam"])
+        self.turns.tallies[study].trained(order, facts["lam"], params)
         if study.stage.deciding:
             self.shelf.finished(trial, width, order)
 

@@ -29,6 +29,7 @@ from robsearch.search.workplace import AUTO, Means, room, stops_on_signal
 from robsearch.spaces import Space
 from robsearch.study import Lease, SearchRecord, Storage
 from robsearch.tracking import Tracker
+from robsearch.wording import counted
 
 MAX_RETRIES = 2
 
@@ -79,7 +80,8 @@ def _recording(tracker: Tracker, record: SearchRecord, means: Means, console: Co
         yield tracker
     finally:
         if unsent := tracker.close():
-            text = f"{unsent} records did not reach MLflow; `{invocation('sync', record, means)}` sends them"
+            do = f"`{invocation('sync', record, means)}` delivers what waits"
+            text = f"{counted(unsent, 'record')} did not reach MLflow; {do}"
             say(console, f"note: {text}")
 
 
@@ -142,14 +144,14 @@ def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Cons
     ended = driver.turns.ended * record.trainings
     going_on = f", {ended} of them ended, {driver.left} to be continued" if ended or driver.left else ""
     console.print(
-        f"search [bold]{record.name}[/]: {record.trials} trials{going_on}; results in {folder}",
+        f"search [bold]{record.name}[/]: {counted(record.trials, 'trial')}{going_on}; results in {folder}",
         soft_wrap=True,
     )
 
 
 def _say_interrupted(search: Search, means: Means, console: Console) -> None:
     counts = search.trials["state"].value_counts()
-    saved = f"{counts.get('COMPLETE', 0)} trials done, {counts.get('PRUNED', 0)} pruned, all saved"
+    saved = f"{counted(counts.get('COMPLETE', 0), 'trial')} done, {counts.get('PRUNED', 0)} pruned, all saved"
     left = f"; to be continued: {', '.join(search.unfinished)}" if search.unfinished else ""
     console.print(f"interrupted: {saved}{left}", soft_wrap=True)
     console.print(f"go on with: [bold]{escape(invocation('resume', search.record, means))}[/]", soft_wrap=True)

@@ -23,13 +23,13 @@ from robsearch.search.preflight import (
     manner,
     new_name,
     rungs,
-    setting,
     with_later,
 )
 from robsearch.search.result import Search
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
+from robsearch.search.setting import setting
 from robsearch.search.workplace import Means, in_place, joined
-from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space
+from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space, more_draws
 from robsearch.study import (
     Found,
     SearchRecord,
@@ -208,7 +208,7 @@ def _record(
         seed,
         min(trials or most, most) if grid_size(space.sampler) else trials or most,
         means.to_remember,
-        {**manner(space, found), **setting(draws[0].recipe, seed)},
+        {**manner(space, found), **setting([*draws, *more_draws(space, draws[0].width)], seed)},
         space.maximise,
         space.per_trial,
         space.trainings,

@@ -23,6 +23,7 @@ from robsearch.search.workplace import Means, in_place, joined, room, stops_on_s
 from robsearch.spaces import Space
 from robsearch.tracking import Tracker, check_tracking, experiment_of
 from robsearch.trial import Report, evaluate_trial, ladder_folder, read_checks, read_test
+from robsearch.wording import counted
 
 MAX_RETRIES = 2
 
@@ -117,7 +118,10 @@ def _record(tracker: Tracker, jobs: _Jobs, search: Search, console: Console) -> 
             tracker.artifact(one.trial, one.folder / "figures" / "ladder.png", "figures")
     recorder.answer(search)
     if unsent := tracker.close():
-        console.print(f"note: {unsent} records did not reach MLflow; the same command sends them", soft_wrap=True)
+        console.print(
+            f"note: {counted(unsent, 'record')} did not reach MLflow; the same command delivers what waits",
+            soft_wrap=True,
+        )
 
 
 class _Jobs:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from robsearch.ladder import Standing, standings
 from robsearch.masking import Check
 from robsearch.search.evaluating import Evaluation
+from robsearch.search.grid import Grid
 
 
 def shown(evaluation: Evaluation) -> Iterator[RenderableType]:
@@ -28,35 +28,31 @@ def shown(evaluation: Evaluation) -> Iterator[RenderableType]:
         yield Text("no rank flip: every rung orders these networks alike")
 
 
-def ladder_table(evaluation: Evaluation) -> Table:
+def ladder_table(evaluation: Evaluation) -> Grid:
     """One row per network and rung: robust accuracy with its interval, and what it took."""
-    table = Table(title="robust accuracy on test", title_justify="left")
-    for name in ("trial", "lam", "rung"):
-        table.add_column(name, justify="right" if name == "lam" else "left", no_wrap=True)
-    for name in ("%", "95 %", "tried on", "broken", "s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for one in evaluation.finalists:
-        if one.trial in evaluation.ladders:
-            for i, standing in enumerate(standings(evaluation.ladders[one.trial])):
-                head = (one.trial, f"{one.lam:.3g}") if i == 0 else ("", "")
-                table.add_row(*head, *_cells(standing))
-            table.add_section()
-    return table
+    rows = [
+        [one.trial, standing.rung, f"{one.lam:.3g}", *_cells(standing)]
+        for one in evaluation.finalists
+        if one.trial in evaluation.ladders
+        for standing in standings(evaluation.ladders[one.trial])
+    ]
+    heads = ["trial", "rung", "lam", "%", "95 %", "tried on", "broken", "s"]
+    return Grid(heads, rows, Text("robust accuracy on test", style="bold"), keys=2, left=frozenset({"trial"}))
 
 
 def _cells(standing: Standing) -> list[str]:
     share, low, high = (f"{100 * value:.1f}" for value in (standing.robust_accuracy, standing.low, standing.high))
     counts = (f"{standing.attacked:,}", f"{standing.broken:,}") if standing.attacked else ("", "")
-    return [standing.rung, share, f"{low} - {high}", *counts, f"{standing.seconds:.0f}"]
+    return [share, f"{low}..{high}", *counts, f"{standing.seconds:.0f}"]
 
 
-def masking_table(trial: str, checks: list[Check]) -> Table:
+def masking_table(trial: str, checks: list[Check]) -> Grid:
     """One row per sign of gradient masking that was looked for."""
-    table = Table(title=f"{trial}: is robustness real, or are gradients masked?", title_justify="left")
-    table.add_column("check")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("evidence")
-    for check in checks:
-        verdict = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
-        table.add_row(check.name, verdict, check.evidence if check.passed else f"{check.evidence}. {check.advice}")
-    return table
+    title = Text(f"{trial}: is robustness real, or are gradients masked?", style="bold")
+    heads = ["check", "verdict", "evidence"]
+    return Grid(heads, [_finding(check) for check in checks], title, left=frozenset(heads))
+
+
+def _finding(check: Check) -> list[str | Text]:
+    verdict = Text("ok", style="green") if check.passed else Text("FAILED", style="bold red")
+    return [check.name, verdict, check.evidence if check.passed else f"{check.evidence}. {check.advice}"]

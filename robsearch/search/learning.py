@@ -25,6 +25,7 @@ from robsearch.study import (
     open_storage,
     record_names,
 )
+from robsearch.wording import counted
 
 Say = Callable[[str], None]
 
@@ -77,7 +78,7 @@ def teach(
     for source, reasons in left_out(space, trials, known).items():
         fitting = counts[source] - reasons.total()
         others = "".join(f"; {count} {reason}" for reason, count in reasons.most_common())
-        say(f"samplers know {fitting} of {counts[source]} trials from {source}{others}")
+        say(f"samplers know {fitting} of {counted(counts[source], 'trial')} from {source}{others}")
 
 
 def judgement_of(record: SearchRecord) -> Mapping[str, str]:
@@ -152,7 +153,7 @@ def _searched(source: str, space: Space, place: Place, draws: Sequence[Draw], sa
     if problems:
         raise InputError(*problems)
     if (ended := len(trials) * record.trainings) < record.trials:
-        say(f"{source} has finished {ended} of its {record.trials} trials: only these are learned from")
+        say(f"{source} has finished {ended} of its {counted(record.trials, 'trial')}: only these are learned from")
     return trials
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from robsearch.checkpoints import best_epoch
 from robsearch.costs import cost_of
 from robsearch.protocols import Metrics
-from robsearch.study import Study, Suggestion
+from robsearch.study import Study, Suggestion, others_than_lam, params_text
 from robsearch.trainer import VALUE
 
 
@@ -59,9 +59,12 @@ class Live:
         """What is printed when it has ended."""
         words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
         start = f"{self.suggestion.trial:<9} {words[state]:<6}"
+        params = self.suggestion.params
         if reason:
-            return f"{start} {reason}"
+            return " ".join(filter(None, [start, params_text(params, "  "), reason]))
         lam, best, seconds = self.history[-1]["train/lam"], self.best, cost_of(self.history, {}, {}).seconds
         rates = f"val robust {best[VALUE]:5.1%} natural {best['val/natural_accuracy']:5.1%}"
-        told = f"{start} lam {lam:<6.3g} {rates} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
+        more = params_text(others_than_lam(params), "  ")
+        told = f"lam {lam:<6.3g} {more}{'  ' if more else ''}{rates}"
+        told = f"{start} {told} epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s"
         return f"{told}, collapsed" if collapsed else told

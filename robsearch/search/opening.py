@@ -19,7 +19,7 @@ from robsearch.laws import Optimum
 from robsearch.search.result import Search
 from robsearch.search.strongest import strongest_text
 from robsearch.search.workplace import Means
-from robsearch.study import SearchRecord, without_password
+from robsearch.study import SearchRecord, others_than_lam, params_of, params_text, without_password
 from robsearch.tracking import (
     check_tracking,
     experiment_of,
@@ -63,7 +63,8 @@ def _best(search: Search, width: float) -> str:
     best = search.best(width)
     if best is None:
         return f"; {why}" if (why := search.all_collapsed(width)) else ""
-    return f"; best trial {best['trial']} with lam {best['lam']:.3g}, {strongest_text(search, width)}"
+    told = [f"lam {best['lam']:.3g}", params_text(others_than_lam(params_of(best)))]
+    return f"; best trial {best['trial']} with {', '.join(filter(None, told))}, {strongest_text(search, width)}"
 
 
 def invocation(command: str, record: SearchRecord, means: Means) -> str:

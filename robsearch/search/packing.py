@@ -19,6 +19,7 @@ from robsearch.schedules import Fixed
 from robsearch.search.workplace import WHOLE, Means, Stoppable, asked
 from robsearch.spaces import Space, check
 from robsearch.trial import Report
+from robsearch.wording import counted
 
 SPARE = 1.1
 """The peak is taken this many times: other batches fragment memory otherwise."""
@@ -109,9 +110,9 @@ def line(width: float, need: Need, cpus: float, at_once: int, on_gpus: int) -> s
     text = f"width {width:g}: {need.peak:.1f} GiB (training {need.training:.1f}) and {need.context:.1f} beside it "
     text += f"of {need.total:.1f} GiB"
     if need.micro_batch < need.batch:
-        text += f", with {need.micro_batch:g} of {need.batch} images at a time"
+        text += f", with {need.micro_batch:g} of {counted(need.batch, 'image')} at a time"
     text += f": {need.per_gpu} trials share a GPU" if need.per_gpu > 1 else ": a GPU for each trial"
-    bound = f"; CPUs are the limit: {at_once} at once, not {on_gpus}, with {cpus:g} CPUs each"
+    bound = f"; CPUs are the limit: {at_once} at once, not {on_gpus}, with {counted(cpus, 'CPU')} each"
     return text + bound * (at_once < on_gpus)
 
 

@@ -16,7 +16,6 @@ from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Dataset
 from robsearch.provenance import commit_text, versions_text
-from robsearch.recipe import Recipe
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
 from robsearch.search.place import Place, search_names
@@ -126,25 +125,6 @@ def new_name(name: str | None, space: Space, place: Place, uri: str) -> str:
         do = "choose another --name or --tracking, or rename that experiment in MLflow"
         raise InputError(refusal("the name of a new search", got, do))
     return name
-
-
-def setting(recipe: Recipe, seed: int) -> dict[str, str]:
-    """What a reader must know to judge the figures, but for what each driver ran on: recipe and seed."""
-    examples = {name: len(split.labels) for name, split in load(recipe.data).items()}
-    return {
-        "model": str(recipe.model),
-        "data": str(recipe.data),
-        "training examples": str(examples["train"]),
-        "validation examples": str(examples["val"]),
-        "test examples": str(examples["test"]),
-        "training attack": str(recipe.attack),
-        "evaluation attack": str(recipe.resolved_eval_attack),
-        "test attack": str(recipe.resolved_test_attack),
-        "objective": str(recipe.objective),
-        "optimiser": f"{recipe.optimiser}, {recipe.learning_rate}",
-        "length": f"{recipe.epochs} epochs, batches of {recipe.batch_size}",
-        "search seed": str(seed),
-    }
 
 
 def driver_setting(facts: Mapping[str, Any]) -> dict[str, str]:

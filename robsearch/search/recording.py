@@ -24,10 +24,11 @@ from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, strongest
 from robsearch.spaces import Stage
-from robsearch.study import SearchRecord, Study, Suggestion, Training
+from robsearch.study import COLUMN, SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
 from robsearch.trainer import VALUE
 from robsearch.trial import read_test
+from robsearch.wording import counted
 
 NOT_COMPARED = re.compile(
     r"(train_set|val_raw|test_raw)/.*|test_last/(?!robust_accuracy$).*|gap/loss"
@@ -35,6 +36,8 @@ NOT_COMPARED = re.compile(
     r"|.*(_se|/(se|min|q05|q50|q95|max|spread|std|condition))|ladder/[^/]+/(?!robust_accuracy$).*"
 )
 """What a trial's folder keeps and MLflow is not told: its pages draw a chart for every name."""
+STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
+"""What MLflow refuses in the name of a parameter."""
 
 
 class Recorder:
@@ -204,7 +207,7 @@ def _driver_tags(search: Facts) -> dict[str, str]:
     if not drivers:
         return {}
     last = drivers[-1]
-    hardware = [last["node"], f"{os.cpu_count()} CPUs", driver_gpus()]
+    hardware = [last["node"], counted(os.cpu_count() or 1, "CPU"), driver_gpus()]
     return {**_code_tags(last), "robsearch.hardware": ", ".join(filter(None, hardware))}
 
 
@@ -260,10 +263,11 @@ def _width_of(suggestion: Suggestion) -> str:
 
 
 def params(suggestion: Suggestion) -> dict[str, str | float]:
-    """The recipe's flat view, with width and lambda on the log scale, which MLflow's axes lack."""
+    """The recipe's flat view, what was suggested, and width and lambda on the log scale, which MLflow's axes lack."""
     flat = suggestion.recipe.flat()
     logs: dict[str, str | float] = {"width": suggestion.width, "log2_width": math.log2(suggestion.width)}
     lam = flat.get("lam")
     if isinstance(lam, float) and lam > 0:
         logs["log10_lam"] = math.log10(lam)
-    return flat | logs
+    suggested = {f"{COLUMN}{STRANGE.sub('_', name)}": value for name, value in suggestion.params.items()}
+    return flat | logs | suggested

@@ -20,6 +20,7 @@ from robsearch.selection import best_of, candidates, sound
 from robsearch.study import SearchRecord
 from robsearch.tracking import found_again
 from robsearch.trainer import VALUE
+from robsearch.wording import counted
 
 VALUES = {VALUE: "value"}
 """Metrics that have a shorter name in the table of trials."""
@@ -55,9 +56,8 @@ class Search:
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{width:g}" for width in self.widths)
-        return (
-            f"Search({self.name!r}: {self.ended} of {self.record.trials} trials ended, widths {widths}, {self.folder})"
-        )
+        ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
+        return f"Search({self.name!r}: {ended}, widths {widths}, {self.folder})"
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class Search:
         if name in ("trials", "epochs"):
             frame: pd.DataFrame = getattr(self, name)
             own = frame[frame["trial"].isin(trials or known)]
-            return pa.Table.from_pandas(own.apply(_of_one_type), preserve_index=False)
+            return pa.Table.from_pandas(own.apply(of_one_type), preserve_index=False)
         return table_of(self.folder / "trials", name, list(trials) or known)
 
     @property
@@ -269,7 +269,7 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     return Search(record, place.folder(name), trials, epochs, storage=place.storage)
 
 
-def _of_one_type(column: pd.Series) -> pd.Series:
+def of_one_type(column: pd.Series) -> pd.Series:
     """A column that Arrow takes: numbers among words, as a choice of both has, become words."""
     mixed = pd.api.types.infer_dtype(column, skipna=True) in {"mixed", "mixed-integer"}
     return column.map(str, na_action="ignore") if mixed else column

@@ -10,9 +10,9 @@ from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
 from robsearch.search.table import status_rows
 from robsearch.selection import collapsed_among
-from robsearch.study import living_owner
+from robsearch.study import failures_of, living_owner, params_of
 
-STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
+STATES = ("RUNNING", "INTERRUPTED", "COMPLETE", "PRUNED", "FAIL")
 
 
 def standing(search: Search, place: Place) -> dict[str, Any]:
@@ -20,10 +20,15 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
 
     Rates are shares, times seconds, and what is not known is None. ``widths`` has a row per width, rung and for all
     controls (``label``), with counts of suggestions by state and what they took (``costs.Cost``; ``cost`` is that of
-    the search); ``lam`` and ``value`` are those of the best trial. ``best`` has of each width's best trial the
-    strongest known figure (``strongest.Figure``), and the one on ``val`` by which it was selected.
+    the search); ``lam``, ``value`` and ``params`` are those of the best trial. ``best`` has of each width's best trial
+    the strongest known figure (``strongest.Figure``), and the one on ``val`` by which it was selected.
+    ``failure_groups`` has each reason once, with the trials that failed for it, and for each searched parameter its
+    values among them and among the trials that ended without a failure.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
+    failures = [
+        {"trial": row["trial"], "reason": row["reason"], "params": params_of(row)} for _, row in failed.iterrows()
+    ]
     return {
         "name": search.name,
         "space": search.space,
@@ -38,7 +43,8 @@ def standing(search: Search, place: Place) -> dict[str, Any]:
         "cost": search.cost._asdict(),
         "best": [_best(search, width) for width in search.widths],
         "collapsed": list(search.trials.loc[collapsed_among(search.trials), "trial"]),
-        "failures": failed[["trial", "reason"]].to_dict("records"),
+        "failures": failures,
+        "failure_groups": [vars(group) for group in failures_of(search.trials)],
         "law": {
             "sentence": search.ridge.sentence(),
             "group": search.ridge.group or None,
@@ -73,5 +79,6 @@ def _best(search: Search, width: float) -> dict[str, Any]:
         "strongest": figure._asdict(),
         "selected_by": {**chosen.val._asdict(), "best_of": chosen.trials, "optimism": chosen.optimism},
         **{name: best[name] for name in ("lam", "value", "feasible")},
+        "params": params_of(best),
         "why_none": None,
     }

@@ -11,6 +11,7 @@ from robsearch.search.place import search_names
 from robsearch.search.workplace import Means
 from robsearch.study import JOURNAL, Lease, SearchRecord, living_owner, without_password
 from robsearch.tracking import Tracker, check_tracking, undelivered
+from robsearch.wording import counted
 
 
 def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
@@ -45,7 +46,7 @@ def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
     finally:
         lease.release()
     still = f", {left} still wait: {trouble}" if left else f"; runs marked as interrupted: {marked}" if marked else ""
-    say(f"{name}: {waiting - left} records delivered to {without_password(uri)}{still}")
+    say(f"{name}: {counted(waiting - left, 'record')} delivered to {without_password(uri)}{still}")
     return left
 
 

@@ -4,44 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from robsearch.costs import Cost, total
 from robsearch.naming import names_of
 from robsearch.search.driver import Driver
 from robsearch.search.frames import NATURAL, searched, spent
+from robsearch.search.grid import Grid
+from robsearch.search.place import Place
 from robsearch.search.remaining import time_left
 from robsearch.search.result import Search
 from robsearch.search.strongest import strongest_text
 from robsearch.selection import collapsed_among
+from robsearch.study import Failures, failures_of, living_owner, others_than_lam, params_of, params_text
+from robsearch.wording import counted
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
 QUIET_SECONDS = 600.0
 """In a log, after how long without a change the search is said to go on."""
 NAMES_SHOWN = 3
-PLACE = re.compile(r" \((traceback|what it saved): .*\)$")
-"""The end of a reason that says where to read on."""
 
 
 class Row(NamedTuple):
     """One width, one of its rungs, or all controls.
 
-    ``states`` counts suggestions by Optuna's name for their state; ``value`` is the best robust accuracy on ``val``,
-    as a share; the seconds are those of ``costs.Cost``.
+    ``states`` counts suggestions by Optuna's name for their state, or as INTERRUPTED; ``value`` is the best robust
+    accuracy on ``val``, as a share, ``params`` what Optuna suggested there; the seconds are those of ``costs.Cost``.
     """
 
     label: str
@@ -52,12 +51,13 @@ class Row(NamedTuple):
     gpu_seconds: float = 0.0
     measure_seconds: float = 0.0
     failed_seconds: float = 0.0
+    params: Mapping[str, Any] = {}
 
-    def cells(self, gpu: bool) -> dict[str, str]:
-        """What is shown, by the head of its column."""
+    def cells(self, gpu: bool, going: str = "running") -> dict[str, str]:
+        """What is shown, by the head of its column; ``going`` is what a trial does that has not ended."""
         states = self.states
         return {
-            "running": f"{states['RUNNING']}",
+            going: f"{states[going.upper()]}",
             "done": f"{states['COMPLETE']}",
             "pruned": f"{states['PRUNED']}",
             "failed": f"{states['FAIL']}",
@@ -101,25 +101,25 @@ def row_lines(driver: Driver) -> Iterator[str]:
     gpu = any(row.gpu_seconds for row in rows)
     for row in rows:
         head = row.label if row.label == "controls" else f"width {row.label}"
-        yield "  ".join([head, *(f"{name} {cell}" for name, cell in row.cells(gpu).items())])
+        more = [f"best {params_text({name: value})}" for name, value in others_than_lam(row.params).items()]
+        yield "  ".join([head, *(f"{name} {cell}" for name, cell in row.cells(gpu).items()), *more])
 
 
-def live_table(driver: Driver) -> Table:
+def live_table(driver: Driver) -> Group:
     """One row per width and rung, under what is known of the whole."""
-    return _table(live_rows(driver), Text(progress(driver), style="default"))
+    return Group(*_table(live_rows(driver), Text(progress(driver), style="default")))
 
 
-def _table(rows: Iterable[Row], title: Text | None = None) -> Table:
-    """The title stands above, because a low terminal cuts off what is below."""
+def _table(rows: Iterable[Row], title: Text | None = None) -> Iterator[Grid | Text]:
+    """The title stands above, because a low terminal cuts off what is below; the parameters of the best beneath."""
     rows = list(rows)
     gpu = any(row.gpu_seconds for row in rows)
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("width", justify="right", no_wrap=True)
-    for name in Row("", Counter()).cells(gpu):
-        shown.add_column(name, justify="right", no_wrap=True)
+    going = "interrupted" if any("INTERRUPTED" in row.states for row in rows) else "running"
+    heads = list(Row("", Counter()).cells(gpu, going))
+    yield Grid(["width", *heads], [[row.label, *row.cells(gpu, going).values()] for row in rows], title)
     for row in rows:
-        shown.add_row(row.label, *row.cells(gpu).values())
-    return shown
+        if others_than_lam(row.params):
+            yield Text(f"best at {row.label}: {params_text(row.params)}")
 
 
 def live_rows(driver: Driver) -> Iterator[Row]:
@@ -127,8 +127,9 @@ def live_rows(driver: Driver) -> Iterator[Row]:
     tallies = driver.turns.tallies
     for study, tally in tallies.items():
         if study.stage.control is None:
-            order, lam = tally.best or (None, None)
-            yield Row(study.label.removeprefix("w"), tally.states, lam, order and order.value, *tally.total)
+            order, lam, params = tally.best or (None, None, {})
+            label = study.label.removeprefix("w")
+            yield Row(label, tally.states, lam, order and order.value, *tally.total, params)
     controls = [tally for study, tally in tallies.items() if study.stage.control is not None]
     if controls:
         states = sum((tally.states for tally in controls), start=Counter[str]())
@@ -138,7 +139,7 @@ def live_rows(driver: Driver) -> Iterator[Row]:
 def progress(driver: Driver) -> str:
     """Trials ended and asked for, time elapsed, time to go, and trouble with the record if there is any."""
     ended, asked = (driver.turns.space.trainings * n for n in (driver.turns.ended, driver.turns.suggestions))
-    text = f"{ended} of {asked} trials, elapsed {_clock(time.time() - driver.started)}"
+    text = f"{ended} of {counted(asked, 'trial')}, elapsed {_clock(time.time() - driver.started)}"
     if (left := time_left(driver)) is not None:
         text += f", {'about' if left.known else 'at least'} {_clock(left.seconds)} to go"
     trouble = driver.recorder.tracker.trouble
@@ -146,14 +147,20 @@ def progress(driver: Driver) -> str:
 
 
 def status_rows(search: Search) -> Iterator[Row]:
-    """The same from the storage: each width, its rungs, and the controls."""
+    """The same from the storage: each width, its rungs, and the controls; without a driver, nothing runs."""
     trials = search.trials
+    if (
+        search.unfinished
+        and living_owner(Place(search.folder.parent, search.storage).open(search.name), search.name) is None
+    ):
+        trials = trials.assign(state=trials["state"].replace("RUNNING", "INTERRUPTED"))
     full = searched(trials)
     names = names_of(search.widths)
     for width in search.widths:
         best = search.best(width)
         lam, value = (None, None) if best is None else (float(best["lam"]), float(best["value"]))
-        yield _row(search, names[width], full[full["width"] == width], lam, value)
+        params = {} if best is None else params_of(best)
+        yield _row(search, names[width], full[full["width"] == width], lam, value)._replace(params=params)
     lower = trials[trials["rung"].notna()]
     labels = [f"{names[width]}-{rung}" for width, rung in zip(lower["width"], lower["rung"], strict=True)]
     for label, own in lower.assign(label=labels).groupby("label", sort=False):
@@ -175,18 +182,17 @@ def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = N
     return Row(label, Counter(trials["state"]), lam, value, *spent(trials))
 
 
-def status_lines(search: Search) -> Iterator[Table | Text | str]:
+def status_lines(search: Search) -> Iterator[Grid | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
     yield Text(f"{search.name} ({search.space})", style="bold")
     for width in search.widths:
         if (best := search.best(width)) is not None:
             yield Text(f"width {width:g}: {best['trial']} {strongest_text(search, width)}")
-    yield _table(status_rows(search))
-    yield f"{search.ended} of {search.record.trials} trials ended"
+    yield from _table(status_rows(search))
+    yield f"{search.ended} of {counted(search.record.trials, 'trial')} ended"
     yield _spent_text(search.cost)
-    failed = search.trials[search.trials["state"] == "FAIL"].assign(why=lambda rows: rows["reason"].map(_first_line))
-    for why, own in failed.groupby("why", sort=False):
-        yield from _failures(str(why), list(own["trial"]), search.folder / "trials")
+    for failures in failures_of(search.trials):
+        yield from _failed(failures, search.folder / "trials")
     yield from _collapsed_lines(search)
     yield Text(search.ridge.sentence())
 
@@ -204,20 +210,17 @@ def _collapsed_lines(search: Search) -> Iterator[Text]:
             yield Text(f"width {width:g}: {why}")
 
 
-def _first_line(reason: object) -> str:
-    first, *more = PLACE.sub("", str(reason)).splitlines() or [""]
-    return f"{first} ..." if more else first
-
-
-def _failures(reason: str, trials: list[str], folder: Path) -> Iterator[Text | str]:
-    """Why trials failed, and on a line of its own where to read on: the last one's traceback, or what it saved."""
-    *others, last = trials
+def _failed(failures: Failures, folder: Path) -> Iterator[Text | str]:
+    """Why trials failed, with what they tried, and where to read on: the last one's traceback, or what it saved."""
+    *others, last = failures.trials
     more = ", ..." if len(others) > NAMES_SHOWN else ""
     told = f" (so did {len(others)} before: {', '.join(others[:NAMES_SHOWN])}{more})" if others else ""
-    yield Text(f"{last} failed: {reason}{told}")
+    yield Text(f"{last} failed: {failures.reason}{told}")
     written = sorted((folder / last).glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
     if written or (folder / last).exists():
         yield f"  traceback: {written[-1]}" if written else f"  saved: {folder / last}"
+    if failures.params:
+        yield Text(f"  they had {failures.ranges}" if others else f"  it had {failures.ranges}")
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -24,8 +25,8 @@ class Tally:
     """What has become of one study's suggestions, kept in memory: deciding and drawing cost no storage access."""
 
     states: Counter[str] = field(default_factory=Counter)
-    best: tuple[Order, float] | None = None
-    """The order and lambda of the best training."""
+    best: tuple[Order, float, Mapping[str, Any]] | None = None
+    """The order, lambda and searched parameters of the best training."""
     spent: dict[str, Cost] = field(default_factory=dict)
     """By trial, running ones too."""
     costs: list[float] = field(default_factory=list)
@@ -37,10 +38,10 @@ class Tally:
     counted: int = 0
     """Trainings that are complete or pruned."""
 
-    def trained(self, order: Order, lam: float) -> None:
+    def trained(self, order: Order, lam: float, params: Mapping[str, Any]) -> None:
         """A training was finished; one that has collapsed is never the best."""
         if order.sound and (self.best is None or order > self.best[0]):
-            self.best = order, lam
+            self.best = order, lam, params
 
     def ended(self, trial: str, state: str, cost: Cost, wall: float) -> None:
         """Counts what a training took that has ended."""

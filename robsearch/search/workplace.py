@@ -24,6 +24,7 @@ from robsearch.search.place import Place
 from robsearch.spaces import Space
 from robsearch.study import SearchRecord, without_password
 from robsearch.tracking import default_uri, exact, found_again, shown, to_remember
+from robsearch.wording import counted
 
 AUTO: Literal["auto"] = "auto"
 WHOLE = Resources(1, 1)
@@ -148,11 +149,7 @@ def joined(means: Means, space: Space, folder: Path, console: Console) -> Iterat
 def has() -> str:
     """What the connected cluster has, in words."""
     nodes, cpus, gpus = cluster.node_count(), cluster.total("CPU"), cluster.total("GPU")
-    return f"{_counted(cpus, 'CPU')}, {_counted(gpus, 'GPU')} on {_counted(nodes, 'node')}"
-
-
-def _counted(count: float, noun: str) -> str:
-    return f"{count:g} {noun}{'s' * (count != 1)}"
+    return f"{counted(cpus, 'CPU')}, {counted(gpus, 'GPU')} on {counted(nodes, 'node')}"
 
 
 def cpus_of_own(means: Means, space: Space) -> int | None:
@@ -193,8 +190,8 @@ def check_room(means: Means, space: Space, shares: Mapping[float, float] | None 
 
 def _no_room(means: Means, width: float, takes: Resources) -> str:
     cpus = takes.cpus * takes.processes
-    wants = f"{_counted(cpus, 'CPU')} and {_counted(takes.gpus, 'GPU')}"
-    got = f"at most {_counted(cluster.most('CPU'), 'CPU')} and {_counted(cluster.most('GPU'), 'GPU')} on a node"
+    wants = f"{counted(cpus, 'CPU')} and {counted(takes.gpus, 'GPU')}"
+    got = f"at most {counted(cluster.most('CPU'), 'CPU')} and {counted(cluster.most('GPU'), 'GPU')} on a node"
     ways = []
     if takes.gpus > cluster.most("GPU"):
         given = means.gpus_per_trial is not None and means.gpus_per_trial != AUTO

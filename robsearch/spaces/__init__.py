@@ -3,6 +3,7 @@
 from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
 from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
 from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
+from robsearch.spaces.drawing import more_draws
 from robsearch.spaces.goals import AtLeast
 from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
 from robsearch.spaces.rungs import Rung
@@ -28,6 +29,7 @@ __all__ = [
     "fresh_sampler",
     "grid_size",
     "load_space",
+    "more_draws",
     "recipe_problems",
     "space",
     "training_name",

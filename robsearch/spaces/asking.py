@@ -25,6 +25,7 @@ from robsearch.spaces.ranges import (
     plain,
     same_range,
 )
+from robsearch.wording import a
 
 if TYPE_CHECKING:
     from robsearch.recipe import Recipe
@@ -247,5 +248,5 @@ def _kept_attribute(key: object, value: object) -> Any:
 def _plain_or_error(value: object) -> Any:
     found = plain(value)
     if found is value:
-        raise TypeError(f"{reprlib.repr(value)} is a {type(value).__name__}")
+        raise TypeError(f"{reprlib.repr(value)} is {a(type(value).__name__)}")
     return found

@@ -18,6 +18,7 @@ from robsearch.spaces.definition import Space
 from robsearch.spaces.manner import how_problems
 from robsearch.spaces.ranges import same_range
 from robsearch.spaces.scratch import scratch_study
+from robsearch.wording import a
 
 DRAWS = 3
 """Suggestions that ``check`` draws at each width."""
@@ -144,7 +145,7 @@ def _called(make: Callable[[], object], what: str) -> Recipe:
             refusal(f"a Recipe from {what}", f"{type(error).__name__}: {error}", "mend the function")
         ) from error
     if not isinstance(recipe, Recipe):
-        raise InputError(refusal(f"a Recipe from {what}", f"a {type(recipe).__name__}", "return Recipe(...)"))
+        raise InputError(refusal(f"a Recipe from {what}", a(type(recipe).__name__), "return Recipe(...)"))
     return recipe
 
 

@@ -22,6 +22,7 @@ from optuna.distributions import (
 )
 
 from robsearch.errors import InputError, refusal
+from robsearch.wording import a
 
 Range = TypeVar("Range", bound=BaseDistribution)
 
@@ -166,4 +167,4 @@ def _same(one: object, other: object) -> bool:
 
 
 def _typed(value: object) -> str:
-    return f"{reprlib.repr(value)} (a {type(value).__name__})"
+    return f"{reprlib.repr(value)} ({a(type(value).__name__)})"

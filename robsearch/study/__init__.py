@@ -3,9 +3,11 @@
 from optuna.storages import BaseStorage as Storage
 
 from robsearch.study.elsewhere import Found, bring_in, found_in, left_out, seen_elsewhere
+from robsearch.study.failures import Failures, failures_of
 from robsearch.study.fitting import Distributions, number, read_as
 from robsearch.study.lease import Lease, ask_to_stop, living_owner
-from robsearch.study.replaying import ANOTHER, Replayed, recorded_controls, replay
+from robsearch.study.params import COLUMN, others_than_lam, params_of, params_text
+from robsearch.study.replaying import ANOTHER, Replayed, range_text, recorded_controls, replay
 from robsearch.study.storage import (
     JOURNAL,
     SearchRecord,
@@ -22,8 +24,10 @@ from robsearch.study.width_sampler import Seen, WidthSampler
 
 __all__ = [
     "ANOTHER",
+    "COLUMN",
     "JOURNAL",
     "Distributions",
+    "Failures",
     "Found",
     "Lease",
     "Replayed",
@@ -38,12 +42,17 @@ __all__ = [
     "all_seen",
     "ask_to_stop",
     "bring_in",
+    "failures_of",
     "found_in",
     "left_out",
     "living_owner",
     "number",
     "open_storage",
     "order_of",
+    "others_than_lam",
+    "params_of",
+    "params_text",
+    "range_text",
     "read_as",
     "record_names",
     "recorded_controls",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from robsearch.recipe import Recipe
 from robsearch.selection import Order, order
 from robsearch.spaces import Space, Stage, training_name
+from robsearch.study.params import COLUMN
 from robsearch.study.storage import SearchRecord
 from robsearch.study.width_sampler import choices_of
 from robsearch.trainer import VALUE
@@ -45,7 +46,7 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One recipe to train, under the name it has everywhere: ``w4-017``."""
+    """One recipe to train, under the name it has everywhere: ``w4-017``; ``params`` are what Optuna suggested."""
 
     trial: str
     width: float
@@ -53,6 +54,7 @@ class Suggestion:
     replicate: int | None
     stage: Stage
     recipe: Recipe
+    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Told(NamedTuple):
@@ -118,7 +120,8 @@ def define(
     own = () if space.paired else (own_label, number)
     seed = derived_seed(search_seed, *own, *([replicate] if replicate else []))
     recipe = replace(space.recipe(stage, trial, width), seed=seed)
-    return Suggestion(training_name(stage, width, number, replicate), width, number, replicate, stage, recipe)
+    name = training_name(stage, width, number, replicate)
+    return Suggestion(name, width, number, replicate, stage, recipe, dict(trial.params))
 
 
 def recorded_studies(storage: BaseStorage, search: str) -> Iterator[tuple[Stage, list[FrozenTrial]]]:
@@ -150,7 +153,7 @@ def recorded_trials(storage: BaseStorage, record: SearchRecord) -> Iterator[dict
                     "recipe": training.facts.get("recipe"),
                     "facts": training.facts,
                     "choices": choices_of(trial),
-                    **{f"param/{name}": value for name, value in trial.params.items()},
+                    **{f"{COLUMN}{name}": value for name, value in trial.params.items()},
                 }
 
 

@@ -23,6 +23,7 @@ from robsearch.testing.promises import (
     left_alone,
     promise,
 )
+from robsearch.wording import counted
 
 COLOURS = ImageSpec((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -103,7 +104,7 @@ def check_dataset(dataset: Dataset, /) -> None:
     digest(dataset)  # the store must be able to name the content
     spec, splits, again = dataset.spec, dataset.read(), dataset.read()
     fits = len(spec.mean) == len(spec.std) == spec.shape[0] and min(spec.std) > 0
-    promise(fits, dataset, f"a mean and a positive std for each of {spec.shape[0]} channels", spec)
+    promise(fits, dataset, f"a mean and a positive std for each of {counted(spec.shape[0], 'channel')}", spec)
     promise({"train", "val", "test"} <= set(splits), dataset, "splits train, val and test", sorted(splits))
     for name, split in splits.items():
         images, labels = split

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from robsearch.wording import a
+
 SHAPE, CLASSES, N = (3, 8, 8), 5, 6
 _Check = TypeVar("_Check", bound=Callable[..., None])
 
@@ -52,7 +54,7 @@ def check_leaf(plugin: object, shape: type) -> None:
     missing = [name for name in asked if not hasattr(plugin, name)]
     promise(not missing, plugin, f"all of robsearch.protocols.{shape.__name__}", f"no {', '.join(missing)}")
     frozen = is_dataclass(plugin) and getattr(plugin, "__dataclass_params__").frozen  # noqa: B009 - not in the stubs
-    promise(frozen, plugin, "a frozen dataclass", f"a {type(plugin).__name__}")
+    promise(frozen, plugin, "a frozen dataclass", a(type(plugin).__name__))
     copy = pickle.loads(pickle.dumps(plugin))
     same = copy == plugin and hash(copy) == hash(plugin) and repr(copy) == repr(plugin)
     promise(same, plugin, "an equal value of the same repr from pickle", copy)
