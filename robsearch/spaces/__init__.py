@@ -1,7 +1,8 @@
 """A search space: a Python function from a suggestion and a width to a recipe, and how it is to be searched."""
 
 from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
-from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
+from robsearch.spaces.checking import Draw, check, distributions, suggestions
+from robsearch.spaces.costing import Price, price_lines, prices
 from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
 from robsearch.spaces.goals import AtLeast
 from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
@@ -16,6 +17,7 @@ __all__ = [
     "Define",
     "Draw",
     "Equal",
+    "Price",
     "Rung",
     "Space",
     "Stage",
@@ -28,7 +30,9 @@ __all__ = [
     "fresh_sampler",
     "grid_size",
     "load_space",
-    "recipe_problems",
+    "price_lines",
+    "prices",
     "space",
+    "suggestions",
     "training_name",
 ]
