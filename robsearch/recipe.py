@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from robsearch.attacks import PGD
 from robsearch.averaging import EMA
 from robsearch.errors import InputError, refusal
 from robsearch.identity import compared_fields, digest, reference
+from robsearch.kinds import is_whole, kind_problems
 from robsearch.measures import (
     AttackRatio,
     FeatureChange,
@@ -117,7 +119,16 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [*self._leaf_problems(), *self._number_problems(), *self._pairing_problems()]
+        problems = [
+            *self._leaf_problems(),
+            *self._number_problems(),
+            *self._pairing_problems(),
+            *(
+                each
+                for f in dataclasses.fields(self)
+                for each in kind_problems(getattr(self, f.name), f"Recipe.{f.name}")
+            ),
+        ]
         if problems:
             raise InputError(*problems)
 
@@ -182,8 +193,12 @@ class Recipe:
                 f"pass {name}={least} or more",
             )
             for name, least in lowest.items()
-            if not isinstance(value := getattr(self, name), int) or value < least
+            if not is_whole(value := getattr(self, name)) or value < least
         ]
+
+    def _kind_problems(self) -> Iterator[str]:
+        for field in dataclasses.fields(self):
+            yield from kind_problems(getattr(self, field.name), f"Recipe.{field.name}")
 
     def _pairing_problems(self) -> list[str]:
         problems = []
@@ -191,7 +206,7 @@ class Recipe:
             do = "pass RobustOverfittingStopper(patience=10), or None to train to the end"
             problems.append(refusal("Recipe.stopper to be a RobustOverfittingStopper", repr(self.stopper), do))
         n = self.measured_examples
-        if n is not None and (not isinstance(n, int) or n < 1):
+        if n is not None and (not is_whole(n) or n < 1):
             problems.append(refusal("Recipe.measured_examples of at least 1, or None", repr(n), "None means all"))
         if self.batch_norm not in (options := ("clean", "adversarial", "both")):
             problems.append(refusal(f"Recipe.batch_norm among {options}", repr(self.batch_norm), "pass one of them"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robsearch.errors import refuse_unless
+from robsearch.errors import InputError, refuse_unless
+from robsearch.kinds import kind_problems
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Resources:
     workers: int = 1
 
     def __post_init__(self) -> None:
+        if problems := list(kind_problems(self, "Resources")):
+            raise InputError(*problems)
         whole = self.gpus <= 1 or self.gpus % 1 == 0
         fits = self.workers == 1 or (self.workers > 1 and self.workers % 1 == 0 and self.gpus in (0, self.workers))
         refuse_unless(

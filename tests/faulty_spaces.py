@@ -37,6 +37,8 @@ class Faulty(TRADES):
         time.sleep(self.seconds)
         STEPS[self.here] = STEPS.get(self.here, 0) + 1
         here = Path(self.here)
+        if not here.is_dir():  # the first step of `check`, before there are trials
+            return natural, robust
         if STEPS[self.here] == 1:
             (here / "pid").write_text(str(os.getpid()))
         before = (here / "met").exists()

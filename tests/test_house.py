@@ -43,6 +43,7 @@ LAYERS = (
         "steps",
         "memory",
         "rehearsal",
+        "pricing",
         "disk",
         "saving",
         "provenance",
@@ -65,8 +66,8 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection"},
-    {"identity"},
+    {"resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection", "child"},
+    {"identity", "kinds"},
     {"protocols", "errors", "wording"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in it."""

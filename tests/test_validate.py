@@ -15,10 +15,9 @@ from mlflow import MlflowClient
 from rich.console import Console
 from typer.testing import CliRunner
 
-from robsearch import cli
+from robsearch import cli, pricing
 from robsearch.attacks import PGD, AutoAttack
-from robsearch.claims import planning
-from robsearch.claims.experiment import Experiment, Found, gradients_per_image, operations
+from robsearch.claims.experiment import Experiment, Found
 from robsearch.claims.form import Evidence
 from robsearch.claims.planning import plan
 from robsearch.claims.running import judged, validate
@@ -32,6 +31,7 @@ from robsearch.measures import GlobalBound, LogitRatio
 from robsearch.models import MLP
 from robsearch.objectives import Standard
 from robsearch.optimisers import SGD, Piecewise
+from robsearch.pricing import gradients_per_image, operations
 from robsearch.protocols import Split
 from robsearch.recipe import Recipe
 from robsearch.report.canvas import Drawing
@@ -70,24 +70,24 @@ def test_a_plan_counts_its_trainings_and_measures_an_epoch() -> None:
 
 
 def test_a_plan_measures_large_nets_on_fewer_images_but_on_sixteen_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(planning.AFFORDED, best_device().type, 6e11)
-    assert planning._fewer(BASE) == BASE.data
+    monkeypatch.setitem(pricing.AFFORDED, best_device().type, 6e11)
+    assert pricing._fewer(BASE) == BASE.data
     # 67.7 million weights, 6 operations each, 3 gradients of each image.
     large = replace(BASE, data=Digits(train=500), model=MLP(width=8192, depth=2))
-    assert planning._fewer(large) == Digits(train=int(6e11 / (6 * 8192 * (64 + 8192 + 10) * 3))) == Digits(train=492)
-    assert planning._fewer(replace(BASE, model=MLP(width=65536, depth=2))) == Digits(train=16)
+    assert pricing._fewer(large) == Digits(train=int(6e11 / (6 * 8192 * (64 + 8192 + 10) * 3))) == Digits(train=492)
+    assert pricing._fewer(replace(BASE, model=MLP(width=65536, depth=2))) == Digits(train=16)
 
 
 def test_judging_costs_two_epochs_on_test_and_one_on_as_many_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     epoch, clock = next(iter(train(BASE))), [0.0]
-    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(pricing.time, "perf_counter", lambda: clock[0])
 
     def takes_a_second_per_image(model: object, split: Split, attack: object) -> None:
         assert attack == AutoAttack(eps=1e-6, attacks=("apgd-ce",), batch_size=1000)
         clock[0] += len(split.labels)
 
-    monkeypatch.setattr(planning, "judge", takes_a_second_per_image)
-    assert planning._judging_seconds(BASE, load(BASE.data), epoch) == pytest.approx(2 * 849 + 100)
+    monkeypatch.setattr(pricing, "judge", takes_a_second_per_image)
+    assert pricing._judging_seconds(BASE, load(BASE.data), epoch) == pytest.approx(2 * 849 + 100)
 
 
 def test_seeds_are_paired_between_arms_and_differ_between_experiments(tmp_path: Path) -> None:

@@ -93,12 +93,16 @@ class AutoAttack:
         with ExitStack() as left_alone:
             for guard in (evaluating(model), _parameters_at_rest(model), _globals_given_back()):
                 left_alone.enter_context(guard)
-            classes = self._check(model, x, y)
+            classes = self.refuse_unfit(model, x, y)
             adv = self._run(model, x, y, classes)
         return _inside(adv, x, self.eps, self.norm)
 
-    def _check(self, model: nn.Module, x: Images, y: Labels) -> int:
-        """The number of classes of a model, and of images and labels, that the attacks can work with."""
+    def refuse_unfit(self, model: nn.Module, x: Images, y: Labels) -> int:
+        """The number of classes of a model, and of images and labels, that the attacks can work with.
+
+        Raises:
+            InputError: as for a call, which asks this first.
+        """
         if x.dtype != torch.float32:
             raise InputError(refusal("float32 images", x.dtype, "convert images and model: the attacks compute in it"))
         parts = [slice(i, i + self.batch_size) for i in range(0, max(len(x), len(y), 1), self.batch_size)]

@@ -10,10 +10,9 @@ import optuna
 import pandas as pd
 import pyarrow as pa
 
-from robsearch.attacks import PGD, OwnLoss, WorstCase
 from robsearch.claims.form import Claim, Evidence
 from robsearch.data import load
-from robsearch.protocols import ImageSpec, Model
+from robsearch.pricing import attack_gradients, gradients_per_image, operations
 from robsearch.recipe import Recipe
 from robsearch.search import Search
 from robsearch.search.frames import tables_of
@@ -26,8 +25,6 @@ ARM = "arm"
 COSTS = ("gradients", "operations")
 """Columns of the evidence: gradient evaluations of one image, and floating-point operations, of a whole training and
 of the attacks on ``val`` that choose its best epoch."""
-PASSES = 3
-"""A forward and a backward pass take about three times the operations of the forward one."""
 
 Found = Mapping[str, Evidence]
 """What the experiments before have found, by their names."""
@@ -133,32 +130,3 @@ def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
     table = rows[rows["layer"] != ""].pivot(index="trial", columns=["measure", "layer"], values=["mean", "std"])
     table.columns = pd.Index(["/".join(("layer", *names, statistic)) for statistic, *names in table.columns])
     return trials.join(table, on="trial")
-
-
-def attack_gradients(attack: object) -> int:
-    """Gradient evaluations of one image under an attack made of ``PGD``s; 0 for others."""
-    if isinstance(attack, WorstCase):
-        return sum(map(attack_gradients, attack.attacks))
-    if isinstance(attack, OwnLoss):
-        return attack_gradients(attack.attack)
-    return attack.steps * attack.restarts if isinstance(attack, PGD) else 0
-
-
-def gradients_per_image(recipe: Recipe) -> int:
-    """Gradient evaluations of one training image in one epoch: the attack's, and one for each term of the loss."""
-    import torch
-
-    logits, y = torch.zeros(1, recipe.data.spec.num_classes), torch.zeros(1, dtype=torch.long)
-    if recipe.objective.inner(logits, y) is None:
-        return 1
-    return 2 + attack_gradients(recipe.attack)
-
-
-def operations(model: Model, images: ImageSpec) -> float:
-    """Floating-point operations of one gradient evaluation of one image."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.build(images).eval()(torch.zeros(1, *images.shape))
-    return float(PASSES * counter.get_total_flops())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robsearch.child import warm_up
 from robsearch.cli.claims import validate
 from robsearch.cli.data import data_app
 from robsearch.cli.looking import check, compare, doctor, report, status, ui
@@ -80,6 +81,7 @@ def launch(
     disk_budget: DiskBudget = None,
 ) -> None:
     """Search a space: train on Ray, decide with Optuna, record in MLflow, end with a law and a report."""
+    warm_up()
     from robsearch.search import Means
     from robsearch.search import launch as launch_search
 
@@ -102,6 +104,7 @@ def resume(
     disk_budget: DiskBudget = None,
 ) -> None:
     """Go on with a search that was interrupted or killed, or give it more trials."""
+    warm_up()
     from robsearch.search import Means
     from robsearch.search import resume as resume_search
 

@@ -12,34 +12,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robsearch.child import warm_up
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
 from robsearch.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from robsearch.spaces import Draw
+    from robsearch.spaces import Draw, Price
 
 Json = Annotated[bool, typer.Option("--json", help="for machines: JSON instead of text")]
 
 
 def check(space: SpaceArgument, results: Results = None, storage: Storage = None, as_json: Json = False) -> None:
-    """Draw suggestions from a space, without training, and say all that is wrong with it."""
+    """Draw suggestions from a space, try a first step of each kind, and say all that is wrong with it."""
+    warm_up()
     from robsearch.spaces import check as check_space
-    from robsearch.spaces import load_space
+    from robsearch.spaces import load_space, prices
 
+    notes: list[str] = []
     try:
         with _read_in(results, storage):
-            draws = check_space(load_space(space))
+            loaded = load_space(space)
+            draws = check_space(loaded, say=notes.append)
+            costs = list(prices(loaded, draws))
     except InputError as error:
         if not as_json:
             raise
         _print_json({"space": space, "ready": False, "problems": error.problems})
         raise typer.Exit(2) from error
     if as_json:
-        _print_json({"space": space, "ready": True, "problems": [], **_drawn(draws)})
+        told = {"notes": notes, "costs": [cost._asdict() for cost in costs]}
+        _print_json({"space": space, "ready": True, "problems": [], **_drawn(draws), **told})
     else:
-        _print(_draw_lines(space, draws))
+        _print(_draw_lines(space, draws, notes, costs))
 
 
 def _read_in(results: Path | None, storage: str | None) -> AbstractContextManager[None]:
@@ -62,8 +68,8 @@ def _drawn(draws: list[Draw]) -> dict[str, Any]:
     }
 
 
-def _draw_lines(space: str, draws: list[Draw]) -> Iterator[str]:
-    from robsearch.spaces import distributions
+def _draw_lines(space: str, draws: list[Draw], notes: list[str], costs: list[Price]) -> Iterator[str]:
+    from robsearch.spaces import distributions, price_lines
 
     for draw in draws:
         drawn = ", ".join(
@@ -73,6 +79,8 @@ def _draw_lines(space: str, draws: list[Draw]) -> Iterator[str]:
         yield f"width {draw.width:g}: {drawn or 'nothing is searched'}"
     for name, distribution in distributions(draws).items():
         yield f"searches {name} in {distribution}"
+    yield from (f"note: {note}" for note in notes)
+    yield from price_lines(costs)
     yield f"{space} is ready to launch: {len({draw.width for draw in draws})} widths"
 
 

@@ -73,7 +73,7 @@ def launch(
     means, console = _asked("launch", means, console, trials=(trials, 1), seed=(seed, 0))
     came_from = space if isinstance(space, str) else space.reference or resumed_by
     space = load_space(space) if isinstance(space, str) else space
-    draws = check_space(space)
+    draws = check_space(space, partial(_note, console))
     _check_places(means)
     name = new_name(name, space, means.place, means.uri())
     found = learning.found(space, means.place, draws, name, printer(console))
@@ -95,6 +95,10 @@ def _asked(
     check_numbers(**least, **means.bounds)
     cluster.check_address(means.address)
     return means, console or Console()
+
+
+def _note(console: Console, text: str) -> None:
+    say(console, f"note: {text}")
 
 
 def _check_places(means: Means) -> None:
@@ -159,7 +163,7 @@ def resume(
         repair_journal(folder)
     check_only_copy(folder, record)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
-    recipe = check_space(space)[0].recipe
+    recipe = check_space(space, partial(_note, console))[0].recipe
     check_unchanged(storage, record, space, folder)
     changed = _changed_manner(record, space, console)
     check_writable(folder)

@@ -17,7 +17,7 @@ from robsearch.recipe import Recipe
 from robsearch.rehearsal import rehearse
 from robsearch.schedules import Fixed
 from robsearch.search.workplace import WHOLE, Means, Stoppable, asked
-from robsearch.spaces import Space, check
+from robsearch.spaces import Space, suggestions
 from robsearch.trial import Report
 from robsearch.wording import counted
 
@@ -179,7 +179,7 @@ class _Rehearsals:
 def _distinct(space: Space) -> dict[float, list[Recipe]]:
     """By width, the recipes drawn there without those that differ from another in lambda and seed only."""
     found: dict[float, dict[str, Recipe]] = {}
-    for draw in check(space):
+    for draw in suggestions(space):
         alike = repr(replace(draw.recipe, lam=Fixed(1.0), seed=0))
         found.setdefault(draw.width, {}).setdefault(alike, draw.recipe)
     return {width: list(several.values()) for width, several in found.items()}

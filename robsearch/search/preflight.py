@@ -6,7 +6,7 @@ import platform
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -45,13 +45,17 @@ def check_numbers(**least: tuple[float | None, float]) -> None:
         raise InputError(*problems)
 
 
-def check_space(space: Space) -> list[Draw]:
+def check_space(space: Space, say: Callable[[str], None] | None = None) -> list[Draw]:
     """Checks the space and puts its data into the node's store; returns the suggestions that were drawn.
+
+    Args:
+        space: that is to be searched.
+        say: is told what could not be tried here.
 
     Raises:
         InputError: the space could not be searched, or its data is not there.
     """
-    draws = check(space)
+    draws = check(space, say=say)
     datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in draws}
     for dataset in datasets:
         load(dataset)

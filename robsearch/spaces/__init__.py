@@ -1,7 +1,8 @@
 """A search space: a Python function from a suggestion and a width to a recipe, and how it is to be searched."""
 
 from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
-from robsearch.spaces.checking import Draw, check, distributions, recipe_problems
+from robsearch.spaces.checking import Draw, check, distributions, suggestions
+from robsearch.spaces.costing import Price, price_lines, prices
 from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
 from robsearch.spaces.drawing import more_draws
 from robsearch.spaces.goals import AtLeast
@@ -17,6 +18,7 @@ __all__ = [
     "Define",
     "Draw",
     "Equal",
+    "Price",
     "Rung",
     "Space",
     "Stage",
@@ -30,7 +32,9 @@ __all__ = [
     "grid_size",
     "load_space",
     "more_draws",
-    "recipe_problems",
+    "price_lines",
+    "prices",
     "space",
+    "suggestions",
     "training_name",
 ]

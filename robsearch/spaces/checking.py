@@ -1,13 +1,12 @@
-"""``robsearch check``: draws suggestions at every width, without training, and says all that is wrong."""
+"""``robsearch check``: draws suggestions at every width, tries a first step, and says all that is wrong."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
-import torch
 from optuna.distributions import BaseDistribution
 
 from robsearch.errors import InputError, refusal
@@ -18,6 +17,7 @@ from robsearch.spaces.definition import Space
 from robsearch.spaces.manner import how_problems
 from robsearch.spaces.ranges import same_range
 from robsearch.spaces.scratch import scratch_study
+from robsearch.spaces.trying import Subject, first_step_problems
 from robsearch.wording import a
 
 DRAWS = 3
@@ -34,26 +34,25 @@ class Draw:
     recipe: Recipe
 
 
-def check(space: Space, draws: int = DRAWS) -> list[Draw]:
-    """Draws suggestions at every width, without training, and refuses a space that could not be searched.
+def check(space: Space, draws: int = DRAWS, say: Callable[[str], None] | None = None) -> list[Draw]:
+    """Draws suggestions at every width, takes a first step with what is drawn, and refuses what could not be searched.
+
+    Args:
+        space: that would be searched.
+        draws: suggestions at each width.
+        say: is told what could not be tried here.
 
     Raises:
-        InputError: every recipe that does not build or pickle, every range that a storage would not give back equal
-            or that differs between widths, and a model that does not depend on width; all at once.
+        InputError: every recipe that does not pickle, that fails in a first step or in judging, every range that a
+            storage would not give back equal or that differs between widths, and a model that does not depend on
+            width; all at once.
     """
-    drawn: list[Draw] = []
     problems: list[str] = []
-    for width in space.widths:
-        for seed in range(draws):
-            try:
-                drawn.append(_draw(space, width, seed))
-            except InputError as error:
-                problems += [f"at width {width:g}: {problem}" for problem in error.problems]
-    for width in space.widths:
-        of_width = [draw.recipe for draw in drawn if draw.width == width][:1]
-        cheap = [recipe for full in of_width for recipe in _rungs(space, full, problems)]
-        for recipe in (*of_width, *cheap, *_controls(space, width, problems)):
-            problems += [f"at width {width:g}: {problem}" for problem in recipe_problems(recipe)]
+    drawn = _drawn(space, draws, problems)
+    subjects = list(_subjects(space, drawn, problems))
+    for subject in subjects:
+        problems += [f"at width {subject.width:g}: {problem}" for problem in lasting_problems(subject.recipe)]
+    problems += first_step_problems(space, subjects, say or (lambda note: None))
     problems += [*_range_problems(drawn), *_width_problems(drawn), *_resource_problems(space)]
     problems += [] if problems else how_problems(space, distributions(drawn))
     if problems:
@@ -61,26 +60,69 @@ def check(space: Space, draws: int = DRAWS) -> list[Draw]:
     return drawn
 
 
+def suggestions(space: Space, draws: int = DRAWS) -> list[Draw]:
+    """Those that ``check`` draws, where it has passed before.
+
+    Raises:
+        InputError: recipes that cannot be made.
+    """
+    problems: list[str] = []
+    drawn = _drawn(space, draws, problems)
+    if problems:
+        raise InputError(*problems)
+    return drawn
+
+
+def _drawn(space: Space, draws: int, problems: list[str]) -> list[Draw]:
+    drawn: list[Draw] = []
+    for width in space.widths:
+        for seed in range(draws):
+            try:
+                drawn.append(_draw(space, width, seed))
+            except InputError as error:
+                problems += [f"at width {width:g}: {problem}" for problem in error.problems]
+    return drawn
+
+
+def _subjects(space: Space, drawn: list[Draw], problems: list[str]) -> Iterator[Subject]:
+    """Every recipe that is tried: of the suggestions, their rungs, and the controls."""
+    for draw in (*drawn, *_with_other_choices(space, drawn, problems)):
+        yield Subject(draw.width, draw.recipe, _text(draw.params))
+        for name, recipe in _rungs(space, draw.recipe, problems):
+            yield Subject(draw.width, recipe, f"rung {name}")
+    for width in space.widths:
+        for name, recipe in _controls(space, width, problems):
+            yield Subject(width, recipe, f"control {name}")
+
+
+def _text(params: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items()
+    )
+
+
+def _with_other_choices(space: Space, drawn: list[Draw], problems: list[str]) -> Iterator[Draw]:
+    """Suggestions with each choice of a categorical parameter that no draw has, for it may be another structure."""
+    for width in {min(space.widths), max(space.widths)}:
+        own = [draw for draw in drawn if draw.width == width]
+        seen = {(name, repr(value)) for draw in own for name, value in draw.params.items()}
+        for name, distribution in distributions(own).items():
+            for choice in getattr(distribution, "choices", ()):
+                if (name, repr(choice)) not in seen:
+                    try:
+                        yield _draw(space, width, 0, {name: choice})
+                    except InputError as error:
+                        problems += [f"at width {width:g} with {name} {choice}: {each}" for each in error.problems]
+
+
 def distributions(draws: Sequence[Draw]) -> dict[str, BaseDistribution]:
     """Of every parameter that the space asked for."""
     return {name: distribution for draw in draws for name, distribution in draw.distributions.items()}
 
 
-def recipe_problems(recipe: Recipe) -> Iterator[str]:
-    """What would stop this recipe on a worker or on another day.
-
-    It has a part without a lasting name, does not pickle, or its model does not build or fit the data.
-    """
+def lasting_problems(recipe: Recipe) -> Iterator[str]:
+    """What would stop this recipe on another day or in another process: a part without a lasting name, or a pickle."""
     yield from _naming_problems(recipe) or _pickling_problems(recipe)
-    spec = recipe.data.spec
-    expected = f"a model that maps {spec.shape} images to {spec.num_classes} logits"
-    try:
-        with torch.device("meta"), torch.no_grad():
-            logits = recipe.model.build(spec).eval()(torch.zeros(2, *spec.shape))
-        if tuple(logits.shape) != (2, spec.num_classes):
-            yield refusal(expected, f"logits of shape {tuple(logits.shape)} for 2 images", f"mend {recipe.model}")
-    except Exception as error:
-        yield refusal(expected, f"{type(error).__name__}: {error}", f"mend {recipe.model}")
 
 
 def _naming_problems(recipe: Recipe) -> Sequence[str]:
@@ -98,27 +140,29 @@ def _pickling_problems(recipe: Recipe) -> Iterator[str]:
         yield refusal("a recipe that pickles", error, "use objects of importable classes, no lambdas or closures")
 
 
-def _draw(space: Space, width: float, seed: int) -> Draw:
+def _draw(space: Space, width: float, seed: int, fixed: Mapping[str, object] | None = None) -> Draw:
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = scratch_study(sampler, metrics=len(space.maximise))
+    if fixed:
+        study.enqueue_trial(dict(fixed))
     trial = [study.ask() for _ in range(seed + 1)][-1]  # numbers differ too: a range must not depend on them
     recipe = _called(lambda: asked(space.define, trial, width), f"{space.title} with {trial.params}")
     kept = study.get_trials()[-1]
     return Draw(width, kept.params, kept.distributions, recipe)
 
 
-def _controls(space: Space, width: float, problems: list[str]) -> Iterator[Recipe]:
+def _controls(space: Space, width: float, problems: list[str]) -> Iterator[tuple[str, Recipe]]:
     for control in space.controls:
         try:
-            yield _called(lambda control=control: control(width), f"control {control.__name__}")  # type: ignore[misc]
+            yield control.__name__, _called(lambda control=control: control(width), f"control {control.__name__}")  # type: ignore[misc]
         except InputError as error:
             problems += [f"at width {width:g}: {problem}" for problem in error.problems]
 
 
-def _rungs(space: Space, full: Recipe, problems: list[str]) -> Iterator[Recipe]:
+def _rungs(space: Space, full: Recipe, problems: list[str]) -> Iterator[tuple[str, Recipe]]:
     for rung in space.fidelity:
         try:
-            yield _called(lambda rung=rung: rung.change(full), f"rung {rung.name}")  # type: ignore[misc]
+            yield rung.name, _called(lambda rung=rung: rung.change(full), f"rung {rung.name}")  # type: ignore[misc]
         except InputError as error:
             problems += error.problems
 

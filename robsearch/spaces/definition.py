@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from robsearch.errors import InputError, refusal
+from robsearch.kinds import kind_problems
 from robsearch.naming import alike, exactly
 from robsearch.recipe import Recipe
 from robsearch.references import reference_of, referred
@@ -129,6 +130,7 @@ class Space:
         else:
             do = "pass such as start_with=({'lam': 6.0},)"
             problems.append(refusal("a tuple of dicts as start_with", repr(self.start_with), do))
+        problems += kind_problems(self, "Space")
         if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
             problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
         names = [*(control.__name__ for control in self.controls), *(rung.name for rung in self.fidelity)]

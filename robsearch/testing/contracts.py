@@ -63,12 +63,12 @@ def check_schedule(schedule: Schedule, /) -> None:
     """Lambda, finite and >= 0 whatever the terms, follows from a state that survives JSON and is never changed."""
     walk = random.Random(0)
     state = schedule.init()
-    _check_state(schedule, state)
+    check_state(schedule, state)
     for step in range(200):
         natural, robust = (walk.choice((0.0, 1e-30, 1e6, 1e30, walk.lognormvariate(0, 2))) for _ in "12")
         before, copy = dict(state), json.loads(json.dumps(dict(state)))
         new, again = (schedule.update(start, natural, robust, step / 200) for start in (state, copy))
-        _check_state(schedule, new)
+        check_state(schedule, new)
         promise(before == state == copy, schedule, "update to leave its state alone", f"{state}, was {before}")
         lams = schedule.lam(new), schedule.lam(again)
         same = new == again and lams[0] == lams[1]
@@ -122,6 +122,11 @@ def check_dataset(dataset: Dataset, /) -> None:
 @contract(LearningRate)
 def check_learning_rate(learning_rate: LearningRate, /) -> None:
     """The factor is finite, at least 0 from progress 0 to 1, and a function of progress alone."""
+    check_factors(learning_rate)
+
+
+def check_factors(learning_rate: LearningRate) -> None:
+    """The factors alone, also of what is no frozen dataclass."""
     first, second = ([learning_rate(i / 100) for i in range(101)] for _ in "12")
     bad = [factor for factor in first if not is_number(factor) or factor < 0]
     promise(not bad, learning_rate, "finite factors >= 0", bad)
@@ -147,11 +152,12 @@ def _attacked(attack: Attack, grad: bool = True, fails_at: int = 0) -> Tensor:
             raise
     promise(not any(modes), attack, "the model in eval mode during the attack", "train mode")
     promise(torch.equal(given, x), attack, "the clean images untouched", "a change in them")
-    _check_images(attack, adv, x)
+    check_images(attack, adv, x)
     return adv
 
 
-def _check_images(attack: Attack, adv: Tensor, x: Tensor) -> None:
+def check_images(attack: Attack, adv: Tensor, x: Tensor) -> None:
+    """Images like ``x``, in [0, 1] and in the attack's ball, detached."""
     got, asked = (f"{images.dtype} {tuple(images.shape)}" for images in (adv, x))
     promise(got == asked, attack, f"images of {asked}", got)
     promise(not adv.requires_grad, attack, "images without gradient", "requires_grad=True")
@@ -175,7 +181,8 @@ def _check_terms(objective: Objective, clean: Tensor, adv: Tensor, y: Tensor) ->
         check_slope(objective, f"the terms in the {name} logits", terms[0] + terms[1], logits)
 
 
-def _check_state(schedule: Schedule, state: Mapping[str, float]) -> None:
+def check_state(schedule: Schedule, state: Mapping[str, float]) -> None:
+    """A state of finite numbers, and lambda in it finite and >= 0."""
     legal = isinstance(state, Mapping) and all(isinstance(k, str) and is_number(v) for k, v in state.items())
     promise(legal, schedule, "a state that maps names to finite numbers", state)
     before, lam = dict(state), schedule.lam(state)

@@ -85,7 +85,7 @@ def left_alone(plugin: object, model: nn.Module, but: str = "") -> Iterator[None
 def _found(model: nn.Module) -> dict[str, dict[str, Any]]:
     """All that can be disturbed in a model, as copies; what is trained, and its gradients, apart from the rest."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    values = {name: value.clone() for name, value in model.state_dict().items()}
+    values = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
     return {
         "training flags": {name or "the model": module.training for name, module in model.named_modules()},

@@ -1,0 +1,73 @@
+"""What a launch of a space would take on this machine, if it is one that would train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from robsearch.child import Lost, in_child
+from robsearch.pricing import Cost, measured
+from robsearch.recipe import Recipe
+from robsearch.spaces.checking import Draw
+from robsearch.spaces.definition import Space
+from robsearch.spaces.trying import limits, on_gpu
+
+SECONDS = 20.0
+"""Which one width's measurement may take; where it is not enough, wider nets are not measured at all."""
+TRAININGS = 10
+"""Of each width, as in a launch that is not told otherwise."""
+
+
+class Price(NamedTuple):
+    """Of a width: the seconds of a step and the hours of one training with its judging, or why it is not known."""
+
+    width: float
+    step: float | None = None
+    hours: float | None = None
+    reason: str = ""
+
+
+def prices(space: Space, draws: Sequence[Draw]) -> Iterator[Price]:
+    """Of each width, thin to wide, by its first suggestion, on one device; measures are not counted."""
+    recipes = {draw.width: draw.recipe for draw in reversed(draws)}
+    reason = ""
+    for width in sorted(recipes):
+        wants = on_gpu(space, width)
+        if wants and space.resources and not torch.cuda.is_available():
+            yield Price(width, reason="trainings want a GPU, and this machine has none")
+        elif reason:
+            yield Price(width, reason=reason)
+        else:
+            (cost,) = in_child(_cost, [(recipes[width], wants)], limits()._replace(seconds=SECONDS))
+            if isinstance(cost, Cost):
+                seconds = recipes[width].epochs * cost.training + cost.judging
+                yield Price(width, cost.step, seconds / 3600)
+            else:
+                reason = cost.reason.partition("\n")[0] if isinstance(cost, Lost) else str(cost)
+                yield Price(width, reason=reason)
+
+
+def price_lines(found: Sequence[Price]) -> Iterator[str]:
+    """For a person: each width, and all of them together."""
+    for price in found:
+        if price.hours is None:
+            yield f"width {price.width:g}: the cost was not measured ({price.reason})"
+        else:
+            yield f"width {price.width:g}: {price.step:.3g} s a step, {_hours(price.hours)} a training on this machine"
+    if found and all(price.hours is not None for price in found):
+        total = TRAININGS * sum(price.hours or 0.0 for price in found)
+        yield f"{TRAININGS} trainings of each width, one after another: {_hours(total)} at most, without measures"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _cost(task: tuple[Recipe, bool]) -> Cost:
+    recipe, gpu = task
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return measured(recipe)
