@@ -65,7 +65,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "references", "paths"},
+    {"draws", "resources", "ranks", "references", "paths"},
     {"identity"},
     {"protocols", "errors"},
 )
