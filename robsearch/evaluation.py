@@ -1,4 +1,4 @@
-"""Judging a model on a split: in chunks that fit into memory, each image from its own start, the same for all models."""
+"""Judging a model on a split: in chunks that fit into memory, each image from a start of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVAL_SEED = 0
 EVAL_CHUNK = 1000
 """The most images that are judged at once."""
 ROOM = {"cpu": 2**30, "cuda": 2**33}
-"""The most bytes that one chunk shall take of each kind of device; where less than four times that is free, a quarter."""
+"""The most bytes that one chunk shall take of each kind of device; of what is free, at most a quarter."""
 RATES = {
     "natural_accuracy": "natural",
     "robust_accuracy": "robust",

@@ -164,7 +164,7 @@ def _give_own_starts(apgd: Any, seed: int) -> None:
 
 
 def _give_common_numbers(square: Any) -> None:
-    """What is drawn for each image is drawn once for all: so the numbers after it do not depend on how many there are."""
+    """What is drawn for each image is drawn once for all: how many there are does not change the numbers after it."""
     choice = square.random_choice
     square.random_choice = lambda shape: choice([1, *shape[1:]]) if len(shape) == 4 else choice(shape)
 

@@ -15,7 +15,6 @@ from robsearch.measures.changes import Change, LayerChange, moved_in_logs
 from robsearch.modes import check_in_parts, evaluating
 from robsearch.protocols import About, Images, Labels, PerLayer
 
-
 LOG10 = "log10"
 """The name under which a measure of layers gives the logarithm of a number of the whole model."""
 

@@ -25,7 +25,8 @@ class FeatureChange:
 
     ``x'`` comes from the attack on the cross-entropy against the prediction ``yhat(x)``, as for the rates: the
     numbers are exact for this ``x'``, another attack gives others. The layers are the model's convolutions,
-    transposed ones, linear layers and ``nn.MultiheadAttention``, each at its first call; those that the model does not run are left out, and so are those whose
+    transposed ones, linear layers and ``nn.MultiheadAttention``, each at its first call; those that the model does
+    not run are left out, and so are those whose
     output is not (n, ...), one row per image. Where ``phi_l(x)`` is zero, or next to nothing beside ``phi_l(x')``,
     it counts as ``r ||phi_l(x')||`` with ``r`` the rounding of its dtype: the change is then ``1 / r``, 8e6 in
     float32, rather than infinite, and none is larger than ``1 + 1 / r``. Zero to zero is no change.

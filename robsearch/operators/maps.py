@@ -38,8 +38,8 @@ def applied(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
 def adjoint(layer: Layer, y: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """The transposed map of ``applied`` on outputs ``y``: (n, *shape), so that ``<A x, y> = <x, adjoint(y)>``.
 
-    torch's transposed convolution alone would not do: it knows neither an input that the stride left a rest of, nor padding
-    that is wider on one side.
+    torch's transposed convolution alone would not do: it knows neither an input that the stride left a
+    rest of, nor padding that is wider on one side.
     """
     if isinstance(layer, nn.Linear):
         return F.linear(y, weight.T)
