@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robsearch.draws import own_draws
 from robsearch.measures import Rates, rates
 from robsearch.memory import free, free_bytes, kept_for_gradients, out_of_memory
-from robsearch.modes import evaluating
+from robsearch.modes import NonFiniteLogitsError, evaluating
 from robsearch.protocols import Attack, Images, Labels, Metrics, Split
 
 EVAL_SEED = 0
@@ -52,6 +52,15 @@ def judge(model: nn.Module, split: Split, attack: Attack) -> Metrics:
     slack = 1e-9
     assert natural + stable - 1 - slack <= robust <= min(natural, stable) + slack, f"the rates contradict: {shares}"
     return shares
+
+
+def judged_or_told(prefix: str, model: nn.Module, test: Split, attack: Attack, problems: list[str]) -> Metrics:
+    """The rates of one network on ``test``; none, but a sentence among the problems, if its logits are not finite."""
+    try:
+        return {f"{prefix}/{name}": rate for name, rate in judge(model, test, attack).items()}
+    except NonFiniteLogitsError as error:
+        problems.append(f"{prefix} left out: {error}")
+        return {}
 
 
 def all_rates(model: nn.Module, split: Split, attack: Attack) -> Rates:

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.parquet as pq
-from torch import nn
 
 from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_of, newest
 from robsearch.data import load
 from robsearch.disk import DiskFullError
-from robsearch.evaluation import best_device, images_at_once, judge, sampled, to_device, to_float
+from robsearch.evaluation import best_device, images_at_once, judged_or_told, sampled, to_device, to_float
 from robsearch.files import DamagedError, make_way, read_json, replacing, unless_damaged, write_json
 from robsearch.measurement import Measurement, averages, finite
 from robsearch.memory import DeviceFullError
-from robsearch.modes import NonFiniteLogitsError
-from robsearch.protocols import Attack, Checkpoint, Metrics, Split
+from robsearch.protocols import Checkpoint, Metrics
 from robsearch.provenance import note_attempt
 from robsearch.ranks import ALONE, RankLostError, Ranks
 from robsearch.recipe import Recipe
@@ -177,12 +175,12 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
 
     metrics, problems = Metrics(), list[str]()
     model.load_state_dict(last.state["judged"])
-    metrics |= _judged("test_last", model, splits["test"], attack, problems)
+    metrics |= judged_or_told("test_last", model, splits["test"], attack, problems)
     measured = last.best if recipe.measured_epoch == "best" else last
     state = measured.state
     if recipe.averaging is not None:
         model.load_state_dict(state["model"])
-        metrics |= _judged("test_raw", model, splits["test"], attack, problems)
+        metrics |= judged_or_told("test_raw", model, splits["test"], attack, problems)
     model.load_state_dict(state["judged"])
     measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
     tables = measurement.tables(splits)
@@ -195,15 +193,6 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
     write_json(folder / "test.json", metrics)
     problems += [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
     return metrics, _fallen_back(measured, last) + problems + infinite
-
-
-def _judged(prefix: str, model: nn.Module, test: Split, attack: Attack, problems: list[str]) -> Metrics:
-    """The rates of one network on ``test``; none, but a sentence among the problems, if its logits are not finite."""
-    try:
-        return {f"{prefix}/{name}": rate for name, rate in judge(model, test, attack).items()}
-    except NonFiniteLogitsError as error:
-        problems.append(f"{prefix} left out: {error}")
-        return {}
 
 
 def _fallen_back(measured: Saved, last: Saved) -> list[str]:

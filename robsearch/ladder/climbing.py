@@ -137,8 +137,9 @@ def _walk(chunks: Chunks, plan: Plan, wanted: list[str]) -> Iterator[tuple[str, 
     An attack is handed the images that stand after all before it.
     """
     standing = np.ones(len(chunks.split.images), dtype=bool)
+    fitting = images_at_once(chunks.model, chunks.split, chunks.size)
     for rung, attack in ((rung, attack) for rung, attacks in plan.items() for attack in attacks):
-        batch = images_at_once(chunks.model, chunks.split, chunks.size)
+        batch = fitting
         for first in range(0, len(standing), chunks.size):
             index = first + np.flatnonzero(standing[first : first + chunks.size])
             piece, resumed = chunks.piece(attack, first, index, batch, run=attack in wanted)
