@@ -26,11 +26,11 @@ class Change(Tensor):
     """Bounds, entry by entry, on ``|z(x) - z(x')|`` of the tensor ``z`` in whose place it stands.
 
     torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum. Bounds
-    that would leave the range of floats are held as a multiple of ``exp(log)``: each operation multiplies its result
+    that would leave the range of floats are held as a multiple of ``exp(exponent)``: each operation multiplies its result
     when its bounds are multiplied.
     """
 
-    log: float = 0.0
+    exponent: float = 0.0
     operations: ClassVar[frozenset[str]]
     expected: ClassVar[str] = "operations whose change has a known bound"
     do: ClassVar[str] = "build the model of convolutions, linear layers, batch norms, ReLU or SiLU, sums and means"
@@ -55,7 +55,7 @@ class Change(Tensor):
             if name not in cls.operations or not _fits(name, args, options):
                 raise InputError(refusal(cls.expected, name, cls.do))
             rule: Callable[..., Tensor] = _RULES.get(name, func)
-            log = max(value.log for value in (*args, *options.values()) if isinstance(value, Change))
+            log = max(value.exponent for value in (*args, *options.values()) if isinstance(value, Change))
             entering = (cls.entering(name, _in_units_of(log, arg)) for arg in args)
             size = rule(*entering, **{key: _in_units_of(log, value) for key, value in options.items()})
             peak = float(size.detach().amax()) if size.numel() else 0.0
@@ -64,7 +64,7 @@ class Change(Tensor):
             if options.get("inplace") or name in _IN_PLACE:
                 size = args[0].copy_(size)
             result = size.as_subclass(cls)
-            result.log = log
+            result.exponent = log
             return result
 
     @classmethod
@@ -96,9 +96,9 @@ class AffineChange(Change):
 
 def _in_units_of(log: float, value: Any) -> Any:
     """Bounds as a multiple of ``exp(log)``; anything else as it is."""
-    if not isinstance(value, Change) or value.log == log:
+    if not isinstance(value, Change) or value.exponent == log:
         return value
-    return (value.as_subclass(Tensor) * math.exp(value.log - log)).as_subclass(type(value))
+    return (value.as_subclass(Tensor) * math.exp(value.exponent - log)).as_subclass(type(value))
 
 
 def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tensor:
@@ -121,7 +121,7 @@ def moved_in_logs(module: nn.Module, size: Tensor, kind: type[Change] = Change) 
     after = module(size.as_subclass(kind))
     if not isinstance(after, Change):
         return torch.zeros_like(after, dtype=size.dtype), 0.0
-    return after.as_subclass(Tensor), after.log
+    return after.as_subclass(Tensor), after.exponent
 
 
 def _conv2d(d: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ Layer: TypeAlias = Conv | nn.Linear
 Affine: TypeAlias = Layer | BatchNorm
 Shape: TypeAlias = tuple[int, ...]
 """One input of a layer, without the batch: (channels, height, width) or (features,)."""
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[int, tuple[Any, Any, Any]] = {
     1: (nn.Conv1d, F.conv1d, F.conv_transpose1d),
     2: (nn.Conv2d, F.conv2d, F.conv_transpose2d),
     3: (nn.Conv3d, F.conv3d, F.conv_transpose3d),
@@ -48,8 +48,10 @@ def adjoint(layer: Layer, y: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     reached = transpose(y, weight, None, layer.stride, 0, 0, layer.groups, layer.dilation)
     sides = [low + side + high for side, (low, high) in zip(shape[1:], pads, strict=True)]
     padded = y.new_zeros(len(y), shape[0], *sides)
-    padded[(..., *(slice(side) for side in reached.shape[2:]))] = reached
-    return padded[(..., *(slice(low, low + side) for side, (low, _) in zip(shape[1:], pads, strict=True)))]
+    reach: tuple[Any, ...] = (..., *(slice(side) for side in reached.shape[2:]))
+    inner: tuple[Any, ...] = (..., *(slice(low, low + side) for side, (low, _) in zip(shape[1:], pads, strict=True)))
+    padded[reach] = reached
+    return padded[inner]
 
 
 def convolution(layer: Transposed) -> Conv:
