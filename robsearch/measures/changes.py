@@ -26,8 +26,8 @@ class Change(Tensor):
     """Bounds, entry by entry, on ``|z(x) - z(x')|`` of the tensor ``z`` in whose place it stands.
 
     torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum. Bounds
-    that would leave the range of floats are held as a multiple of ``exp(exponent)``: each operation multiplies its result
-    when its bounds are multiplied.
+    that would leave the range of floats are held as multiples of ``exp(exponent)``: all operations multiply their
+    result when their bounds are multiplied.
     """
 
     exponent: float = 0.0
