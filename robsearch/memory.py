@@ -70,8 +70,8 @@ def free_bytes(device: torch.device) -> int:
     """What is free of the device's memory: of a GPU's with what torch keeps for later, of a machine's in its cgroup."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    return min(psutil.virtual_memory().available, *_cgroup_rests())
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
+    return min(int(psutil.virtual_memory().available), *_cgroup_rests())
 
 
 def _cgroup_rests() -> Iterator[int]:

@@ -66,8 +66,8 @@ class SingularValues:
             check_in_parts(model, x, y)
             run = traced(model, x[:1])
             warn_of_rest(model, run)
-            maps = (t for t in run if t.as_written and not isinstance(t.module, BatchNorm))
-            return {t.name: self._of(t.module, t.shape) for t in maps}
+            maps = ((t.name, t.module, t.shape) for t in run if t.as_written)
+            return {name: self._of(m, shape) for name, m, shape in maps if not isinstance(m, BatchNorm)}
 
     def _of(self, layer: Layer, shape: Shape) -> PerLayer:
         if self.method == "circular":

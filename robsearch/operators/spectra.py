@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
@@ -82,7 +83,9 @@ def kernel_of(layer: Layer, whole: Tensor) -> Tensor:
     """The taps that the layer's kernel has of a filter as large as its input; a linear layer's is whole."""
     if isinstance(layer, nn.Linear):
         return whole
-    return whole[(..., *(slice(0, side, step) for side, step in zip(extent(layer), layer.dilation, strict=True)))]
+    taps = (slice(0, side, step) for side, step in zip(extent(layer), layer.dilation, strict=True))
+    place: tuple[Any, ...] = (..., *taps)
+    return whole[place]
 
 
 def _spaced(layer: Conv) -> Float[Tensor, "o i *sides"]:
