@@ -49,18 +49,17 @@ def least_images(model: nn.Module) -> int:
     return 2 if any(layer.training or layer.running_mean is None for layer in layers) else 1
 
 
-def share_problems(model: nn.Module, images: int, batch_size: int, ranks: int = 1) -> list[str]:
+def share_problems(least: int, images: int, batch_size: int, ranks: int = 1) -> list[str]:
     """What is wrong with the shares that ranks would have of an epoch's batches; empty if nothing is.
 
     Without BatchNorm it is enough that each rank has a share of a full batch.
 
     Args:
-        model: in train mode, on any device.
+        least: images that the model needs together (``least_images``).
         images: of ``train``.
         batch_size: the recipe's.
         ranks: processes that train the model together.
     """
-    least = least_images(model)
     if least == 1:
         if batch_size >= ranks:
             return []

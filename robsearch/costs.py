@@ -67,6 +67,11 @@ def measuring(test: Metrics) -> Cost:
     return Cost(gpu_seconds=_sum([test], MEASURE_GPU), measure_seconds=_sum([test], MEASURE))
 
 
+def measured_for(seconds: float, on_gpu: bool) -> Metrics:
+    """The same as a trial writes it down, in the process that measured it."""
+    return {MEASURE: seconds, MEASURE_GPU: gpu_seconds(seconds)} if on_gpu else {MEASURE: seconds}
+
+
 def hold_gpus(gpus: float) -> None:
     """Says how much of a GPU, at most one, this process holds from now on."""
     _process["gpus"] = gpus

@@ -1,22 +1,28 @@
-"""Judging a model on a split: in chunks that fit into memory, from the same attack starts for every model."""
+"""Judging a model on a split: in chunks that fit into memory, each image from a start of its own."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from robsearch.draws import own_draws
 from robsearch.measures import Rates, rates
-from robsearch.memory import out_of_memory
+from robsearch.memory import free, free_bytes, kept_for_gradients, out_of_memory
+from robsearch.modes import NonFiniteLogitsError, evaluating
 from robsearch.protocols import Attack, Images, Labels, Metrics, Split
 from robsearch.wording import counted
 
 EVAL_SEED = 0
 """Every trial is judged from the same attack starts, so that trials are compared like with like."""
 EVAL_CHUNK = 1000
+"""The most images that are judged at once."""
+ROOM = {"cpu": 2**30, "cuda": 2**33}
+"""The most bytes that one chunk shall take of each kind of device; of what is free, at most a quarter."""
 RATES = {
     "natural_accuracy": "natural",
     "robust_accuracy": "robust",
@@ -24,6 +30,10 @@ RATES = {
     "wrong_to_right": "wrong_to_right",
 }
 """Metric names of the accuracy family, and the fields of ``Rates`` they average."""
+
+LEAST_ROOM = 2**26
+COPIES = 16
+"""Tensors as large as the images that an attack holds, about."""
 
 T = TypeVar("T")
 
@@ -45,35 +55,82 @@ def judge(model: nn.Module, split: Split, attack: Attack) -> Metrics:
     return shares
 
 
+def judged_or_told(prefix: str, model: nn.Module, test: Split, attack: Attack, problems: list[str]) -> Metrics:
+    """The rates of one network on ``test``; none, but a sentence among the problems, if its logits are not finite."""
+    try:
+        return {f"{prefix}/{name}": rate for name, rate in judge(model, test, attack).items()}
+    except NonFiniteLogitsError as error:
+        problems.append(f"{prefix} left out: {error}")
+        return {}
+
+
 def all_rates(model: nn.Module, split: Split, attack: Attack) -> Rates:
     """The rates of each image of a split; without the perturbed images, of which there may be too many."""
 
     def without_images(x: Images, y: Labels) -> Rates:
         return rates(model, x, y, attack)._replace(x_adv=x[:0])
 
-    return Rates(*map(torch.cat, zip(*in_chunks(split, without_images), strict=True)))
+    found = in_chunks(split, without_images, images_at_once(model, split))
+    return Rates(*map(torch.cat, zip(*found, strict=True)))
 
 
-def in_chunks(split: Split, work: Callable[[Images, Labels], T], size: int = EVAL_CHUNK) -> list[T]:
-    """What ``work`` makes of images (as floats) and labels, chunk by chunk, with torch seeded by ``EVAL_SEED``.
+def in_chunks(
+    split: Split, work: Callable[[Images, Labels], T], size: int = EVAL_CHUNK, at_once: int | None = None
+) -> list[T]:
+    """What ``work`` makes of images (as floats) and labels, chunk by chunk.
 
-    Where the device's memory does not do, the chunk is halved, with a warning: from there on attacks start
-    elsewhere than for a model that fits.
+    Each image is attacked from its own start (``robsearch.draws``), whatever the chunk. torch's global generator is
+    seeded by ``EVAL_SEED`` before the first chunk: what a user's attack draws from it depends on the chunks.
+
+    Args:
+        split: the images, as bytes.
+        work: called with one chunk after the other, in order.
+        size: images in a chunk; where the device's memory has no room for them, it is halved, with a warning.
+        at_once: tells ``work`` how many images memory has room for, where that is less than a chunk.
     """
     done, first = [], 0
-    with torch.random.fork_rng(devices=[split.images.device] if split.images.is_cuda else []):
-        torch.manual_seed(EVAL_SEED)
+    with seeded(split.images.device):
         while first < len(split.labels):
-            part = slice(first, first + size)
+            part, state = slice(first, first + size), torch.get_rng_state()
             try:
-                done.append(work(to_float(split.images[part]), split.labels[part]))
+                with own_draws(EVAL_SEED, at_once or size):
+                    done.append(work(to_float(split.images[part]), split.labels[part]))
                 first += size
+                continue
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
-                size = min(size, len(split.labels) - first) // 2 or 1
-                warnings.warn(f"out of memory: going on with {counted(size, 'image')} at a time", stacklevel=2)
+            torch.set_rng_state(state)
+            size = min(size, len(split.labels) - first) // 2 or 1
+            warnings.warn(f"out of memory: going on with {counted(size, 'image')} at a time", stacklevel=2)
+            free()
     return done
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[None]:
+    """Inside the block torch's generators begin at ``EVAL_SEED``; afterwards they are where they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(EVAL_SEED)
+        yield
+
+
+def images_at_once(model: nn.Module, split: Split, most: int = EVAL_CHUNK) -> int:
+    """How many images the model can be attacked on at once in the memory of the images' device (see ``ROOM``).
+
+    From what a small forward keeps for the gradient. On the CPU a chunk that is too large would not raise an error:
+    the system would end the process.
+    """
+    few = to_float(split.images[:4])
+    try:
+        with evaluating(model), seeded(few.device):
+            kept = kept_for_gradients(model, few)
+    except Exception:  # the model's fault, which shows where the model is judged
+        return most
+    device = few.device.type
+    room = min(ROOM.get(device, ROOM["cuda"]), max(free_bytes(few.device) // 4, LEAST_ROOM))
+    each = (kept + COPIES * few.nbytes) / max(len(few), 1)
+    return int(min(max(room // max(each, 1), 1), most))
 
 
 def sampled(split: Split, n: int | None) -> Sample:

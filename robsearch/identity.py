@@ -34,8 +34,8 @@ FORMAT = 2
 
 NUMERICS_CHANGES = {
     1: "the numerics of robsearch 0.1",
-    2: "the batches of an epoch differ in size by at most one image, each image draws the random starts of its attacks "
-    "by itself, and BatchNorm(momentum=None) counts a batch once",
+    2: "the batches of an epoch differ in size by at most one image; an image that is judged draws random starts of "
+    "its own; running statistics move once for a batch, also in micro-batches; an EMA copies whole numbers",
 }
 """By version of the numerics, what has changed. Add one when the same recipe trains, or is judged, otherwise."""
 

@@ -10,8 +10,7 @@ that fails has a robust accuracy under this attack that nobody should quote.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,8 +22,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from robsearch.attacks import PGD, AutoAttack, cross_entropy, margin
+from robsearch.draws import own_draws
 from robsearch.errors import InputError, number, refusal, refuse_unless
-from robsearch.evaluation import EVAL_SEED
+from robsearch.evaluation import EVAL_SEED, seeded
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Attack, Images, Labels, Logits, Loss, PerExample
 from robsearch.wording import counted
@@ -90,7 +90,7 @@ def checks(model: nn.Module, x: Images, y: Labels, attack: PGD, *, batch: int = 
         (x.dtype == torch.float32, "float32 images", x.dtype, "convert images and model: AutoAttack computes in it"),
     )
     y = y.long()
-    with evaluating(model), torch.no_grad(), _own_generator(x):
+    with evaluating(model), torch.no_grad(), seeded(x.device):
         logits = _logits(model, x, y, batch)
         right = logits.argmax(dim=1) == y
         if not right.any():
@@ -98,14 +98,6 @@ def checks(model: nn.Module, x: Images, y: Labels, attack: PGD, *, batch: int = 
         subject = _Subject(model, x, y, logits, right, attack, batch)
         cheap_to_dear = (_gradients, _repeatable, _alone, _single_step, _steps, _growth, _unbounded, _black_box)
         return [check(subject) for check in cheap_to_dear]
-
-
-@contextmanager
-def _own_generator(x: Images) -> Iterator[None]:
-    """Torch's generators, seeded; afterwards they are where they were."""
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(EVAL_SEED)
-        yield
 
 
 @dataclass(frozen=True)
@@ -121,11 +113,12 @@ class _Subject:
     batch: int
 
     def holds(self, attack: Attack, loss: Callable[[Labels], Loss] = cross_entropy) -> Tensor:
-        """Which images are right and stay so. All are attacked, so that an image has the same start each time."""
+        """Which images are right and stay so, each from the same start each time."""
         held = []
-        with _own_generator(self.x):
+        with seeded(self.x.device):
             for x, y in zip(self.x.split(self.batch), self.y.split(self.batch), strict=True):
-                adv = attack(self.model, x, y, loss(y))
+                with own_draws(EVAL_SEED, self.batch):
+                    adv = attack(self.model, x, y, loss(y))
                 held.append(checked_logits(self.model, adv, y).argmax(dim=1) == y)
         return torch.cat(held) & self.right
 

@@ -8,9 +8,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robsearch.draws import at_once, in_parts
 from robsearch.errors import InputError, refusal
 from robsearch.protocols import Images, Labels, Logits
 from robsearch.wording import counted
+
+
+class NonFiniteLogitsError(InputError):
+    """A model's logits are NaN or infinite.
+
+    Attributes:
+        images: how many of them had such logits.
+        of: how many were looked at together.
+    """
+
+    def __init__(self, images: int, of: int) -> None:
+        self.images, self.of = images, of
+        got = f"NaN or infinity for {images} of {of} images"
+        super().__init__(refusal("finite logits", got, "look at the weights"))
 
 
 @contextmanager
@@ -101,14 +116,26 @@ def _between(mean: Tensor, moved: Tensor, share: float) -> Tensor:
 def checked_logits(model: nn.Module, x: Images, y: Labels) -> Logits:
     """``model(x)`` of examples that a measure can judge; the caller chooses mode and gradient.
 
+    Logits of 16 bits are given as float32: so nothing behind them has to know of bfloat16.
+
     Raises:
-        InputError: no examples, images outside [0, 1], labels that fit neither the images nor the logits,
-            logits that are not finite, or probabilities in their place.
+        NonFiniteLogitsError: logits that are NaN or infinite.
+        InputError: no examples, images outside [0, 1], labels that fit neither the images nor the logits, or
+            probabilities in place of logits.
     """
     _refuse(_example_problems(x, y))
     logits: Logits = model(x)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
     _refuse(_logit_problems(logits, y))
     return logits
+
+
+def check_in_parts(model: nn.Module, x: Images, y: Labels) -> None:
+    """``checked_logits`` of as many images at a time as memory has room for, for measures that look at weights."""
+    size = at_once() or max(len(x), 1)
+    for part in in_parts(x, y, size):
+        checked_logits(model, *part)
 
 
 def _refuse(problems: list[str]) -> None:
@@ -135,9 +162,9 @@ def _logit_problems(logits: Logits, y: Labels) -> list[str]:
     classes = logits.shape[1]
     if int(y.max()) >= classes:
         problems.append(refusal(f"labels below {classes}", int(y.max()), "build the model with one logit per class"))
-    rows = int((~logits.isfinite()).any(dim=1).sum())
-    if rows:
-        problems.append(refusal("finite logits", f"NaN or infinity in {counted(rows, 'row')}", "look at the weights"))
+    lost = int((~logits.isfinite()).any(dim=1).sum())
+    if lost:
+        raise NonFiniteLogitsError(lost, len(logits))
     if _are_probabilities(logits):
         problems.append(refusal("logits", "rows from 0 to 1 that sum to 1", "take the softmax off the model"))
     return problems

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from robsearch.batching import batch_sizes, share_problems
+from robsearch.batching import batch_sizes, least_images, share_problems
 from robsearch.costs import EPOCH, EPOCH_GPU, gpu_seconds
 from robsearch.data import load
 from robsearch.errors import InputError
 from robsearch.evaluation import RATES, best_device, judge, to_device, to_float
 from robsearch.learner import Learner, seed_epoch
 from robsearch.memory import forget_peak, peak
+from robsearch.modes import NonFiniteLogitsError
 from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Split
 from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
@@ -26,7 +27,7 @@ VALUE = "val/robust_accuracy"
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite: training cannot go on."""
+    """The loss, or the logits of judging, became NaN or infinite: training cannot go on."""
 
 
 class Epoch(NamedTuple):
@@ -57,7 +58,7 @@ def train(
             ``ranks.united()`` and is given the same epochs, but with times and memory of its own.
 
     Raises:
-        NonFiniteLossError: a loss term became NaN or infinite; names epoch and step.
+        NonFiniteLossError: a loss term, or logits of ``val``, became NaN or infinite; names epoch and step.
         DeviceFullError: the device's memory does not do for the fewest images at a time (``steps``).
         InputError: the data is not there, or a rank's share of a batch has too few images (``batching``).
     """
@@ -84,7 +85,8 @@ def train(
 
 
 def _refuse_small_shares(learner: Learner, images: int) -> None:
-    problems = share_problems(learner.model.train(), images, learner.recipe.batch_size, learner.ranks.size)
+    least = least_images(learner.model.train())
+    problems = share_problems(least, images, learner.recipe.batch_size, learner.ranks.size)
     if problems:
         raise InputError(*problems)
 
@@ -92,13 +94,23 @@ def _refuse_small_shares(learner: Learner, images: int) -> None:
 def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
     """``judge`` under the recipe's ``eval_attack``; each rank judges its share of ``val``, and all know the whole's.
 
-    The attack on each share begins with the draws of ``EVAL_SEED``: the same for every model on as many ranks.
+    Each image is attacked from its own start, whichever rank it is on.
+
+    Raises:
+        NonFiniteLossError: logits are NaN or infinite; names the epoch and how many images.
     """
     attack, ranks = learner.recipe.resolved_eval_attack, learner.ranks
+    own = val if ranks.size == 1 else Split(ranks.share(val.images), ranks.share(val.labels))
+    try:
+        shares = judge(model, own, attack) if len(own.labels) else dict.fromkeys(RATES, 0.0)
+    except NonFiniteLogitsError as error:
+        which = "val" if model is learner.judged else "val with the raw weights"
+        where = f"in epoch {learner.epoch}, judging {which}, for {error.images} of the {error.of} images of a chunk"
+        raise NonFiniteLossError(
+            f"the logits became NaN or infinite {where}: lower the learning rate or lambda"
+        ) from error
     if ranks.size == 1:
-        return judge(model, val, attack)
-    own = Split(ranks.share(val.images), ranks.share(val.labels))
-    shares = judge(model, own, attack) if len(own.labels) else dict.fromkeys(RATES, 0.0)
+        return shares
     (counts,) = ranks.sum([torch.tensor([round(shares[name] * len(own.labels)) for name in RATES])])
     return {name: count / len(val.labels) for name, count in zip(RATES, counts.tolist(), strict=True)}
 

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from robsearch.attacks import PGD
 from robsearch.checkpoints import Attempt, Saved, StaleAttemptError, checkpoint_of, newest
-from robsearch.costs import MEASURE, MEASURE_GPU, gpu_seconds
+from robsearch.costs import measured_for
 from robsearch.data import load
 from robsearch.disk import DiskFullError
-from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
+from robsearch.evaluation import best_device, images_at_once, judged_or_told, sampled, to_device, to_float
 from robsearch.files import DamagedError, make_way, read_json, replacing, unless_damaged, write_json
-from robsearch.measurement import Measurement, averages
+from robsearch.measurement import Measurement, averages, finite
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Checkpoint, Metrics
 from robsearch.provenance import note_attempt
@@ -175,13 +175,14 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
     splits = {name: to_device(split, device) for name, split in load(recipe.data).items() if name != "val"}
     model = recipe.model.build(recipe.data.spec).to(device)
 
+    metrics, problems = Metrics(), list[str]()
     model.load_state_dict(last.state["judged"])
-    metrics = {f"test_last/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
+    metrics |= judged_or_told("test_last", model, splits["test"], attack, problems)
     measured = last.best if recipe.measured_epoch == "best" else last
     state = measured.state
     if recipe.averaging is not None:
         model.load_state_dict(state["model"])
-        metrics |= {f"test_raw/{name}": rate for name, rate in judge(model, splits["test"], attack).items()}
+        metrics |= judged_or_told("test_raw", model, splits["test"], attack, problems)
     model.load_state_dict(state["judged"])
     measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
     tables = measurement.tables(splits)
@@ -189,13 +190,11 @@ def _measure(recipe: Recipe, folder: Path, last: Saved) -> tuple[Metrics, list[s
         with replacing(folder / f"{name}.parquet") as unfinished:
             pq.write_table(table, unfinished)
     draw(folder)
-    metrics |= averages(tables)
-    metrics |= {"test/epoch": measured.number, MEASURE: time.perf_counter() - started}
-    if device.type == "cuda":
-        metrics[MEASURE_GPU] = gpu_seconds(metrics[MEASURE])
+    metrics, infinite = finite(metrics | averages(tables))
+    metrics |= {"test/epoch": measured.number, **measured_for(time.perf_counter() - started, device.type == "cuda")}
     write_json(folder / "test.json", metrics)
-    problems = [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
-    return metrics, _fallen_back(measured, last) + problems
+    problems += [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
+    return metrics, _fallen_back(measured, last) + problems + infinite
 
 
 def _fallen_back(measured: Saved, last: Saved) -> list[str]:
@@ -223,10 +222,11 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
         before = attacks.index("apgd-t" if step.attack == "apgd-dlr" else step.attack)
         share = (before + step.done / step.total) / len(attacks)
         yield Report(progress=Progress(share, f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"))
-    if not read_checks(here):
+    if pgd.eps > 0 and not read_checks(here):
         yield Report(progress=Progress(1.0, "looking for gradient masking"))
         few = sampled(test, MASKING_EXAMPLES).split
-        found = checks(model, to_float(few.images), few.labels, pgd)
+        at_once = images_at_once(model, few, 250)
+        found = checks(model, to_float(few.images), few.labels, pgd, batch=at_once)
         write_json(here / "masking.json", [check._asdict() for check in found])
     draw(here)
     yield Report(ended="COMPLETE", test=ladder_metrics(read_ladder(here)))

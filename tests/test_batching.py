@@ -7,7 +7,7 @@ from test_memory import Tight, made
 from torch import nn
 
 from robsearch import Digits, InputError, train
-from robsearch.batching import at_once, batch_sizes, even, micro_batch_sizes, share_problems
+from robsearch.batching import at_once, batch_sizes, even, least_images, micro_batch_sizes, share_problems
 from robsearch.learner import Learner
 from robsearch.memory import DeviceFullError
 from robsearch.protocols import Split
@@ -30,8 +30,8 @@ def test_an_epoch_has_each_image_once_in_even_batches_and_even_shares_and_no_ima
             assert max(sizes) <= min(batch, min(sizes) + 1)
             for ranks in range(1, 5):
                 alone = min(sizes) // ranks < 2
-                assert bool(share_problems(NORM, images, batch, ranks)) == alone
-                assert bool(share_problems(PLAIN, images, batch, ranks)) == (batch < ranks)
+                assert bool(share_problems(least_images(NORM), images, batch, ranks)) == alone
+                assert bool(share_problems(least_images(PLAIN), images, batch, ranks)) == (batch < ranks)
                 shares |= {(size, ranks) for size in (max(sizes), min(sizes))}
     for size, ranks in shares:
         parts = even(size, ranks)
@@ -75,7 +75,9 @@ def test_an_image_alone_under_batch_norm_is_refused_before_training(train_images
         InputError, match=rf"batches of at least {2 * ranks} images.*got batches down to .*: pass a larg"
     ):
         next(train(small, device=CPU, ranks=Ranks(0, ranks)))
-    assert not share_problems(small.model.build(None).eval(), train_images, batch, 1)  # normalises by what it has seen
+    assert not share_problems(
+        least_images(small.model.build(None).eval()), train_images, batch, 1
+    )  # normalises by what it has seen
 
 
 def test_after_running_out_of_memory_no_image_is_alone_under_batch_norm():

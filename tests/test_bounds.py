@@ -41,7 +41,7 @@ def examples(n: int = 3, shape: tuple[int, ...] = IMAGES.shape) -> tuple[Tensor,
 
 def bound(model: nn.Module, by: str = "entry", shape: tuple[int, ...] = IMAGES.shape) -> float:
     found = GlobalBound(by).by_layer(model, *examples(3, shape))
-    assert list(found) == [""]
+    assert list(found) == ["", "log10"]
     assert found[""].shape == (1,)
     return found[""].item()
 
@@ -211,3 +211,31 @@ def test_names_and_kinds():
         ("lipschitz/global_bound_by_layer", "upper bound", "linf to l1"),
         ("lipschitz/interval_bound", "upper bound", "linf to l1"),
     ]
+
+
+@pytest.mark.parametrize("by", ["entry", "layer"])
+def test_a_bound_beyond_all_floats_is_infinite_and_its_logarithm_is_not(by):
+    layers = [nn.Linear(2, 2, bias=False) for _ in range(40)]
+    for layer in layers:
+        layer.weight.data = torch.tensor([[1e10, 0.0], [0.0, 1e10]])
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(2, 2, bias=False))
+    model[-1].weight.data.fill_(1.0)
+    x, y = torch.zeros(1, 1, 1, 2), torch.tensor([0])
+    found = GlobalBound(by).by_layer(model, x, y)
+    assert found[""].item() == math.inf
+    assert found["log10"].item() == pytest.approx(400 + math.log10(4))
+    for layer in layers[:20]:
+        layer.weight.data /= 1e10
+    found = GlobalBound(by).by_layer(model, x, y)
+    assert found[""].item() == pytest.approx(4e200)
+    assert found["log10"].item() == pytest.approx(200 + math.log10(4))
+
+
+def test_a_sum_of_branches_of_other_magnitudes_is_bounded_by_both_together():
+    class Branches(nn.Module):
+        def forward(self, x):
+            x = x.flatten(1)
+            return x + x * 1e20 * 1e20 + x * 1e15 * 1e16
+
+    found = GlobalBound().by_layer(Branches(), torch.zeros(1, 1, 1, 2), torch.tensor([0]))
+    assert found[""].item() == pytest.approx(2 * (1 + 1e40 + 1e31))

@@ -4,8 +4,10 @@ import pytest
 import torch
 from small_spaces import recipe
 
-from robsearch import PGD
-from robsearch.evaluation import all_rates, in_chunks, judge, sampled, to_float
+from robsearch import FGSM, PGD, AutoAttack, FeatureChange, OperatorNorm, SampledMargin
+from robsearch.evaluation import ROOM, all_rates, images_at_once, in_chunks, judge, sampled, to_float
+from robsearch.measurement import Measurement
+from robsearch.memory import free_bytes
 from robsearch.protocols import Split
 
 
@@ -85,3 +87,51 @@ def test_bytes_become_floats_from_0_to_1():
     assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)).flatten().tolist() == pytest.approx(
         [0.0, 0.2, 1.0]
     )
+
+
+class Wide(torch.nn.Module):
+    """Keeps 64 KiB and more for each image of 8 x 8, and notes how many images it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.head, self.given = torch.nn.Conv2d(1, 256, 1), torch.nn.Linear(256, 10), []
+
+    def forward(self, x):
+        self.given.append(len(x))
+        return self.head(self.wide(x).relu().mean(dim=(2, 3)))
+
+
+def test_as_many_images_are_judged_at_once_as_memory_has_room_for(monkeypatch):
+    torch.manual_seed(0)
+    model, attack = Wide(), PGD(eps=0.1, steps=2)
+    assert images_at_once(model, split(200)) == 1000
+    whole = judge(model, split(200), attack)
+    monkeypatch.setitem(ROOM, "cpu", 2**22)
+    at_once = images_at_once(model, split(200))
+    assert 10 < at_once < 64
+    model.given.clear()
+    assert judge(model, split(200), attack) == whole
+    assert max(model.given) == at_once
+    model.given.clear()
+    measures = (SampledMargin(0.1, samples=4), FeatureChange(attack), OperatorNorm("linf"))
+    Measurement(model, attack, measures, None).tables({"test": split(200), "train": split(200)})
+    assert max(model.given) == at_once
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("robsearch.memory.CGROUP", tmp_path)
+    free = free_bytes(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\n")
+    assert free > 1000
+    assert free_bytes(torch.device("cpu")) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(torch.device("cpu")) > 1000
+
+
+def test_without_a_ball_robust_accuracy_is_natural_accuracy():
+    for attack in (PGD(eps=0), PGD(eps=0, norm="l2", restarts=2), FGSM(eps=0), AutoAttack(eps=0)):
+        found = judge(network(), split(), attack)
+        assert found["robust_accuracy"] == found["natural_accuracy"]
+        assert found["stability"] == 1

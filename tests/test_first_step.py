@@ -8,7 +8,7 @@ import pytest
 from faulty_parts import FAULTY, SOUND, control, model
 from small_spaces import pair, recipe
 
-from robsearch import PGD, SGD, Digits, InputError, Piecewise, Space
+from robsearch import PGD, SGD, Digits, InputError, Piecewise, Space, WideResNet
 from robsearch.spaces import check, trying
 
 
@@ -44,6 +44,12 @@ def test_what_does_not_fit_or_never_ends_is_told_and_the_next_is_tried(monkeypat
     monkeypatch.setenv("ROBSEARCH_CHECK_SECONDS", "3")
     with pytest.raises(InputError, match=r"control endless\).*no end within.*faulty_parts\.py:\d+"):
         check(space_of({"endless": model("endless")}))
+
+
+def test_a_batch_with_one_image_under_batch_norm_is_refused():
+    lonely = {"model": WideResNet(10, 1), "data": Digits(train=101), "batch_size": 2}
+    with pytest.raises(InputError, match=r"at least 2 images.*got batches down to 1 \(batch_size=2, 101 training"):
+        check(space_of({"lonely": lonely}))
 
 
 def test_classes_of_a_script_reach_the_child(tmp_path):
@@ -83,5 +89,5 @@ def changed(leaf, **values):
     ],
 )
 def test_a_bool_is_no_number_and_a_float_no_count(changes):
-    with pytest.raises(InputError, match=r"to be a (whole )?number|of at least 1"):
+    with pytest.raises(InputError, match=r"a (whole |finite )?number|of at least 1"):
         recipe(4, **changes())

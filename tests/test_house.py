@@ -66,7 +66,7 @@ LAYERS = (
     },
     {"layers"},
     {"modes", "operators"},
-    {"resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection", "child"},
+    {"draws", "resources", "ranks", "batching", "references", "paths", "costs", "naming", "selection", "child"},
     {"identity", "kinds"},
     {"protocols", "errors", "wording"},
 )

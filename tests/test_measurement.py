@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_spaces import recipe
 
-from robsearch import LogitMargin
-from robsearch.measurement import Measurement, averages
+from robsearch import LogitMargin, OperatorNorm
+from robsearch.measurement import Measurement, averages, finite
 from robsearch.protocols import About, Split
 
 ABOUT = About("lower bound", "logits", "made up", norm="linf", span=(-1.0, 1.0))
@@ -134,7 +134,8 @@ def test_histograms_count_every_image_in_the_same_bins():
 def test_a_measure_that_fails_is_left_out_and_named_and_the_others_are_taken():
     taken = measurement(Brightness(fails=True), LogitMargin())
     tables = taken.tables(SPLITS)
-    assert taken.problems == {"made/brightness": "RuntimeError: a fault of the measure"}
+    fault = "RuntimeError: a fault of the measure"
+    assert taken.problems == {"made/brightness": f"on test: {fault}; on train: {fault}"}
     assert "made/brightness" not in tables["test"].column_names
     assert "test/margin/logit/mean" in averages(tables)
 
@@ -150,3 +151,87 @@ def test_measures_find_the_model_in_eval_mode_and_leave_its_own():
 def test_the_same_model_measures_alike_twice():
     first, second = (measurement(LogitMargin(), Weights()).tables(SPLITS) for _ in "12")
     assert first == second
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """Gives what nobody can average, on the images brighter than most."""
+
+    how: str
+    about: About = ABOUT
+
+    @property
+    def name(self):
+        return f"made/{self.how}"
+
+    def __call__(self, model, x, y):
+        found = x.mean(dim=(1, 2, 3))
+        odd = {
+            "gradient": found.requires_grad_(),
+            "shape": found[:, None],
+            "number": 3.0,
+            "nan": torch.where(y == 0, math.nan, found.detach()),
+            "infinite": torch.where(y == 0, math.inf, found.detach()),
+        }
+        return odd[self.how]
+
+
+@dataclasses.dataclass(frozen=True)
+class OddLayers:
+    """NaN in one of two layers."""
+
+    name: str = "made/layers"
+    about: About = ABOUT
+
+    def by_layer(self, model, x, y):
+        return {"1": torch.tensor([math.nan]), "2": torch.ones(1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Huge(OddLayers):
+    """A number of the whole model that no float holds, and its logarithm."""
+
+    name: str = "made/huge"
+
+    def by_layer(self, model, x, y):
+        return {"": torch.tensor([math.inf]), "log10": torch.tensor([400.0])}
+
+
+def test_what_a_measure_gives_that_is_no_number_leaves_out_that_one_alone():
+    odd = [Odd(how) for how in ("gradient", "shape", "number", "nan", "infinite")]
+    taken = measurement(*odd, Brightness(), OddLayers(), Huge(), Weights())
+    tables = taken.tables(SPLITS)
+    found, left = finite(averages(tables))
+    assert found["test/made/gradient/mean"] == pytest.approx(found["test/made/brightness/mean"])
+    assert {"test/made/brightness/se", "test/robust_accuracy", "made/weights/mean", "made/huge_log10"} <= found.keys()
+    assert not any(name in key for name in ("shape", "number", "nan", "layers/m", "huge/") for key in found)
+    assert taken.problems["made/nan"].startswith("on test: it is NaN for 3 of 30 images (10.0%)")
+    assert taken.problems["made/shape"].startswith(
+        "on test: InputError: expected a tensor of shape (30,), got shape (30, 1)"
+    )
+    assert "got float" in taken.problems["made/number"]
+    assert taken.problems["made/layers"] == "it is NaN or infinite for 1"
+    assert taken.problems["made/huge"] == "it is NaN or infinite for the whole model"
+    assert "test/made/infinite/mean left out: it is infinite" in left
+    assert "test/made/infinite/min" in found
+
+
+def test_a_net_with_logits_of_16_bits_is_measured_like_any_other():
+    taken = measurement(*recipe(8).resolved_measures)
+    whole = averages(taken.tables(SPLITS))
+    taken.model.register_forward_hook(lambda model, x, logits: logits.bfloat16())
+    half = averages(taken.tables(SPLITS))
+    assert not taken.problems
+    assert half.keys() == whole.keys()
+    assert half["test/loss"] == pytest.approx(whole["test/loss"], rel=0.01)
+
+
+def test_the_layers_that_norms_do_not_cover_are_in_a_table_with_their_weights_and_are_named():
+    taken = measurement(OperatorNorm("linf"))
+    taken.model = torch.nn.Sequential(taken.model, torch.nn.LayerNorm(10))
+    tables = taken.tables(SPLITS)
+    rows = {row["layer"]: (row["weights"], row["covered"]) for row in tables["coverage"].to_pylist()}
+    assert rows == {"0.2": (8 * 64 + 8, True), "0.4": (8 * 10 + 10, True), "1": (20, False)}
+    assert averages(tables)["layers/covered"] == pytest.approx(610 / 630)
+    said = taken.problems["norms and spectra"]
+    assert said == "610 of 630 weights are covered; not covered: 1 (LayerNorm, 20: no operator norm is defined for it)"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_spaces import Faulty, recipe, standard
 
-from robsearch import Epoch, RobustOverfittingStopper, train
+from robsearch import MLP, Epoch, RobustOverfittingStopper, train
 from robsearch.averaging import EMA
 from robsearch.learner import Learner, seed_epoch
 from robsearch.perturbation import WeightPerturbation
@@ -191,3 +191,19 @@ def test_perturbing_the_weights_costs_one_more_forward_of_each_kind():
     learner, modes = watched(dataclasses.replace(recipe(8), weight_perturbation=WeightPerturbation()))
     gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=1.0, progress=0.0)
     assert modes.count(True) == 4
+
+
+def test_logits_that_are_not_finite_in_judging_name_the_epoch_the_split_and_how_many_images():
+    @dataclasses.dataclass(frozen=True)
+    class Overflowing:
+        width: float = 8.0
+
+        def build(self, images):
+            return torch.nn.Sequential(MLP(8).build(images), Brittle())
+
+    class Brittle(torch.nn.Module):
+        def forward(self, z):
+            return z if self.training or torch.is_grad_enabled() else z / (torch.arange(len(z)) > 2)[:, None]
+
+    with pytest.raises(NonFiniteLossError, match=r"in epoch 1, judging val, for 3 of the \d+ images of a chunk: lower"):
+        next(train(dataclasses.replace(recipe(8), model=Overflowing())))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from robsearch.draws import normal, uniform
 from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import Images, Labels, Logits, Loss
@@ -38,15 +40,16 @@ class AutoAttack:
     as ``y`` the output has a robust accuracy and nothing else: never compute stability from it, nor a mean loss or
     a Lipschitz ratio.
 
-    The result follows from the fields, the model and the batch; torch's global generator is neither read nor moved.
-    ``batch_size`` is one of these fields: the random starts are drawn per batch.
+    What becomes of an image follows from the fields, the model and the image: not from ``batch_size``, nor from the
+    other images, but for rounding. torch's global generator is neither read nor moved. APGD starts each image from
+    random numbers of its own; Square, which tries the same squares on all images, has all its random numbers in common.
 
     Attributes:
-        eps: the ball's radius in pixel units, such as ``8 / 255``.
+        eps: the ball's radius in pixel units, such as ``8 / 255``; 0 gives ``x`` back.
         norm: the ball, ``linf`` or ``l2`` (per image, over all its pixels).
         attacks: run in this order, out of ``apgd-ce``, ``apgd-dlr``, ``apgd-t`` (targeted), ``fab``, ``fab-t``
             (targeted) and ``square``. ``apgd-t`` needs four classes and ``apgd-dlr`` three.
-        seed: of the random starts of each attack and batch.
+        seed: of the random starts of each attack.
         batch_size: images that are attacked at once.
 
     Raises:
@@ -65,8 +68,8 @@ class AutoAttack:
         once = isinstance(self.attacks, tuple) and 0 < len(self.attacks) == len(set(self.attacks) & set(CLASSES_NEEDED))
         refuse_unless(
             (
-                0 < self.eps <= most and self.eps < inf,
-                f"eps from above 0 to {most:g}",
+                0 <= self.eps <= most and self.eps < inf,
+                f"eps from 0 to {most:g}",
                 self.eps,
                 "give it in pixel units, 8/255 and not 8",
             ),
@@ -90,6 +93,8 @@ class AutoAttack:
                 finite or are probabilities, fewer classes than an attack needs, images too small for Square in l2.
         """
         x = x.detach().contiguous()  # the package cannot work with channels last
+        if self.eps == 0:
+            return x.clone()
         with ExitStack() as left_alone:
             for guard in (evaluating(model), _parameters_at_rest(model), _globals_given_back()):
                 left_alone.enter_context(guard)
@@ -137,9 +142,35 @@ class AutoAttack:
         norm = {"linf": "Linf", "l2": "L2"}[self.norm]
         ensemble = Ensemble(forward, norm=norm, eps=self.eps, seed=self.seed, device=x.device)
         ensemble.attacks_to_run = list(self.attacks)
+        for apgd in (ensemble.apgd, ensemble.apgd_targeted):
+            _give_own_starts(apgd, self.seed)
+        _give_common_numbers(ensemble.square)
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(MOST_TARGETS, classes - 1)
         adv: Images = ensemble.run_standard_evaluation(x, y.long(), batch_size=self.batch_size)[0]
         return adv
+
+
+def _give_own_starts(apgd: Any, seed: int) -> None:
+    """Each image starts from numbers of its own: the package draws them for the batch, by the place in it."""
+    perturb, run = apgd.perturb, apgd.attack_single_run
+    draw = uniform if apgd.norm == "Linf" else normal
+    turns = itertools.count()
+
+    def from_the_first_turn(x: Images, y: Labels) -> Any:
+        nonlocal turns
+        turns = itertools.count()
+        return perturb(x, y)
+
+    def from_own_starts(x: Images, y: Labels) -> Any:
+        return run(x, y, x_init=x + apgd.eps * apgd.normalize(draw(x, seed, next(turns))))
+
+    apgd.perturb, apgd.attack_single_run = from_the_first_turn, from_own_starts
+
+
+def _give_common_numbers(square: Any) -> None:
+    """What is drawn for each image is drawn once for all: how many there are does not change the numbers after it."""
+    choice = square.random_choice
+    square.random_choice = lambda shape: choice([1, *shape[1:]]) if len(shape) == 4 else choice(shape)
 
 
 def _inside(adv: Images, x: Images, eps: float, norm: str) -> Images:

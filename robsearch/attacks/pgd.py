@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robsearch.draws import normal_like, shares_like, uniform_like
 from robsearch.errors import number, refuse_unless
 from robsearch.modes import evaluating
 from robsearch.protocols import Images, Labels, Loss, PerExample
@@ -73,6 +74,8 @@ class PGD:
             loss: logits to one number per image, to be maximised.
         """
         x = x.detach()
+        if self.eps == 0:
+            return x.clone()
         with evaluating(model):
             adv = self._run(model, x, loss)
             if self.restarts == 1:
@@ -95,12 +98,12 @@ class PGD:
         if self.start == "none":
             return x.clone()
         if self.start == "gaussian":
-            return torch.randn_like(x).mul_(GAUSSIAN_START).add_(x)
+            return normal_like(x).mul_(GAUSSIAN_START).add_(x)
         if self.norm == "linf":
-            return torch.empty_like(x).uniform_(-self.eps, self.eps).add_(x)
+            return uniform_like(x, self.eps).add_(x)
         # Uniform in a ball of d dimensions: a uniform direction at radius eps * u^(1/d).
-        radius = torch.rand_like(x[:, :1, :1, :1]).pow_(1 / max(x[0:1].numel(), 1)).mul_(self.eps)
-        return _unit(torch.randn_like(x)).mul_(radius).add_(x)
+        radius = shares_like(x).pow_(1 / max(x[0:1].numel(), 1)).mul_(self.eps)
+        return _unit(normal_like(x)).mul_(radius).add_(x)
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,20 @@ class FGSM:
     """The fast gradient sign method (arXiv 1412.6572): one linf step of length ``eps`` from ``x``.
 
     Attributes:
-        eps: the step and the ball's radius, in pixel units.
+        eps: the step and the ball's radius, in pixel units; 0 gives ``x`` back.
 
     Raises:
-        InputError: ``eps`` is not in (0, 1].
+        InputError: ``eps`` is not in [0, 1].
     """
 
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        refuse_unless(number("eps", self.eps, "in (0, 1]", "give it in pixel units, 8/255 and not 8"))
+        refuse_unless(number("eps", self.eps, "in [0, 1]", "give it in pixel units, 8/255 and not 8"))
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
         """As ``PGD``."""
-        return PGD(eps=self.eps, step_size=self.eps, steps=1, start="none")(model, x, y, loss)
+        return PGD(eps=self.eps, step_size=self.eps or 1.0, steps=1, start="none")(model, x, y, loss)
 
 
 def _climb_linf(pgd: PGD, model: nn.Module, x: Images, loss: Loss) -> Images:

@@ -127,6 +127,8 @@ def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
         return trials
     every = pa.concat_tables(measured.values(), promote_options="default")
     rows = every.select(["trial", "measure", "layer", "mean", "std"]).to_pandas()
-    table = rows[rows["layer"] != ""].pivot(index="trial", columns=["measure", "layer"], values=["mean", "std"])
+    table = rows[~rows["layer"].isin(["", "log10"])].pivot(
+        index="trial", columns=["measure", "layer"], values=["mean", "std"]
+    )
     table.columns = pd.Index(["/".join(("layer", *names, statistic)) for statistic, *names in table.columns])
     return trials.join(table, on="trial")

@@ -12,10 +12,8 @@
 The digest names the network with its weights, the images and labels, the attacks and the chunk. Of a network it knows
 the tensors and the parts (types and settings), not the code of its ``forward``.
 
-Every model is attacked from the same seeds. PGD attacks all images of a chunk, also those that do not count, so that
-an image has the same start for every model. AutoAttack draws its starts per batch, and a batch is what is left of a
-chunk: its starts depend on which images the model has lost. CPU and GPU draw different starts, and so does a chunk
-that had to be split for lack of memory.
+Every model is attacked from the same seeds, and each image from its own start (``robsearch.draws``): neither the chunk
+nor what a model has lost before changes what an attack does to an image, but for rounding.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.attacks import PGD, AutoAttack, cross_entropy
-from robsearch.evaluation import EVAL_SEED, to_float
+from robsearch.draws import own_draws
+from robsearch.evaluation import EVAL_SEED, seeded, to_float
+from robsearch.identity import NUMERICS
 from robsearch.ladder.files import Facts, Indices, Piece, digest, read_piece, write_piece
 from robsearch.ladder.standings import NATURAL
 from robsearch.memory import out_of_memory
@@ -39,7 +41,7 @@ class Chunks:
     @property
     def facts(self) -> Facts:
         """All that the outcome follows from, but for the device."""
-        settings = {"attack": asdict(self.pgd), "seed": EVAL_SEED, "chunk": self.size}
+        settings = {"attack": asdict(self.pgd), "seed": EVAL_SEED, "chunk": self.size, "numerics": NUMERICS}
         return {"network": self.network, "data": self.data, **settings, "pyautoattack": version("pyautoattack")}
 
     @property
@@ -69,22 +71,23 @@ class Chunks:
     def _run(self, attack: str, first: int, index: Indices, batch: int) -> Piece:
         started, held = time.perf_counter(), np.zeros(0, dtype=bool)
         whole = np.arange(first, min(first + self.size, len(self.split.images)))
-        rows = whole if attack in (NATURAL, "pgd") else index  # PGD: an image has the same start for every model
-        seed = EVAL_SEED + first
-        if len(index):
+        rows = whole if attack in (NATURAL, "pgd") else index
+        if len(index) and self.pgd.eps == 0 and attack != NATURAL:
+            held = np.ones(len(index), dtype=bool)
+        elif len(index):
             x, y = examples(self.model, self.split, rows)
-            found, batch = in_batches(lambda a, b: self._holds(attack, a, b, seed), x, y, batch, seed)
+            found, batch = in_batches(lambda a, b: self._holds(attack, a, b), x, y, batch)
             held = found.cpu().numpy()[np.isin(rows, index)]
         device = _device(self.model, self.split)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return Piece(index, held, time.perf_counter() - started, batch, name)
 
-    def _holds(self, attack: str, x: Images, y: Labels, seed: int) -> Tensor:
+    def _holds(self, attack: str, x: Images, y: Labels) -> Tensor:
         adv = x
         if attack == "pgd":
             adv = self.pgd(self.model, x, y, cross_entropy(y))
         elif attack != NATURAL:
-            ensemble = AutoAttack(self.pgd.eps, self.pgd.norm, (attack,), seed=seed, batch_size=len(x))
+            ensemble = AutoAttack(self.pgd.eps, self.pgd.norm, (attack,), seed=EVAL_SEED, batch_size=len(x))
             adv = ensemble(self.model, x, y)
         with evaluating(self.model), torch.no_grad():
             return checked_logits(self.model, adv, y).argmax(dim=1) == y
@@ -101,24 +104,23 @@ def _device(model: nn.Module, split: Split) -> torch.device:
     return next((tensor.device for tensor in tensors), split.images.device)
 
 
-def in_batches(
-    holds: Callable[[Images, Labels], Tensor], x: Images, y: Labels, batch: int, seed: int
-) -> tuple[Tensor, int]:
-    """``holds`` of all images with torch seeded, and how many images at a time the memory did for.
+def in_batches(holds: Callable[[Images, Labels], Tensor], x: Images, y: Labels, batch: int) -> tuple[Tensor, int]:
+    """``holds`` of all images, each from its own start, and how many images at a time the memory did for.
 
     Out of memory, it begins anew with half as many at a time, until not even one fits.
     """
+
+    def own(a: Images, b: Labels) -> Tensor:
+        with own_draws(EVAL_SEED, batch):
+            return holds(a, b)
+
     while True:
         try:
-            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-                torch.manual_seed(seed)
-                parts = zip(x.split(batch), y.split(batch), strict=True)
-                return torch.cat([holds(a, b) for a, b in parts]), batch
+            with seeded(x.device):
+                return torch.cat([own(a, b) for a, b in zip(x.split(batch), y.split(batch), strict=True)]), batch
         except RuntimeError as error:
             if min(batch, len(x)) == 1 or not out_of_memory(error):
                 raise
         batch = min(batch, len(x)) // 2
-        warnings.warn(
-            f"out of memory: going on with {counted(batch, 'image')} at a time, from other starts", stacklevel=2
-        )
+        warnings.warn(f"out of memory: going on with {counted(batch, 'image')} at a time", stacklevel=2)
         torch.cuda.empty_cache()

@@ -16,6 +16,7 @@ from torch import nn
 
 from robsearch.attacks import PGD, AutoAttack
 from robsearch.errors import number, refuse_unless
+from robsearch.evaluation import images_at_once
 from robsearch.files import replacing
 from robsearch.ladder.chunks import Chunks, examples
 from robsearch.ladder.files import Piece, described, network_digest, split_digest, write
@@ -63,7 +64,8 @@ def climb(model: nn.Module, split: Split, pgd: PGD, rung: str, folder: Path, *, 
     """Attacks up to ``rung``, and writes the ladder into ``folder`` when the iterator is through.
 
     What is there already is not done again, and dearer rungs that an earlier climb finished stay in the ladder. Where
-    the device's memory does not do, an attack goes on with half as many images at a time, with a warning.
+    the device's memory does not do, an attack goes on with half as many images at a time, with a warning. At ``eps=0``
+    no attack turns anything: robust accuracy is natural accuracy.
 
     Args:
         model: images in [0, 1] to logits, in float32, on the device where the attacks shall run.
@@ -110,7 +112,7 @@ def _classes(model: nn.Module, split: Split, pgd: PGD, rung: str) -> int:
         (k > 1, "at least 2 classes", k, "give the model one logit per class"),
         (low >= 0 and high < k, f"labels from 0 to {k - 1}", f"{low} to {high}", "build the model for these classes"),
     )
-    if attacks := tuple(_upto(_plan(k), rung)[2:]):
+    if pgd.eps > 0 and (attacks := tuple(_upto(_plan(k), rung)[2:])):
         # With classes that the model does not see there it checks all that it is handed, and attacks nothing.
         AutoAttack(pgd.eps, pgd.norm, attacks)(model, x, (logits.argmax(dim=1) + 1) % k)
     return k
@@ -135,14 +137,15 @@ def _walk(chunks: Chunks, plan: Plan, wanted: list[str]) -> Iterator[tuple[str, 
     An attack is handed the images that stand after all before it.
     """
     standing = np.ones(len(chunks.split.images), dtype=bool)
+    fitting = images_at_once(chunks.model, chunks.split, chunks.size)
     for rung, attack in ((rung, attack) for rung, attacks in plan.items() for attack in attacks):
-        batch = chunks.size
+        batch = fitting
         for first in range(0, len(standing), chunks.size):
             index = first + np.flatnonzero(standing[first : first + chunks.size])
             piece, resumed = chunks.piece(attack, first, index, batch, run=attack in wanted)
             if piece is None:
                 return
-            standing[index], batch = piece.held, piece.batch
+            standing[index], batch = piece.held, min(batch, piece.batch)
             yield rung, attack, piece, resumed
 
 

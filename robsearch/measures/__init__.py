@@ -6,7 +6,7 @@ import math
 
 from robsearch.errors import InputError, refusal
 from robsearch.measures.accuracy import Rates, rates
-from robsearch.measures.bounds import GlobalBound
+from robsearch.measures.bounds import LOG10, GlobalBound
 from robsearch.measures.distances import AttackDistance
 from robsearch.measures.features import FeatureChange
 from robsearch.measures.histograms import histogram
@@ -20,6 +20,7 @@ from robsearch.measures.summaries import layer_summary, wilson
 from robsearch.protocols import Metrics, PerExample
 
 __all__ = [
+    "LOG10",
     "AttackDistance",
     "AttackRatio",
     "FeatureChange",

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from robsearch.draws import normal_like, shares_like, uniform_like
 from robsearch.protocols import Images, PerExample
 
 Norm: TypeAlias = Literal["linf", "l2"]
@@ -43,13 +44,13 @@ def inside(x: Images, move: Images, radius: PerExample, norm: Norm) -> Images:
 
 
 def drawn(x: Images, radius: PerExample, norm: Norm) -> Images:
-    """A point for each image, uniform in its ball and then clipped to [0, 1]; from torch's global generator."""
+    """A point for each image, uniform in its ball and then clipped to [0, 1]; drawn as ``robsearch.draws`` says."""
     reach = radius.view(-1, 1, 1, 1)
     if norm == "linf":
-        return (x + torch.empty_like(x).uniform_(-1, 1) * reach).clamp_(0, 1)
+        return (x + uniform_like(x) * reach).clamp_(0, 1)
     # Uniform in a ball of d dimensions: a uniform direction at radius * u^(1/d).
-    away = torch.rand_like(radius).pow_(1 / max(x[:1].numel(), 1)).mul_(radius)
-    return inside(x, unit(torch.randn_like(x)) * away.view_as(reach), radius, norm)
+    away = shares_like(x).pow_(1 / max(x[:1].numel(), 1)).mul_(reach)
+    return inside(x, unit(normal_like(x)) * away, radius, norm)
 
 
 def unit(direction: Images) -> Images:

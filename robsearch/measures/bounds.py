@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 
 from robsearch.errors import InputError, refusal
-from robsearch.measures.changes import Change, LayerChange, moved
-from robsearch.modes import checked_logits, evaluating
+from robsearch.measures.changes import Change, LayerChange, moved_in_logs
+from robsearch.modes import check_in_parts, evaluating
 from robsearch.protocols import About, Images, Labels, PerLayer
+
+LOG10 = "log10"
+"""The name under which a measure of layers gives the logarithm of a number of the whole model."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class GlobalBound:
     ``by="layer"`` lets only the largest entry through to the next layer: a product of exact linf operator norms
     (arXiv 1312.6199, section 4.3; 2009.08435 for convolutions), a batch norm folded into the layer that feeds it,
     sums over residual branches, times the number of logits. It is never below ``by="entry"``.
+
+    The bound of a deep network can be larger than any float: its logarithm to the base 10 is given beside it.
 
     Both hold for any weights and say little of deep networks: the bound grows with each layer while cancelling
     signs, which are left out, keep the network itself from moving.
@@ -57,7 +63,9 @@ class GlobalBound:
         return About("upper bound", "logits per pixel unit", source, norm="linf to l1")
 
     def by_layer(self, model: nn.Module, x: Images, y: Labels) -> Mapping[str, PerLayer]:
-        """The bound, (1,) in float64, under the name ``""``; of the examples, only the size matters.
+        """The bound, (1,) in float64, under the name ``""``, and its logarithm under ``log10``.
+
+        Of the examples, only the size matters. The bound is infinite where it is beyond float64.
 
         Raises:
             InputError: an operation without a known bound; images outside [0, 1], labels out of range, logits not
@@ -65,7 +73,8 @@ class GlobalBound:
         """
         kind = Change if self.by == "entry" else LayerChange
         with evaluating(model), torch.no_grad():
-            checked_logits(model, x, y)
-            logits = moved(model, torch.ones_like(x[:1], dtype=torch.float64), kind)
+            check_in_parts(model, x, y)
+            logits, log = moved_in_logs(model, torch.ones_like(x[:1], dtype=torch.float64), kind)
             total = logits.sum() if self.by == "entry" else logits.amax() * logits.numel()
-            return {"": total[None]}
+            whole = total * torch.tensor(log, dtype=torch.float64).exp().to(total.device) if log else total
+            return {"": whole[None], LOG10: (total.log10() + log / math.log(10))[None]}

@@ -6,6 +6,7 @@ network computes them, and what has no known bound is refused by its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 
+LARGE = 1e30
+"""Bounds above this are held as multiples: small enough for float32, too, to multiply them by any sound layer."""
 SLOPES = {"relu": 1.0, "relu_": 1.0, "silu": 1.0998394, "sigmoid": 0.25, "tanh": 1.0, "softplus": 1.0}
 """The largest slope of each activation; SiLU's is 1.09983932... at 2.39936..., rounded up."""
 
@@ -22,9 +25,12 @@ SLOPES = {"relu": 1.0, "relu_": 1.0, "silu": 1.0998394, "sigmoid": 0.25, "tanh":
 class Change(Tensor):
     """Bounds, entry by entry, on ``|z(x) - z(x')|`` of the tensor ``z`` in whose place it stands.
 
-    torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum.
+    torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum. Bounds
+    that would leave the range of floats are held as multiples of ``exp(exponent)``: all operations multiply their
+    result when their bounds are multiplied.
     """
 
+    exponent: float = 0.0
     operations: ClassVar[frozenset[str]]
     expected: ClassVar[str] = "operations whose change has a known bound"
     do: ClassVar[str] = "build the model of convolutions, linear layers, batch norms, ReLU or SiLU, sums and means"
@@ -49,10 +55,17 @@ class Change(Tensor):
             if name not in cls.operations or not _fits(name, args, options):
                 raise InputError(refusal(cls.expected, name, cls.do))
             rule: Callable[..., Tensor] = _RULES.get(name, func)
-            size = rule(*(cls.entering(name, arg) for arg in args), **options)
+            log = max(value.exponent for value in (*args, *options.values()) if isinstance(value, Change))
+            entering = (cls.entering(name, _in_units_of(log, arg)) for arg in args)
+            size = rule(*entering, **{key: _in_units_of(log, value) for key, value in options.items()})
+            peak = float(size.detach().amax()) if size.numel() else 0.0
+            if LARGE < peak < math.inf:
+                size, log = size / peak, log + math.log(peak)
             if options.get("inplace") or name in _IN_PLACE:
                 size = args[0].copy_(size)
-            return size.as_subclass(cls)
+            result = size.as_subclass(cls)
+            result.exponent = log
+            return result
 
     @classmethod
     def entering(cls, name: str, value: Any) -> Any:
@@ -81,6 +94,13 @@ class AffineChange(Change):
     do = "write the model so, each ReLU as a module, or leave this measure out"
 
 
+def _in_units_of(log: float, value: Any) -> Any:
+    """Bounds as a multiple of ``exp(log)``; anything else as it is."""
+    if not isinstance(value, Change) or value.exponent == log:
+        return value
+    return (value.as_subclass(Tensor) * math.exp(value.exponent - log)).as_subclass(type(value))
+
+
 def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tensor:
     """How far each entry of the module's output moves at most if its input's entries move by ``size`` at most.
 
@@ -92,8 +112,16 @@ def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tenso
     Raises:
         InputError: an operation that ``kind`` does not know; names it.
     """
+    after, log = moved_in_logs(module, size, kind)
+    return after * math.exp(log) if log else after
+
+
+def moved_in_logs(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> tuple[Tensor, float]:
+    """As ``moved``, but the bounds are the tensor times ``exp`` of the number, which may be beyond any float."""
     after = module(size.as_subclass(kind))
-    return after.as_subclass(Tensor) if isinstance(after, Change) else torch.zeros_like(after, dtype=size.dtype)
+    if not isinstance(after, Change):
+        return torch.zeros_like(after, dtype=size.dtype), 0.0
+    return after.as_subclass(Tensor), after.exponent
 
 
 def _conv2d(d: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
@@ -151,6 +179,10 @@ def _unchanged(d: Tensor) -> Tensor:
     return d
 
 
+def _cast(d: Tensor, *_: Any, **__: Any) -> Tensor:
+    return d
+
+
 def _activation(slope: float) -> Callable[..., Tensor]:
     return lambda d, *_, **__: slope * d
 
@@ -175,7 +207,7 @@ _RULES: Mapping[str, Callable[..., Tensor]] = {
     "dropout": _dropout,
     "pad": _pad,
     "neg": _unchanged,
-    "float": _unchanged,
+    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type_as"), _cast),
     "div": _quotient,
     **dict.fromkeys(_SUMS, _sum),
     **dict.fromkeys(_PRODUCTS, _product),

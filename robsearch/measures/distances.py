@@ -25,7 +25,7 @@ class AttackDistance:
     An upper bound of the true distance, the input margin of arXiv 1907.11780: each ``x'`` was there. It is found
     by ascent of ``max_{k != y} f_k - f_y`` inside balls whose radius is bisected, for each example on its own: the
     next lies half-way between the nearest ``x'`` so far and the largest radius at which a round failed. Rounds
-    start at ``x`` and at a random point in turn (torch's global generator). Each point on the way counts.
+    start at ``x`` and at a random point in turn. Each point on the way counts.
 
     It is 0 where ``x`` is wrong: the search never looks for the way back, and a sign would tell of one. Where no
     round finds an ``x'`` it is the box's diameter (1 for linf, sqrt(c h w) for l2), as far as any could be. More

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robsearch.draws import at_once, in_parts
 from robsearch.errors import InputError, refusal
-from robsearch.layers import layers
+from robsearch.layers import MAPS
 from robsearch.modes import checked_logits, evaluating
+from robsearch.operators import BatchNorm
 from robsearch.protocols import About, Attack, Images, Labels, PerExample, PerLayer
 
 
@@ -21,8 +24,9 @@ class FeatureChange:
     """``||phi_l(x') - phi_l(x)||_2 / ||phi_l(x)||_2`` of each layer ``l``'s output ``phi_l`` (arXiv 2011.07478).
 
     ``x'`` comes from the attack on the cross-entropy against the prediction ``yhat(x)``, as for the rates: the
-    numbers are exact for this ``x'``, another attack gives others. The layers are the model's convolutions and
-    linear layers, each at its first call; those that the model does not run are left out, and so are those whose
+    numbers are exact for this ``x'``, another attack gives others. The layers are the model's convolutions,
+    transposed ones, linear layers and ``nn.MultiheadAttention``, each at its first call; those that the model does
+    not run are left out, and so are those whose
     output is not (n, ...), one row per image. Where ``phi_l(x)`` is zero, or next to nothing beside ``phi_l(x')``,
     it counts as ``r ||phi_l(x')||`` with ``r`` the rounding of its dtype: the change is then ``1 / r``, 8e6 in
     float32, rather than infinite, and none is larger than ``1 + 1 / r``. Zero to zero is no change.
@@ -58,23 +62,35 @@ class FeatureChange:
         Raises:
             InputError: images outside [0, 1], also the attack's; labels out of range; logits or features not finite.
         """
-        x = x.detach()
+        size = max((at_once() or 2 * len(x)) // 2, 1)
+        parts = [self._moved(model, *part) for part in in_parts(x.detach(), y, size)]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        bad = [name for name, change in found.items() if not bool(change.isfinite().all())]
+        if bad:
+            raise InputError(refusal("finite features", f"NaN or infinity in {', '.join(bad)}", "look at the weights"))
+        return {name: found[name] for name, _ in _maps(model) if name in found}
+
+    def _moved(self, model: nn.Module, x: Images, y: Labels) -> dict[str, PerExample]:
         with evaluating(model), torch.no_grad():
             before = checked_logits(model, x, y).argmax(dim=1)
             x_adv = self.attack(model, x, before, lambda z: F.cross_entropy(z, before, reduction="none"))
             found: dict[str, PerExample] = {}
             with _watched(model, len(x), found):
                 checked_logits(model, torch.cat([x, x_adv]), torch.cat([y, y]))
-        bad = [name for name, change in found.items() if not bool(change.isfinite().all())]
-        if bad:
-            raise InputError(refusal("finite features", f"NaN or infinity in {', '.join(bad)}", "look at the weights"))
-        return {name: found[name] for name, _ in layers(model) if name in found}
+        return found
+
+
+def _maps(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Convolutions, linear layers and attentions, by their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, MAPS) and not isinstance(module, BatchNorm):
+            yield name, module
 
 
 @contextmanager
 def _watched(model: nn.Module, n: int, found: dict[str, PerExample]) -> Iterator[None]:
     """Inside the block each layer writes its change down; afterwards no hook is left, even on an error."""
-    handles = [layer.register_forward_hook(_note(name, n, found)) for name, layer in layers(model)]
+    handles = [layer.register_forward_hook(_note(name, n, found)) for name, layer in _maps(model)]
     try:
         yield
     finally:
@@ -82,8 +98,10 @@ def _watched(model: nn.Module, n: int, found: dict[str, PerExample]) -> Iterator
             handle.remove()
 
 
-def _note(name: str, n: int, found: dict[str, PerExample]) -> Callable[[nn.Module, object, Tensor], None]:
-    def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+def _note(name: str, n: int, found: dict[str, PerExample]) -> Callable[[nn.Module, object, Any], None]:
+    def hook(layer: nn.Module, inputs: object, output: Any) -> None:
+        if isinstance(layer, nn.MultiheadAttention):
+            output = output[0] if layer.batch_first else output[0].transpose(0, 1)
         if name not in found and output.ndim > 1 and len(output) == 2 * n:
             found[name] = _change(*output.detach().flatten(1).split(n))
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from robsearch.draws import normal_like
 from robsearch.errors import number, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Images, Labels, Logits, PerExample
@@ -67,7 +68,7 @@ class KLGradient:
             with torch.no_grad():
                 clean = checked_logits(model, x, y)
             low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
-            near = torch.randn_like(x).mul_(START).add_(x).clamp_(low, high)
+            near = normal_like(x).mul_(START).add_(x).clamp_(low, high)
             best = torch.zeros_like(clean[:, 0])
             for _ in range(self.steps):
                 gradient = _gradient(model, near, y, clean)

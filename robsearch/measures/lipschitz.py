@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from robsearch.draws import uniform_like
 from robsearch.errors import number, refuse_unless
 from robsearch.modes import checked_logits, evaluating
 from robsearch.protocols import About, Attack, Images, Labels, Logits, PerExample
@@ -88,7 +89,7 @@ class LogitRatio:
     def _ascend(self, model: nn.Module, x: Images, y: Labels, clean: Logits) -> PerExample:
         step = self.eps if self.step_size is None else self.step_size
         low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
-        near = torch.empty_like(x).uniform_(-self.eps, self.eps).add_(x).clamp_(low, high)
+        near = uniform_like(x, self.eps).add_(x).clamp_(low, high)
         best = torch.zeros_like(clean[:, 0])
         for left in range(self.steps, -1, -1):
             with torch.enable_grad():

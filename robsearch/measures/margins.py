@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from robsearch.draws import at_once
 from robsearch.errors import InputError, number, refusal, refuse_unless
 from robsearch.measures.balls import Check, Norm, diameter, drawn, dual_length, norm_check, radius_check, suffix
 from robsearch.modes import checked_logits, evaluating
@@ -22,7 +23,7 @@ Rivals: TypeAlias = Int[Tensor, "n m"]
 PerRival: TypeAlias = Float[Tensor, "n m"]
 
 POINTS_AT_ONCE = 1000
-"""In one forward pass of ``SampledMargin``; one for each example where there are more."""
+"""In one forward pass of ``SampledMargin``, or as many as memory has room for; at least one for each example."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class SampledMargin:
 
     Attributes:
         radius: of the ball in pixel units of ``norm``. Points are uniform in it, then clipped to [0, 1].
-        samples: points per example besides ``x``, from torch's global generator.
+        samples: points per example besides ``x``.
         norm: of the perturbation, ``linf`` or ``l2``.
         classes: how many other classes are looked at, as in ``InputMargin``.
 
@@ -157,11 +158,11 @@ class SampledMargin:
 
     def _points(self, x: Images) -> Iterator[tuple[Tensor, int]]:
         """Points around all images, ``times`` for each, image by image in turn: (times n, c, h, w)."""
-        most = max(1, POINTS_AT_ONCE // len(x))
+        most = max(1, min(at_once() or POINTS_AT_ONCE, POINTS_AT_ONCE) // len(x))
+        radius = x.new_full((len(x),), self.radius)
         for done in range(0, self.samples, most):
             times = min(most, self.samples - done)
-            centres = x.detach().repeat(times, 1, 1, 1)
-            yield drawn(centres, centres.new_full((len(centres),), self.radius), self.norm), times
+            yield torch.cat([drawn(x.detach(), radius, self.norm) for _ in range(times)]), times
 
 
 def logit_margin(model: nn.Module, x: Images, y: Labels) -> tuple[PerExample, Logits]:

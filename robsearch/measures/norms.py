@@ -10,16 +10,20 @@ import torch
 from torch import nn
 
 from robsearch import operators
-from robsearch.errors import InputError, refuse_unless
-from robsearch.layers import Traced, traced
-from robsearch.modes import checked_logits, evaluating
-from robsearch.operators import Affine, Shape
+from robsearch.errors import refuse_unless
+from robsearch.layers import Traced, traced, warn_of_rest
+from robsearch.modes import check_in_parts, evaluating
+from robsearch.operators import BatchNorm
 from robsearch.protocols import About, Images, Labels, PerLayer, Scalar
 
 
 @dataclass(frozen=True)
 class OperatorNorm:
     """The operator norm of each convolution, linear layer and BatchNorm that the model runs (arXiv 2009.08435).
+
+    Transposed convolutions and the matrices of ``nn.MultiheadAttention`` are among them. Which weights of a model have
+    no such norm, a ``NotCoveredWarning`` says: of LayerNorm, embeddings, layers that pad otherwise than by zeros,
+    BatchNorms without running statistics, parameters outside of layers.
 
     ``linf`` and ``l1`` are exact, on the layer's own input size, with its own stride, zero padding, dilation and
     groups. ``l2`` is exact for linear layers and BatchNorm and a lower bound for convolutions, see
@@ -59,27 +63,30 @@ class OperatorNorm:
         """One number for each layer, (1,), in order of execution.
 
         Raises:
-            InputError: images outside [0, 1], labels out of range, logits not finite; all layers that pad otherwise
-                than by zeros and all BatchNorms without running statistics, as they have no such norm.
+            InputError: images outside [0, 1], labels out of range, logits not finite.
         """
         with evaluating(model), torch.no_grad():
-            checked_logits(model, x, y)
+            check_in_parts(model, x, y)
             run = traced(model, x[:1])
-            problems = [item for t in run for item in operators.problems(t.module, t.shape, t.name or "the model")]
-            if problems:
-                raise InputError(*problems)
-            chosen = _folded(run) if self.folded else ((t.name, t.module, t.shape) for t in run)
-            return {name: self._of(layer, shape).reshape(1) for name, layer, shape in chosen}
+            warn_of_rest(model, run)
+            covered = [t for t in run if not t.reason]
+            return {t.name: self._of(t).reshape(1) for t in (_folded(covered) if self.folded else covered)}
 
-    def _of(self, layer: Affine, shape: Shape) -> Scalar:
-        return operators.spectral_norm(layer, shape) if self.norm == "l2" else operators.norm(layer, shape, self.norm)
+    def _of(self, layer: Traced) -> Scalar:
+        if self.norm == "l2":
+            return operators.spectral_norm(layer.module, layer.shape)
+        kind: Literal["l1", "linf"] = self.norm
+        if layer.adjoint:
+            kind = "linf" if kind == "l1" else "l1"
+        return operators.norm(layer.module, layer.shape, kind)
 
 
-def _folded(run: list[Traced]) -> Iterator[tuple[str, Affine, Shape]]:
-    norms = {t.name: t.module for t in run if isinstance(t.module, nn.BatchNorm1d | nn.BatchNorm2d)}
-    inside = {t.batch_norm for t in run}
+def _folded(run: list[Traced]) -> Iterator[Traced]:
+    norms = {t.name: t.module for t in run if isinstance(t.module, BatchNorm)}
+    inside = {t.batch_norm for t in run} & norms.keys()
     for t in run:
-        if isinstance(t.module, nn.Conv2d | nn.Linear) and t.batch_norm is not None:
-            yield t.name, operators.fold(t.module, norms[t.batch_norm]), t.shape
+        norm = norms.get(t.batch_norm or "")
+        if isinstance(norm, BatchNorm) and not isinstance(t.module, BatchNorm):
+            yield t._replace(module=operators.fold(t.module, norm, t.adjoint))
         elif t.name not in inside:
-            yield t.name, t.module, t.shape
+            yield t

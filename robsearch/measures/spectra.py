@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from robsearch.errors import InputError, refusal
-from robsearch.layers import traced
-from robsearch.modes import checked_logits, evaluating
-from robsearch.operators import Layer, Shape, reshaped, singular_values
+from robsearch.layers import traced, warn_of_rest
+from robsearch.modes import check_in_parts, evaluating
+from robsearch.operators import BatchNorm, Layer, Shape, reshaped, singular_values
 from robsearch.protocols import About, Images, Labels, PerLayer
 
 
 @dataclass(frozen=True)
 class SingularValues:
-    """All singular values of each convolution and linear layer that the model runs.
+    """All singular values of each convolution, transposed or not, and each linear layer that the model runs.
+
+    The matrices of ``nn.MultiheadAttention`` are among them. Weights of other layers have none: a
+    ``NotCoveredWarning`` names them.
 
     ``reshaped``: of the weight as an (out, in * kernel height * kernel width) matrix, as arXiv 2011.07478 and much
     other work has it. Cheap, and for a kernel larger than 1x1 not those of the map that the layer is. Of a
@@ -60,9 +63,11 @@ class SingularValues:
             InputError: images outside [0, 1], labels out of range, logits not finite.
         """
         with evaluating(model), torch.no_grad():
-            checked_logits(model, x, y)
-            run = ((t.name, t.module, t.shape) for t in traced(model, x[:1]))
-            return {name: self._of(m, shape) for name, m, shape in run if isinstance(m, nn.Conv2d | nn.Linear)}
+            check_in_parts(model, x, y)
+            run = traced(model, x[:1])
+            warn_of_rest(model, run)
+            maps = ((t.name, t.module, t.shape) for t in run if t.as_written)
+            return {name: self._of(m, shape) for name, m, shape in maps if not isinstance(m, BatchNorm)}
 
     def _of(self, layer: Layer, shape: Shape) -> PerLayer:
         if self.method == "circular":

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from robsearch.operators.maps import Affine, Layer, Shape, adjoint, applied, extent, fold, margins, reshaped, scales
-from robsearch.operators.norms import norm, pads, problems, spectral_norm
+from robsearch.operators.maps import (
+    Affine,
+    BatchNorm,
+    Conv,
+    Layer,
+    Shape,
+    Transposed,
+    adjoint,
+    applied,
+    convolution,
+    extent,
+    fold,
+    margins,
+    reshaped,
+    scales,
+)
+from robsearch.operators.norms import norm, outputs, pads, problems, spectral_norm
 from robsearch.operators.spectra import blocks, grid, kernel_of, singular_values, spectrum
 
 __all__ = [
     "Affine",
+    "BatchNorm",
+    "Conv",
     "Layer",
     "Shape",
+    "Transposed",
     "adjoint",
     "applied",
     "blocks",
+    "convolution",
     "extent",
     "fold",
     "grid",
     "kernel_of",
     "margins",
     "norm",
+    "outputs",
     "pads",
     "problems",
     "reshaped",

@@ -2,61 +2,93 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from robsearch.errors import InputError, refusal
 
-Layer: TypeAlias = nn.Conv2d | nn.Linear
-Affine: TypeAlias = nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Transposed: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+Layer: TypeAlias = Conv | nn.Linear
+Affine: TypeAlias = Layer | BatchNorm
 Shape: TypeAlias = tuple[int, ...]
 """One input of a layer, without the batch: (channels, height, width) or (features,)."""
+CONVOLUTIONS: dict[int, tuple[Any, Any, Any]] = {
+    1: (nn.Conv1d, F.conv1d, F.conv_transpose1d),
+    2: (nn.Conv2d, F.conv2d, F.conv_transpose2d),
+    3: (nn.Conv3d, F.conv3d, F.conv_transpose3d),
+}
+"""By the number of dimensions: module, function and transposed function."""
 
 
 def applied(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
     """The layer on ``x``, (n, *shape), as a linear map: without bias, with this weight, padded by zeros."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight)
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    convolve: Callable[..., Tensor] = CONVOLUTIONS[len(layer.kernel_size)][1]
+    return convolve(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def adjoint(layer: Layer, y: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """The transposed map of ``applied`` on outputs ``y``: (n, *shape), so that ``<A x, y> = <x, adjoint(y)>``.
 
-    ``conv_transpose2d`` alone would not do: it knows neither an input that the stride left a rest of, nor padding
-    that is wider on one side.
+    torch's transposed convolution alone would not do: it knows neither an input that the stride left a
+    rest of, nor padding that is wider on one side.
     """
     if isinstance(layer, nn.Linear):
         return F.linear(y, weight.T)
-    (top, bottom), (left, right) = margins(layer)
-    height, width = shape[1:]
-    reached = F.conv_transpose2d(y, weight, None, layer.stride, 0, 0, layer.groups, layer.dilation)
-    padded = y.new_zeros(len(y), shape[0], top + height + bottom, left + width + right)
-    padded[..., : reached.shape[2], : reached.shape[3]] = reached
-    return padded[..., top : top + height, left : left + width]
+    pads = margins(layer)
+    transpose: Callable[..., Tensor] = CONVOLUTIONS[len(layer.kernel_size)][2]
+    reached = transpose(y, weight, None, layer.stride, 0, 0, layer.groups, layer.dilation)
+    sides = [low + side + high for side, (low, high) in zip(shape[1:], pads, strict=True)]
+    padded = y.new_zeros(len(y), shape[0], *sides)
+    reach: tuple[Any, ...] = (..., *(slice(side) for side in reached.shape[2:]))
+    inner: tuple[Any, ...] = (..., *(slice(low, low + side) for side, (low, _) in zip(shape[1:], pads, strict=True)))
+    padded[reach] = reached
+    return padded[inner]
 
 
-def margins(layer: nn.Conv2d) -> list[tuple[int, int]]:
-    """Pixels of padding (above, below) and (left, right)."""
+def convolution(layer: Transposed) -> Conv:
+    """The convolution whose adjoint a transposed one is: from inputs shaped as its outputs to its inputs."""
+    dims = len(layer.kernel_size)
+    twin: Conv = CONVOLUTIONS[dims][0](
+        layer.out_channels,
+        layer.in_channels,
+        tuple(layer.kernel_size),
+        stride=tuple(layer.stride),
+        padding=tuple(layer.padding),
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+        bias=False,
+        device="meta",
+    )
+    twin.weight = nn.Parameter(layer.weight.detach(), False)
+    return twin
+
+
+def margins(layer: Conv) -> list[tuple[int, int]]:
+    """Pixels of padding before and after, for each dimension: (above, below) and (left, right)."""
     if isinstance(layer.padding, str):
         both = [side - 1 if layer.padding == "same" else 0 for side in extent(layer)]
         return [(pad // 2, pad - pad // 2) for pad in both]
     return [(pad, pad) for pad in layer.padding]
 
 
-def extent(layer: nn.Conv2d) -> tuple[int, int]:
+def extent(layer: Conv) -> tuple[int, ...]:
     """Height and width of the kernel with its holes, in pixels."""
-    down, right = (1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    return down, right
+    return tuple(1 + d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
 
 
 def misfit(layer: Affine, shape: Shape, name: str = "the layer") -> list[str]:
     """The problem with a shape that is not that of an input of the layer; empty if it may be."""
-    if isinstance(layer, nn.Conv2d):
-        fits = len(shape) == 3 and shape[0] == layer.in_channels
+    if isinstance(layer, Conv):
+        fits = len(shape) == 1 + len(layer.kernel_size) and shape[0] == layer.in_channels
     elif isinstance(layer, nn.Linear):
         fits = shape[-1:] == (layer.in_features,)
     else:
@@ -67,10 +99,16 @@ def misfit(layer: Affine, shape: Shape, name: str = "the layer") -> list[str]:
 
 def reshaped(layer: Layer) -> Float[Tensor, "o i"]:
     """The weight as a matrix, (out, in / groups * kernel height * kernel width); a convolution's own is larger."""
-    return layer.weight.detach().flatten(1)
+    return weight_of(layer).flatten(1)
 
 
-def scales(batch_norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Float[Tensor, "c"]:
+def weight_of(layer: Layer) -> Tensor:
+    """The weight, without gradient; one of 16 bits as float32."""
+    weight = layer.weight.detach()
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def scales(batch_norm: BatchNorm) -> Float[Tensor, "c"]:
     """What BatchNorm multiplies each channel by in eval mode: ``gamma / sqrt(running variance + eps)``.
 
     Raises:
@@ -82,7 +120,7 @@ def scales(batch_norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Float[Tensor, "c"]:
     return scale if batch_norm.weight is None else batch_norm.weight.detach() * scale
 
 
-def without_statistics(batch_norm: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> list[str]:
+def without_statistics(batch_norm: BatchNorm, name: str) -> list[str]:
     """The problem with a BatchNorm that keeps no running statistics; empty if it keeps them."""
     if batch_norm.running_var is not None:
         return []
@@ -90,20 +128,28 @@ def without_statistics(batch_norm: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -
     return [refusal(f"running statistics in {name}", "none", do)]
 
 
-def fold(layer: Layer, batch_norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Layer:
+def fold(layer: Layer, batch_norm: BatchNorm, adjoint: bool = False) -> Layer:
     """One layer, without bias, that does what ``layer`` and then ``batch_norm`` in eval mode do, as linear maps.
 
-    A new module, without gradient; its weight is the layer's, each output channel times BatchNorm's factor.
+    A new module, without gradient; its weight is the layer's, each output channel times BatchNorm's factor. With
+    ``adjoint`` the layer stands for its adjoint, as in ``convolution``, which the BatchNorm follows.
 
     Raises:
         InputError: the BatchNorm has another number of channels, or no running statistics.
     """
     weight = layer.weight.detach()
-    if batch_norm.num_features != len(weight):
-        expected = f"a BatchNorm of the layer's {len(weight)} output channels"
+    groups = layer.groups if adjoint and isinstance(layer, Conv) else 1
+    channels = weight.shape[1] * groups if adjoint else len(weight)
+    if batch_norm.num_features != channels:
+        expected = f"a BatchNorm of the layer's {channels} output channels"
         raise InputError(refusal(expected, batch_norm.num_features, "pass the one that the layer feeds"))
-    twin = _blank(layer)
-    twin.weight = nn.Parameter(weight * scales(batch_norm).to(weight).view(-1, *[1] * (weight.ndim - 1)), False)
+    twin, scale = _blank(layer), scales(batch_norm).to(weight)
+    if adjoint:
+        rows = scale.view(groups, 1, -1, *[1] * (weight.ndim - 2))
+        folded = (weight.unflatten(0, (groups, -1)) * rows).flatten(0, 1)
+    else:
+        folded = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    twin.weight = nn.Parameter(folded, False)
     return twin
 
 
@@ -111,15 +157,16 @@ def _blank(layer: Layer) -> Layer:
     """The same layer without weights and bias, made from its arguments: a copy would bring its hooks along."""
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    return nn.Conv2d(
+    blank: Conv = CONVOLUTIONS[len(layer.kernel_size)][0](
         layer.in_channels,
         layer.out_channels,
-        (layer.kernel_size[0], layer.kernel_size[1]),
-        stride=(layer.stride[0], layer.stride[1]),
-        padding=layer.padding if isinstance(layer.padding, str) else (layer.padding[0], layer.padding[1]),
-        dilation=(layer.dilation[0], layer.dilation[1]),
+        tuple(layer.kernel_size),
+        stride=tuple(layer.stride),
+        padding=layer.padding if isinstance(layer.padding, str) else tuple(layer.padding),
+        dilation=tuple(layer.dilation),
         groups=layer.groups,
         bias=False,
         padding_mode=layer.padding_mode,
         device="meta",
     )
+    return blank

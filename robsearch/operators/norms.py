@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from robsearch.errors import InputError, refusal
 from robsearch.operators.maps import (
     Affine,
+    BatchNorm,
+    Conv,
     Shape,
     adjoint,
     applied,
@@ -19,6 +21,7 @@ from robsearch.operators.maps import (
     margins,
     misfit,
     scales,
+    weight_of,
     without_statistics,
 )
 from robsearch.protocols import Scalar
@@ -48,20 +51,21 @@ def norm(layer: Affine, shape: Shape, kind: Literal["l1", "linf"]) -> Scalar:
     if kind not in ("l1", "linf"):
         found.append(refusal("kind 'l1' or 'linf'", repr(kind), "for l2 there is spectral_norm"))
     _refuse(found)
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(layer, BatchNorm):
         return scales(layer).abs().max()
-    sizes, rows = layer.weight.detach().abs(), kind == "linf"
+    sizes, rows = weight_of(layer).abs(), kind == "linf"
     if isinstance(layer, nn.Linear):
         return sizes.sum(dim=1 if rows else 0).max()
     taps = sizes.sum(dim=1) if rows else sizes.unflatten(0, (layer.groups, -1)).sum(dim=1).flatten(0, 1)
-    down, right = (_met(layer, shape, axis, rows).to(taps.device).double() for axis in (0, 1))
-    sums: Tensor = torch.einsum("cij,ip,jq->cpq", taps.double(), down, right)
+    sums = taps.double()
+    for axis in range(len(layer.kernel_size)):  # each takes the kernel's next dimension and adds one of sets at the end
+        sums = torch.tensordot(sums, _met(layer, shape, axis, rows).to(taps.device).double(), dims=([1], [0]))
     return sums.max().to(taps.dtype)
 
 
-def _met(layer: nn.Conv2d, shape: Shape, axis: int, rows: bool) -> Bool[Tensor, "k p"]:
+def _met(layer: Conv, shape: Shape, axis: int, rows: bool) -> Bool[Tensor, "k p"]:
     """Which taps meet the image at an output (rows), or reach an input from any output: each set of taps once."""
-    positions = torch.arange(_outputs(layer, shape)[axis]) * layer.stride[axis] - margins(layer)[axis][0]
+    positions = torch.arange(outputs(layer, shape)[axis]) * layer.stride[axis] - margins(layer)[axis][0]
     taps = torch.arange(layer.kernel_size[axis])[:, None] * layer.dilation[axis]
     reached = (taps + positions)[..., None] == torch.arange(shape[1 + axis])
     sets: Tensor = reached.any(dim=2 if rows else 1).unique(dim=1)
@@ -93,17 +97,17 @@ def spectral_norm(layer: Affine, shape: Shape, steps: int = 200, tolerance: floa
         else [refusal("tolerance >= 0, a finite number", tolerance, "1e-4 is the default")]
     )
     _refuse(found)
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(layer, BatchNorm):
         return scales(layer).abs().max()
     if isinstance(layer, nn.Linear):
-        largest: Tensor = torch.linalg.svdvals(layer.weight.detach())[0]
+        largest: Tensor = torch.linalg.svdvals(weight_of(layer))[0]
         return largest
-    weight = layer.weight.detach()
+    weight = weight_of(layer)
     # A GPU's convolutions of float32 round to TF32, and what they find could be above the norm.
     return _krylov(layer, shape, weight.double() if weight.is_cuda else weight, steps, tolerance).to(weight.dtype)
 
 
-def _krylov(layer: nn.Conv2d, shape: Shape, weight: Tensor, steps: int, tolerance: float) -> Scalar:
+def _krylov(layer: Conv, shape: Shape, weight: Tensor, steps: int, tolerance: float) -> Scalar:
     start = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(weight)
     right, left = _unit(start)[0], weight.new_zeros(())
     diagonal: list[Tensor] = []
@@ -131,21 +135,20 @@ def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
     return x / length.clamp_min(torch.finfo(x.dtype).tiny), length
 
 
-def _outputs(layer: nn.Conv2d, shape: Shape) -> tuple[int, int]:
+def outputs(layer: Conv, shape: Shape) -> tuple[int, ...]:
     """Height and width of the output; below 1 where the kernel does not fit."""
     rest = [side + sum(pair) - size for side, pair, size in zip(shape[1:], margins(layer), extent(layer), strict=True)]
-    height, width = (left // stride + 1 for left, stride in zip(rest, layer.stride, strict=True))
-    return height, width
+    return tuple(left // stride + 1 for left, stride in zip(rest, layer.stride, strict=True))
 
 
 def problems(layer: Affine, shape: Shape, name: str = "the layer") -> list[str]:
     """Why the layer has no norm on inputs of this shape, one sentence each; empty if it has one."""
     found = misfit(layer, shape, name)
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(layer, BatchNorm):
         return found + without_statistics(layer, name)
     if isinstance(layer, nn.Linear):
         return found
-    if not found and min(_outputs(layer, shape)) < 1:
+    if not found and min(outputs(layer, shape)) < 1:
         found.append(refusal(f"an input as large as the kernel of {name}", shape, "pass larger images"))
     if layer.padding_mode != "zeros" and pads(layer):
         do = "build it with padding_mode='zeros': the norm is exact for no other"
@@ -153,7 +156,7 @@ def problems(layer: Affine, shape: Shape, name: str = "the layer") -> list[str]:
     return found
 
 
-def pads(layer: nn.Conv2d) -> bool:
+def pads(layer: Conv) -> bool:
     """Whether it pads its inputs at all; where it does not, its ``padding_mode`` means nothing."""
     return any(max(pair) > 0 for pair in margins(layer))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from robsearch.errors import InputError
-from robsearch.operators.maps import Layer, Shape, extent, misfit
+from robsearch.operators.maps import Conv, Layer, Shape, extent, misfit, weight_of
 from robsearch.protocols import PerLayer
 
 
@@ -37,19 +38,23 @@ def singular_values(layer: Layer, shape: Shape) -> PerLayer:
         return spectrum(layer, shape)
     columns, half = _strided(layer, shape)
     values: Tensor = torch.linalg.svdvals(half)
-    twice = [1 if 2 * q in (0, columns) else 2 for q in range(half.shape[2])]
-    repeated = values.repeat_interleave(torch.tensor(twice, device=values.device), dim=2)
+    last = len(layer.kernel_size)
+    twice = [1 if 2 * q in (0, columns) else 2 for q in range(half.shape[last])]
+    repeated = values.repeat_interleave(torch.tensor(twice, device=values.device), dim=last)
     return repeated.flatten().sort(descending=True).values
 
 
-def _strided(layer: nn.Conv2d, shape: Shape) -> tuple[int, Complex[Tensor, "g p q o i"]]:
+def _strided(layer: Conv, shape: Shape) -> tuple[int, Complex[Tensor, "g *frequencies o i"]]:
     """The output's columns of frequencies; and the blocks, by group and frequency, of the half of them that differ."""
-    down, right = layer.stride
-    height, width = (math.ceil(side / step) * step for side, step in zip(grid(layer, shape), layer.stride, strict=True))
-    waves = torch.fft.fft2(_spaced(layer), s=(height, width)) / math.sqrt(down * right)
-    aliases = waves.view(layer.groups, -1, waves.shape[1], down, height // down, right, width // right)
-    half = aliases[..., : width // right // 2 + 1]
-    return width // right, half.permute(0, 4, 6, 1, 2, 3, 5).flatten(4)
+    dims = len(layer.kernel_size)
+    counts = [math.ceil(side / step) for side, step in zip(grid(layer, shape), layer.stride, strict=True)]
+    sides = [count * step for count, step in zip(counts, layer.stride, strict=True)]
+    waves = torch.fft.fftn(_spaced(layer), s=sides, dim=tuple(range(2, 2 + dims))) / math.sqrt(math.prod(layer.stride))
+    split = [size for pair in zip(layer.stride, counts, strict=True) for size in pair]
+    aliases = waves.view(layer.groups, -1, waves.shape[1], *split)
+    half = aliases[..., : counts[-1] // 2 + 1]
+    frequencies, repeats = range(4, 4 + 2 * dims, 2), range(3, 3 + 2 * dims, 2)
+    return counts[-1], half.permute(0, *frequencies, 1, 2, *repeats).flatten(dims + 2)
 
 
 def spectrum(layer: Layer, shape: Shape) -> Float[Tensor, "*blocks r"]:
@@ -62,28 +67,30 @@ def spectrum(layer: Layer, shape: Shape) -> Float[Tensor, "*blocks r"]:
     return values
 
 
-def blocks(layer: Layer, shape: Shape) -> Float[Tensor, "o i"] | Complex[Tensor, "g p q o i"]:
+def blocks(layer: Layer, shape: Shape) -> Float[Tensor, "o i"] | Complex[Tensor, "g *frequencies o i"]:
     """The layer's matrix at stride 1; a convolution's by group and frequency, as if it wrapped around.
 
     Shifts and reflections of the kernel only turn their phases.
     """
     if isinstance(layer, nn.Linear):
-        return layer.weight.detach()
-    transformed: Tensor = torch.fft.rfft2(_spaced(layer), s=grid(layer, shape))
-    return transformed.view(layer.groups, -1, *transformed.shape[1:]).permute(0, 3, 4, 1, 2)
+        return weight_of(layer)
+    dims = tuple(range(2, 2 + len(layer.kernel_size)))
+    transformed: Tensor = torch.fft.rfftn(_spaced(layer), s=grid(layer, shape), dim=dims)
+    return transformed.view(layer.groups, -1, *transformed.shape[1:]).permute(0, *(dim + 1 for dim in dims), 1, 2)
 
 
 def kernel_of(layer: Layer, whole: Tensor) -> Tensor:
     """The taps that the layer's kernel has of a filter as large as its input; a linear layer's is whole."""
     if isinstance(layer, nn.Linear):
         return whole
-    (height, width), (down, right) = extent(layer), layer.dilation
-    return whole[..., :height:down, :width:right]
+    taps = (slice(0, side, step) for side, step in zip(extent(layer), layer.dilation, strict=True))
+    place: tuple[Any, ...] = (..., *taps)
+    return whole[place]
 
 
-def _spaced(layer: nn.Conv2d) -> Float[Tensor, "o i h w"]:
+def _spaced(layer: Conv) -> Float[Tensor, "o i *sides"]:
     """The kernel with its holes."""
-    weight = layer.weight.detach()
+    weight = weight_of(layer)
     spaced = weight.new_zeros(*weight.shape[:2], *extent(layer))
     kernel_of(layer, spaced).copy_(weight)
     return spaced

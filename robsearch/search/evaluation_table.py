@@ -18,6 +18,8 @@ def shown(evaluation: Evaluation) -> Iterator[RenderableType]:
     if evaluation.ladders:
         yield ladder_table(evaluation)
     for trial, checks in evaluation.checks.items():
+        if not checks:
+            continue  # at eps=0 there is no attack to be misled
         yield masking_table(trial, checks)
     for trial, problem in evaluation.problems.items():
         yield Text(f"{trial}: not evaluated: {problem}", style="bold red")

@@ -170,8 +170,11 @@ class Recorder:
 
 
 def compared(metrics: Metrics) -> Metrics:
-    """Those by which a person compares trials; ``load_search`` has all of them, from the trials' folders."""
-    return {name: value for name, value in metrics.items() if not NOT_COMPARED.fullmatch(name)}
+    """Those by which a person compares trials; ``load_search`` has all of them, from the trials' folders.
+
+    NaN and infinity are left out: MLflow's stores would show 1.8e308.
+    """
+    return {name: value for name, value in metrics.items() if math.isfinite(value) and not NOT_COMPARED.fullmatch(name)}
 
 
 def _described(record: SearchRecord) -> str:

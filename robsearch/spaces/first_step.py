@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robsearch.batching import least_images
 from robsearch.child import stage
 from robsearch.errors import refusal
 from robsearch.evaluation import best_device, judge, sampled, to_device, to_float
@@ -62,10 +63,11 @@ class Task(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of it: problems, each with what to do, and what was not tried."""
+    """What came of it: problems, each with what to do, what was not tried, and the images that BatchNorm needs."""
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    least: int = 1
 
 
 def tried(task: Task) -> Found:
@@ -107,6 +109,7 @@ class _Attempt:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.slow = False
+        self.least = 1
 
     def found(self) -> Found:
         torch.manual_seed(self.recipe.seed)
@@ -119,7 +122,7 @@ class _Attempt:
                 self._train()
         except _SlowError:
             self.slow = True
-        return Found(tuple(dict.fromkeys(self.problems)), tuple(self.notes))
+        return Found(tuple(dict.fromkeys(self.problems)), tuple(self.notes), self.least)
 
     @contextmanager
     def _part(self, name: str, building: bool = False) -> Iterator[None]:
@@ -149,6 +152,7 @@ class _Attempt:
             self.blame.model = model.to(self.device)
         if model is None or self.problems:
             return None
+        self.least = least_images(model.train())
         with self._part("model"), promised("model"), evaluating(model):
             self._look_at(model)
         return None if self.problems else model

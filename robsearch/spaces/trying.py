@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import psutil
 import torch
 
+from robsearch.batching import share_problems
 from robsearch.child import GIB, Limits, Lost, in_child
 from robsearch.data import load
 from robsearch.errors import InputError, refusal
 from robsearch.evaluation import sampled
 from robsearch.protocols import Dataset, Split
 from robsearch.recipe import Recipe
+from robsearch.resources import Resources
 from robsearch.spaces.definition import Space
 from robsearch.spaces.first_step import MORE, Found, Task, tried, without_memory
 from robsearch.spaces.structures import structure
@@ -46,12 +48,31 @@ def first_step_problems(space: Space, subjects: Sequence[Subject], say: Callable
     for dataset in dict.fromkeys(subject.recipe.data for subject, _ in chosen):
         splits[dataset] = _images(dataset, problems, say)
     tasks = [Task(each.recipe, splits[each.recipe.data], whole, on_gpu(space, each.width)) for each, whole in chosen]
-    for (subject, _), found in zip(chosen, _outcomes(tasks), strict=True):
+    outcomes = _outcomes(tasks)
+    for (subject, _), found in zip(chosen, outcomes, strict=True):
         where = f"at width {subject.width:g}" + f" ({subject.origin})" * bool(subject.origin)
         problems += [f"{where}: {problem}" for problem in found.problems]
         for note in found.notes:
             say(f"{where}: {note}")
-    return problems
+    least = {_model(subject): found.least for (subject, _), found in zip(chosen, outcomes, strict=True)}
+    return problems + list(_share_problems(space, subjects, least))
+
+
+def _share_problems(space: Space, subjects: Sequence[Subject], least: Mapping[str, int]) -> Iterator[str]:
+    """Batches of which a process would have too few images; where the data is not here, nobody can tell."""
+    for subject in subjects:
+        recipe = subject.recipe
+        try:
+            images = len(load(recipe.data)["train"].labels)
+            taken = space.resources(subject.width) if space.resources else Resources()
+        except Exception:  # each of which is refused by itself
+            continue
+        for problem in share_problems(least.get(_model(subject), 1), images, recipe.batch_size, taken.processes):
+            yield f"at width {subject.width:g}: {problem}"
+
+
+def _model(subject: Subject) -> str:
+    return repr((subject.recipe.model, subject.recipe.data))
 
 
 def limits() -> Limits:
@@ -66,7 +87,7 @@ def _distinct(space: Space, subjects: Sequence[Subject]) -> Iterator[tuple[Subje
     seen = set[object]()
     for subject in subjects:
         whole = subject.width in ends
-        key = structure(subject.recipe) if whole else repr((subject.recipe.model, subject.recipe.data))
+        key = structure(subject.recipe) if whole else _model(subject)
         if (whole, key) not in seen:
             seen.add((whole, key))
             yield subject, whole
