@@ -52,10 +52,11 @@ def number(name: str, value: object, span: str, do: str, whole: bool = False) ->
     assert found, f"no span: {span}"
     sign, least, opens, low, high, closes = found.groups()
     fits = False
-    if isinstance(value, Integral if whole else Real) and not isinstance(value, bool):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and (isinstance(value, Integral) or not whole):
         given, bound = float(value), float(least or low)
         above = given > bound or (given == bound and (sign == ">=" or opens == "["))
         below = given < float(high or math.inf) or (closes == "]" and given == float(high))
         fits = above and below
-    more = ", a whole number" if whole else ", a finite number" if sign else ""
+    more = ", a whole number" if whole else ", a finite number" if sign or not is_number else ""
     return fits, f"{name} {span}{more}", value if isinstance(value, Real) else repr(value), do

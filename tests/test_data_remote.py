@@ -177,7 +177,7 @@ def test_a_copy_that_is_not_of_the_announced_size_is_not_kept(
 ) -> None:
     Bucket.objects["data/train"] = bytes(1000)
     monkeypatch.setattr(Bucket, "fading", True)
-    with pytest.raises(InputError, match=r"expected 1000 bytes of bucket/data/train, got 99\d: try again"):
+    with pytest.raises(InputError, match=r"expected 1,000 bytes of bucket/data/train, got 99\d: try again"):
         local_copy(s3, ["train"])
     assert copies(cache) == {}
     monkeypatch.setattr(Bucket, "fading", False)
