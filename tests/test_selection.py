@@ -47,7 +47,7 @@ def trained(folder, how, outcomes, define=define, maximise=(VALUE,)):
             entry = {"epoch": 4, VALUE: robust, NATURAL: natural, "train/lam": suggestion.recipe.lam.value}
             told = study.complete(suggestion, entry, entry)
             tally.states["COMPLETE"] += 1
-            tally.trained(order_of(told.facts), told.facts["lam"])
+            tally.trained(order_of(told.facts), told.facts["lam"], suggestion.params)
             attempt = folder / "s" / "trials" / suggestion.trial / "a1" / "epoch-0004"
             attempt.mkdir(parents=True)
     return load_search("s", folder), turns, space
