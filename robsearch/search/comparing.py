@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
+from robsearch.naming import names_of
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search, of_one_type
 from robsearch.search.setting import agree, comparable, unknown
@@ -164,16 +165,17 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
             yield f"{search.name} seeks several metrics: the trial shown is the best in {VALUE}"
         if group := search.ridge.group:
             yield f"{search.name}: lambda* is that of the trials with {group}"
-        for width in search.widths:
+        for width, name in names_of(search.widths).items():
             if why := search.all_collapsed(width):
-                yield f"{search.name}, width {width:g}: {why}"
+                yield f"{search.name}, width {name}: {why}"
             best = search.best(width)
             if best is not None and best["feasible"] is not None and not best["feasible"]:
-                yield f"{search.name}, width {width:g}: no trial meets the constraints"
+                yield f"{search.name}, width {name}: no trial meets the constraints"
 
 
 def _attacks(rows: pd.DataFrame) -> Iterator[str]:
     """Where the strongest figures of one width are not of one attack."""
+    names = names_of(rows["width"])
     for width, own in rows.groupby("width", sort=False):
         judged = [
             f"{attack} on {on} in {name}"
@@ -181,7 +183,7 @@ def _attacks(rows: pd.DataFrame) -> Iterator[str]:
             if isinstance(attack, str)
         ]
         if len({each.rpartition(" in ")[0] for each in judged}) > 1:
-            yield f"width {width:g}: the strongest known figures are not comparable: {', '.join(judged)}"
+            yield f"width {names[width]}: the strongest known figures are not comparable: {', '.join(judged)}"
 
 
 def _place(column: str) -> int:

@@ -12,8 +12,9 @@ import pyarrow as pa
 from robsearch.costs import Cost
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
+from robsearch.naming import names_of
 from robsearch.schedules import FLOOR
-from robsearch.search.frames import fitted, frames, points, searched, spent, table_of, tables_of
+from robsearch.search.frames import fitted, frames, may_be_fitted, points, searched, spent, table_of, tables_of
 from robsearch.search.place import Place
 from robsearch.search.strongest import Figure, Selection, figure_of, selection
 from robsearch.selection import best_of, candidates, sound
@@ -55,7 +56,7 @@ class Search:
     storage: str | None = None
 
     def __repr__(self) -> str:
-        widths = ", ".join(f"{width:g}" for width in self.widths)
+        widths = ", ".join(names_of(self.widths).values())
         ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
         return f"Search({self.name!r}: {ended}, widths {widths}, {self.folder})"
 
@@ -104,7 +105,11 @@ class Search:
         """
         found = fitted(self.trials)
         group = str(found["choices"].iloc[0]) if len(found) and "choices" in found else ""
-        return replace(fit_ridge(points(self.trials)), group=group)
+        others = len(may_be_fitted(self.trials)) - len(found)
+        ridge = replace(fit_ridge(points(self.trials)), group=group, others=others)
+        if self._done.empty or len(sound(self._done)):
+            return ridge
+        return replace(ridge, problem=f"{counted(len(self._done), 'finished trial')} collapsed, and no other finished")
 
     def table(self, name: str, *trials: str) -> pa.Table:
         """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
