@@ -21,6 +21,7 @@ from robsearch.search.frames import tables_of
 from robsearch.search.result import Search, of_one_type
 from robsearch.search.setting import agree, comparable, unknown
 from robsearch.search.strongest import STRONGEST
+from robsearch.selection import collapsed_among
 from robsearch.study import COLUMN, params_of
 from robsearch.trainer import VALUE
 from robsearch.wording import counted
@@ -53,8 +54,9 @@ class Comparison:
               ``_low``, ``_high``: Wilson over the test images.
             - ``test/lipschitz/.../mean`` and ``test/margin/.../mean``, as far as measured, each with ``_low``,
               ``_high``: normal over the images that were measured.
-            - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over the seeds of the
-              trial's suggestion, with ``_low``, ``_high``: Student's t over seeds.
+            - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over all seeds of the
+              trial's suggestion, those that collapsed or miss a constraint too, with ``_low``, ``_high``: Student's t
+              over seeds.
             - ``trial_seconds`` of the trial's training, ``width_seconds`` of all searched trainings at the width as
               far as they got, rungs and failures included, controls not; ``width_gpu_seconds``, with measuring, if GPUs
               were used.
@@ -169,6 +171,8 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
             if why := search.all_collapsed(width):
                 yield f"{search.name}, width {name}: {why}"
             best = search.best(width)
+            if best is not None and (lost := int(collapsed_among(seeds_of(search, best)).sum())):
+                yield f"{search.name}, width {name}: {counted(lost, 'seed')} of {best['trial']}'s suggestion collapsed"
             if best is not None and best["feasible"] is not None and not best["feasible"]:
                 yield f"{search.name}, width {name}: no trial meets the constraints"
 
@@ -208,8 +212,7 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     found |= {name: best.get(name, math.nan) for name in STRONGEST}
     found["best_of"] = len(finished)
     found |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
-    suggestion = finished[finished["number"] == best["number"]]
-    return found | _rates(search, best) | _measured(best) | _seeds(suggestion) | _cost(search, width, best)
+    return found | _rates(search, best) | _measured(best) | _seeds(seeds_of(search, best)) | _cost(search, width, best)
 
 
 def _rates(search: Search, best: pd.Series) -> dict[str, float]:
@@ -230,6 +233,12 @@ def _measured(best: pd.Series) -> dict[str, float]:
         mean, half = float(best[name]), z * float(best.get(f"{name.removesuffix('mean')}se", math.nan))
         found |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
     return found
+
+
+def seeds_of(search: Search, best: pd.Series) -> pd.DataFrame:
+    """The trainings of a trial's suggestion at its width: those that collapsed or miss a constraint too."""
+    done = search.complete
+    return done[(done["width"] == best["width"]) & (done["number"] == best["number"])]
 
 
 def _seeds(suggestion: pd.DataFrame) -> dict[str, float]:

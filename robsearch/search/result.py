@@ -107,9 +107,11 @@ class Search:
         group = str(found["choices"].iloc[0]) if len(found) and "choices" in found else ""
         others = len(may_be_fitted(self.trials)) - len(found)
         ridge = replace(fit_ridge(points(self.trials)), group=group, others=others)
-        if self._done.empty or len(sound(self._done)):
+        if self.complete.empty or len(sound(self.complete)):
             return ridge
-        return replace(ridge, problem=f"{counted(len(self._done), 'finished trial')} collapsed, and no other finished")
+        return replace(
+            ridge, problem=f"{counted(len(self.complete), 'finished trial')} collapsed, and no other finished"
+        )
 
     def table(self, name: str, *trials: str) -> pa.Table:
         """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
@@ -167,11 +169,11 @@ class Search:
         Those that have collapsed are left out, and at each width where a trial meets all constraints, those that miss
         one.
         """
-        return candidates(self._done)
+        return candidates(self.complete)
 
     def best(self, width: float) -> pd.Series | None:
         """The trial of a width to deploy: of the ``finished`` ones that of highest value. None if there is none."""
-        return best_of(self._done, width)
+        return best_of(self.complete, width)
 
     def strongest(self, trial: str) -> Figure | None:
         """The strongest known robust accuracy of a trial, with its attack, n and interval; None before its first epoch.
@@ -191,7 +193,7 @@ class Search:
 
     def all_collapsed(self, width: float) -> str:
         """Why a width with finished trials has no best one, in words; empty where it has one, or nothing finished."""
-        done = self._done[self._done["width"] == width]
+        done = self.complete[self.complete["width"] == width]
         if done.empty or len(sound(done)):
             return ""
         if len(done) == 1:
@@ -199,7 +201,8 @@ class Search:
         return f"all {len(done)} finished trials have collapsed, so none is best"
 
     @property
-    def _done(self) -> pd.DataFrame:
+    def complete(self) -> pd.DataFrame:
+        """The searched trials that are complete, at full fidelity: those that collapsed or miss a constraint too."""
         found = searched(self.trials)
         return found[found["state"] == "COMPLETE"]
 
@@ -237,9 +240,7 @@ class Search:
     @property
     def suggestions(self) -> pd.DataFrame:
         """One row per width and suggestion that was tried there: ``n`` finished seeds, mean value and their ``sd``."""
-        done = searched(self.trials)
-        done = done[done["state"] == "COMPLETE"]
-        grouped = done.groupby(["width", "number"], as_index=False)
+        grouped = self.complete.groupby(["width", "number"], as_index=False)
         return grouped.agg(lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"))
 
     @property
