@@ -110,6 +110,13 @@ def test_where_all_nets_collapsed_nothing_is_chosen_for_evaluate_and_promote(tmp
         promote("s", means=Means(results=tmp_path), space=space)
 
 
+def test_what_is_left_beside_nets_that_collapsed_or_miss_a_constraint_is_not_called_the_only_finished(tmp_path):
+    outcomes = {4: [(0.3, 0.11, lam(1.0)), (0.4, 0.45, lam(2.0)), (0.2, 0.9, lam(4.0))]}
+    search, _, _ = trained(tmp_path, {"subject_to": (AtLeast(NATURAL, 0.8),)}, outcomes)
+    assert search.best(4)["trial"] == "w4-002"
+    assert search.selection(4).text == "the only trial of its width to choose from"
+
+
 def test_constraints_are_met_width_by_width_for_everybody_who_asks_for_the_best(tmp_path):
     """No trial of width 4 meets the constraint: its best is the best of all there, beside a width where one does."""
     outcomes = {

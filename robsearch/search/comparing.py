@@ -180,14 +180,15 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
 def _attacks(rows: pd.DataFrame) -> Iterator[str]:
     """Where the strongest figures of one width are not of one attack."""
     names = names_of(rows["width"])
-    for width, own in rows.groupby("width", sort=False):
+    for _, own in rows.groupby("width", sort=False):
         judged = [
             f"{attack} on {on} in {name}"
             for attack, on, name in zip(own["strongest/attack"], own["strongest/on"], own["search"], strict=True)
             if isinstance(attack, str)
         ]
         if len({each.rpartition(" in ")[0] for each in judged}) > 1:
-            yield f"width {names[width]}: the strongest known figures are not comparable: {', '.join(judged)}"
+            where = f"width {names[own['width'].iloc[0]]}"
+            yield f"{where}: the strongest known figures are not comparable: {', '.join(judged)}"
 
 
 def _place(column: str) -> int:
@@ -238,7 +239,8 @@ def _measured(best: pd.Series) -> dict[str, float]:
 def seeds_of(search: Search, best: pd.Series) -> pd.DataFrame:
     """The trainings of a trial's suggestion at its width: those that collapsed or miss a constraint too."""
     done = search.complete
-    return done[(done["width"] == best["width"]) & (done["number"] == best["number"])]
+    seeds: pd.DataFrame = done[(done["width"] == best["width"]) & (done["number"] == best["number"])]
+    return seeds
 
 
 def _seeds(suggestion: pd.DataFrame) -> dict[str, float]:
