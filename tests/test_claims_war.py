@@ -70,6 +70,13 @@ def test_h3_is_the_planted_slope_of_the_peak() -> None:
     assert effect.per_seed == pytest.approx((0.3,) * 3, rel=0.15)  # the surface has no v^2 u term to bend with
 
 
+def test_h3_leaves_out_a_training_that_was_not_measured() -> None:
+    found = grid(rng(), 3, peak=0.3, noise=0.0)
+    robust = found.trials[ROBUST].where(found.trials.index != found.trials.index[0])
+    (effect,) = best_lambda_rises(Evidence(found.trials.assign(**{ROBUST: robust}), found.epochs))
+    assert np.mean(effect.per_seed) == pytest.approx(0.3, abs=0.05)
+
+
 def test_h3_on_a_flat_surface_has_no_answer() -> None:
     evidence = grid(rng(), 3, noise=0.0)
     flat = evidence.trials.assign(**{"test/robust_accuracy": 0.5 + 0.001 * rng().normal(size=len(evidence.trials))})

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import robsearch
 from robsearch import InputError, cli, compare
 from robsearch.measures.summaries import wilson
+from robsearch.report import write as write_report
 from robsearch.search.comparison_table import shown
 from robsearch.search.result import Search
 from robsearch.study import SearchRecord, open_storage
@@ -117,6 +118,22 @@ def test_a_width_in_which_nothing_has_finished_is_a_row_of_gaps(tmp_path):
 
 def test_what_differs_between_the_searches_is_said(two):
     assert compare(*two).differences == {"objective": {"one": "TRADES()", "two": "MART()"}}
+
+
+def test_a_seed_that_collapsed_is_one_of_the_seeds(tmp_path):
+    """Without it the mean over seeds would be too good; with it the mean is that of `Search.suggestions`."""
+    rates = (0.50, 0.52, 0.10)
+    seeds = [
+        trial(4, 0, rate, trial=f"w4-000-r{seed}", replicate=seed, collapsed=rate < 0.2, feasible=rate != 0.50)
+        for seed, rate in enumerate(rates)
+    ]
+    one = search(tmp_path, "s", [{**each, "test/robust_accuracy": each["value"]} for each in seeds], widths=(4,))
+    comparison = compare(one)
+    row = comparison.rows.iloc[0]
+    assert (row["trial"], row["seeds"]) == ("w4-000-r1", 3)
+    assert row["over_seeds/test/robust_accuracy"] == pytest.approx(sum(rates) / 3)
+    assert "s, width 4: 1 seed of w4-000-r1's suggestion collapsed" in comparison.notes
+    assert "37.3" in write_report(one, tmp_path / "page.html").read_text().split("Mean over its seeds")[1][:2000]
 
 
 def test_notes_on_several_metrics_and_missed_constraints(tmp_path):

@@ -248,9 +248,9 @@ def test_one_width_has_an_optimum_and_no_slope():
     assert ridge.optimum(4).lam == pytest.approx(TRUTH(4), abs=1e-9)
     assert ridge.slope is ridge.law is ridge.p_value is ridge.slope_region is None
     assert ridge.optimum(8).lam is ridge.near_best(8) is None
-    assert ridge.optimum(8).censored == "only width 4 was searched"
+    assert ridge.optimum(8).censored == "only width 4 has trials to fit"
     assert ridge.sentence() == (
-        "lambda* = 2.83 [2.83, 2.83] at width 4, the only one searched (95 %, n=12 trials at 1 width)."
+        "lambda* = 2.83 [2.83, 2.83] at width 4, the only one with trials to fit (95 %, n=12 trials at 1 width)."
     )
 
 

@@ -12,8 +12,10 @@ from robsearch.laws import fit_ridge
 from robsearch.naming import exactly, names_of
 from robsearch.report import write as write_report
 from robsearch.search.belonging import claim_folder
+from robsearch.search.comparison_table import shown
 from robsearch.search.finalists import Target, finalists
 from robsearch.search.frames import points
+from robsearch.search.grid import Grid
 from robsearch.search.opening import answer_lines
 from robsearch.search.place import Place
 from robsearch.search.planning import turns_of
@@ -47,7 +49,7 @@ def trained(folder, how, outcomes, define=define, maximise=(VALUE,)):
             entry = {"epoch": 4, VALUE: robust, NATURAL: natural, "train/lam": suggestion.recipe.lam.value}
             told = study.complete(suggestion, entry, entry)
             tally.states["COMPLETE"] += 1
-            tally.trained(order_of(told.facts), told.facts["lam"])
+            tally.trained(order_of(told.facts), told.facts["lam"], suggestion.params)
             attempt = folder / "s" / "trials" / suggestion.trial / "a1" / "epoch-0004"
             attempt.mkdir(parents=True)
     return load_search("s", folder), turns, space
@@ -108,6 +110,13 @@ def test_where_all_nets_collapsed_nothing_is_chosen_for_evaluate_and_promote(tmp
         promote("s", means=Means(results=tmp_path), space=space)
 
 
+def test_what_is_left_beside_nets_that_collapsed_or_miss_a_constraint_is_not_called_the_only_finished(tmp_path):
+    outcomes = {4: [(0.3, 0.11, lam(1.0)), (0.4, 0.45, lam(2.0)), (0.2, 0.9, lam(4.0))]}
+    search, _, _ = trained(tmp_path, {"subject_to": (AtLeast(NATURAL, 0.8),)}, outcomes)
+    assert search.best(4)["trial"] == "w4-002"
+    assert search.selection(4).text == "the only trial of its width to choose from"
+
+
 def test_constraints_are_met_width_by_width_for_everybody_who_asks_for_the_best(tmp_path):
     """No trial of width 4 meets the constraint: its best is the best of all there, beside a width where one does."""
     outcomes = {
@@ -156,6 +165,22 @@ def test_widths_that_are_equal_to_six_digits_have_studies_trials_and_rows_of_the
     assert [study.label for study in turns.tallies] == ["w1.0000001", "w1.0000002"]
 
 
+def test_every_line_names_widths_so_that_they_can_be_told_apart(tmp_path):
+    outcomes = {1000000: [(0.2, 0.3, lam(1.0))], 1000001: [(0.3, 0.4, lam(2.0))]}
+    search, _, _ = trained(tmp_path, {"subject_to": (AtLeast(NATURAL, 0.8),)}, outcomes)
+    texts = {
+        "answer": list(answer_lines(search)),
+        "status": [str(line) for line in status_lines(search) if str(line).startswith("width")],
+        "notes": [note for note in compare(search).notes if "width" in note],
+        "search": [repr(search)],
+        "table": [str(each.rows) for each in shown(compare(search)) if isinstance(each, Grid)],
+    }
+    for of, lines in texts.items():
+        told = "\n".join(lines)
+        assert "1e+06" in told, of
+        assert "1000001.0" in told, of
+
+
 def test_widths_that_six_digits_tell_apart_keep_their_names():
     assert [stage.label for stage in Space(define, (1 / 3, 4)).stages()] == ["w0.333333", "w4"]
 
@@ -193,6 +218,30 @@ def test_a_law_is_that_of_the_trials_which_share_the_categorical_choices_of_the_
     page = write_report(search, tmp_path / "page.html").read_text()
     assert "the finished trials with objective TRADES" in page
     assert "could not be made" not in page
+
+
+def test_a_law_of_one_width_does_not_say_that_no_other_was_searched(tmp_path):
+    """A choice that only wide nets have, and thin nets of which all collapsed."""
+
+    def wide_only(trial, width):
+        return either(trial, width) if width == 8 else define(trial, width)
+
+    thin = [(0.5, 0.9, lam(value)) for value in (0.5, 1.0, 2.0)]
+    outcomes = {4: thin, 8: parabola(4.0, "TRADES", 0.6)}
+    search, _, _ = trained(tmp_path / "a", {}, outcomes, define=wide_only)
+    told = "at width 8, the only one with trials to fit (95 %, n=6 trials at 1 width with objective TRADES, "
+    assert f"{told}leaving out 3 with other choices)" in search.ridge.sentence()
+    assert search.ridge.optimum(4).censored == "only width 8 has trials to fit"
+    outcomes = {4: [(0.1, 0.11, lam(1.0))], 8: [(value, 0.9, each) for value, _, each in parabola(4.0, "TRADES", 0.6)]}
+    search, _, _ = trained(tmp_path / "b", {}, outcomes)
+    assert "at width 8, the only one with trials to fit" in search.ridge.sentence()
+
+
+def test_where_all_nets_collapsed_the_law_says_so(tmp_path):
+    search, _, _ = trained(tmp_path, {}, {4: [(0.1, 0.11, lam(1.0))], 8: [(0.1, 0.11, lam(1.0))]})
+    assert search.ridge.sentence().endswith(": 2 finished trials collapsed, and no other finished.")
+    said = "\n".join(map(str, status_lines(search)))
+    assert "collapsed: w4-000 (natural 11.0%), w8-000 (natural 11.0%) give" in said
 
 
 def test_a_lambda_that_is_itself_a_choice_divides_nothing(tmp_path):

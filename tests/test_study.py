@@ -174,6 +174,26 @@ def test_a_pruner_of_ones_own_margin_compares_at_equal_progress_too(storage):
     assert trained(of_width, 60, [0.30] * 30 + [0.75] * 15 + [0.813] * 15) == 30  # at half: 0.30 of 0.40
 
 
+def test_nets_that_collapsed_are_no_measure_for_others(storage):
+    """Of val 90 % are one class: a net that knows nothing else has .9, and sound ones at .6 went for it."""
+    of_width, collapsed = study(storage), {"val/natural_accuracy": 0.1}
+    for values in ([0.9] * 4, [0.9] * 4, [0.9] * 4):
+        lost, history = of_width.ask(), entries(*values)
+        assert not of_width.report(lost, history)
+        of_width.complete(lost, history[-1] | collapsed, history[-1])
+    assert [each.facts["collapsed"] for _, each in of_width.trainings()] == [True] * 3
+    assert not of_width.report(of_width.ask(), entries(0.6, 0.6, 0.6))
+
+
+def test_replicates_that_collapsed_are_no_measure_for_others(storage):
+    of_width = study(storage, replicates=2, pruner=MarginPruner(margin=0.04, startup=1))
+    suggestion, entry = of_width.ask(), entries(0.9)[0]
+    for _ in range(2):
+        suggestion = of_width.complete(suggestion, entry | {"val/natural_accuracy": 0.1}, entry).following
+    sound = entries(0.6)[0]
+    assert of_width.complete(of_width.ask(), sound, sound).following is not None
+
+
 def test_a_finished_trial_of_an_older_robsearch_counts_as_trained_to_its_end_and_one_that_runs_is_left_alone():
     assert epochs_of(curve(*SHORT)) == 6
     assert epochs_of(curve(*SHORT, state=optuna.trial.TrialState.RUNNING)) is None

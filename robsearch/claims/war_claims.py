@@ -134,9 +134,9 @@ def at_one_learning_rate(h3: Claim) -> Claim:
 def best_lambda_rises(evidence: Evidence, experiment: str = "grid") -> Sequence[Effect]:
     """The slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the common ``c``.
 
-    Trainings that have collapsed say nothing of the peak and are left out.
+    Trainings that have collapsed say nothing of the peak and are left out, as are those that were not measured.
     """
-    trials = sound(evidence.of(experiment).trials)
+    trials = sound(evidence.of(experiment).trials).dropna(subset=[ROBUST])
     return [Effect("slope of log lambda* on log width", "", peak_slopes(trials, ROBUST), 0.05)]
 
 

@@ -31,6 +31,7 @@ from robsearch.laws.points import (
     read,
     valid,
 )
+from robsearch.naming import names_of
 from robsearch.wording import counted
 
 
@@ -122,7 +123,7 @@ class Ridge:
 
     ``problem`` is None, or says in words why lambda* is not determined; ``surface`` is None when the trials
     are too few to fit one; ``searched`` goes from thin to wide. A fit on one width says nothing of other
-    widths. ``group`` says in words what the trials have in common, where others were left out.
+    widths. ``group`` says in words what the trials have in common, where ``others`` were left out.
     """
 
     n: int
@@ -131,6 +132,7 @@ class Ridge:
     surface: Surface | None
     problem: str | None
     group: str = ""
+    others: int = 0
 
     @property
     def slope_region(self) -> Region | None:
@@ -179,7 +181,7 @@ class Ridge:
         start, end = self._range(width)
         side = "below" if lam < start else "above" if lam > end else None
         where = f"{side} the searched range [{start:.3g}, {end:.3g}]"
-        censored = f"lambda* at width {width:g} lies {where}" if side else None
+        censored = f"lambda* at width {self._named(width)} lies {where}" if side else None
         return Optimum(float(width), lam, low, high, censored)
 
     def near_best(self, width: Number, tolerance: Number = 0.005) -> tuple[float, float] | None:
@@ -210,15 +212,16 @@ class Ridge:
     def sentence(self) -> str:
         """The answer in one or two sentences, for a terminal."""
         sample = f"{100 * self.confidence:g} %, n={counted(self.n, 'trial')} at {counted(len(self.searched), 'width')}"
-        sample = f"({sample} with {self.group})" if self.group else f"({sample})"
+        left_out = f", leaving out {self.others} with other choices" if self.others else ""
+        sample = f"({sample} with {self.group}{left_out})" if self.group else f"({sample})"
         if self.problem:
             return f"lambda* is not determined {sample}: {self.problem}."
-        left = ", ".join(f"{row.width:g}" for row in self.searched if self.optimum(row.width).censored)
+        left = ", ".join(self._named(row.width) for row in self.searched if self.optimum(row.width).censored)
         outside = f". At width {left} it lies outside the searched range: search further there" if left else ""
         if not self.law or not self.slope_interval:
             best = self.optimum(self.searched[0].width)
-            found = f"lambda* = {best.lam:.3g} [{best.low:.3g}, {best.high:.3g}] at width {best.width:g}"
-            return f"{found}, the only one searched {sample}{outside}."
+            found = f"lambda* = {best.lam:.3g} [{best.low:.3g}, {best.high:.3g}] at width {self._named(best.width)}"
+            return f"{found}, the only one with trials to fit {sample}{outside}."
         low, high = self.slope_interval
         found = f"lambda* = {self.law.base:.3g} * width^{self.slope:.2f}, exponent {self.slope:.2f}"
         trend = ": no trend with width is shown" if low <= 0 <= high else ""
@@ -227,7 +230,11 @@ class Ridge:
     def _silence(self, width: Number) -> str | None:
         """Why a fit on one width cannot answer for this one, or None."""
         only = self.searched[0].width if len(self.searched) == 1 else width
-        return None if only == width else f"only width {only:g} was searched"
+        return None if only == width else f"only width {self._named(only)} has trials to fit"
+
+    def _named(self, width: Number) -> str:
+        """A width in words, apart from the others."""
+        return names_of([width, *(row.width for row in self.searched)])[width]
 
     def _range(self, width: Number) -> tuple[float, float]:
         """The lambdas searched at this width, or overall when it was not searched."""

@@ -10,7 +10,7 @@ from pandas import DataFrame, Series
 from robsearch.selection import collapsed_among
 from robsearch.wording import counted
 
-from .evidence import Evidence, number, words
+from .evidence import Evidence, number, suggestions_of, words
 from .goals import aims
 from .hover import linked
 from .markup import ABSENT, Html, html, join, left_out, row, table, tag
@@ -126,7 +126,7 @@ def best_table(evidence: Evidence) -> Html:
     """The best trial of every width: its scores, and its gain over the controls."""
     if evidence.finished.empty:
         return left_out("the table of the best trials, because no trial has finished")
-    seeds = ["Mean over its seeds"] if len(evidence.replicated) else []
+    seeds = ["Mean over its seeds"] if seeded(evidence) else []
     head = [
         "Width", "Best trial", "λ", "Robust, validation", *seeds, "Robust, test", "Natural, test", "Stability, test",
         "Control: robust, test", "Gain (points)",
@@ -138,7 +138,7 @@ def best_table(evidence: Evidence) -> Html:
         "seeds. Test scores are those of the best validation epoch; the error of the gain takes the two nets "
         "as independent."
     )
-    if len(evidence.replicated):
+    if seeded(evidence):
         caption += " The mean over seeds is that of the same λ: ± one standard deviation between its (so many) seeds."
     return join([table(caption, head, [rows]), tag("p", SELECTION, class_="note")])
 
@@ -149,23 +149,28 @@ def best_cells(evidence: Evidence, width: float) -> list[object]:
     if best is None:
         every = evidence.trials[(evidence.trials["width"] == width) & (evidence.trials["state"] == "COMPLETE")]
         why = "no trial finished" if every.empty else "all finished trials collapsed"
-        return [why, *[ABSENT] * (8 if len(evidence.replicated) else 7)]
+        return [why, *[ABSENT] * (8 if seeded(evidence) else 7)]
     controls = evidence.controls[evidence.controls["width"] == width]
     against = [versus(best, control) for _, control in controls.iterrows()]
     return [
         tag("span", linked(evidence, best["trial"]), class_="whole"),
         plain(number(best, "lam")),
         percent(number(best, "value")),
-        *([over_seeds(evidence, best)] if len(evidence.replicated) else []),
+        *([over_seeds(evidence, best)] if seeded(evidence) else []),
         *(score(best, f"test/{rate}") for rate in ("robust_accuracy", "natural_accuracy", "stability")),
         lines([f"{words(control['control'])} {score(control, TEST)}" for _, control in controls.iterrows()]),
         lines(against),
     ]
 
 
+def seeded(evidence: Evidence) -> bool:
+    """Whether some suggestion has several finished seeds."""
+    return bool((suggestions_of(evidence.complete)["n"] > 1).any())
+
+
 def over_seeds(evidence: Evidence, best: Series) -> str:
     """Mean and standard deviation over the seeds of the best trial's suggestion: ``63.1 ± 1.2 (3)``."""
-    every = evidence.suggestions
+    every = suggestions_of(evidence.complete)  # a seed that collapsed is one of its seeds
     own = every[(every["width"] == best["width"]) & (every["number"] == best["number"])].iloc[0]
     return f"{percent(own['value'], own['sd'])} ({own['n']:.0f})"
 

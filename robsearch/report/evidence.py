@@ -122,7 +122,12 @@ class Evidence:
     @property
     def finished(self) -> DataFrame:
         """Completed trials that have a value and have not collapsed."""
-        return sound(self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()])
+        return sound(self.complete)
+
+    @property
+    def complete(self) -> DataFrame:
+        """The same with those that have collapsed."""
+        return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
 
     @property
     def fitted(self) -> DataFrame:

@@ -16,10 +16,12 @@ from scipy.special import stdtrit
 
 from robsearch.errors import InputError, refusal
 from robsearch.measures.summaries import wilson
+from robsearch.naming import names_of
 from robsearch.search.frames import tables_of
 from robsearch.search.result import Search, of_one_type
 from robsearch.search.setting import agree, comparable, unknown
 from robsearch.search.strongest import STRONGEST
+from robsearch.selection import collapsed_among
 from robsearch.study import COLUMN, params_of
 from robsearch.trainer import VALUE
 from robsearch.wording import counted
@@ -52,8 +54,9 @@ class Comparison:
               ``_low``, ``_high``: Wilson over the test images.
             - ``test/lipschitz/.../mean`` and ``test/margin/.../mean``, as far as measured, each with ``_low``,
               ``_high``: normal over the images that were measured.
-            - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over the seeds of the
-              trial's suggestion, with ``_low``, ``_high``: Student's t over seeds.
+            - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean over all seeds of the
+              trial's suggestion, those that collapsed or miss a constraint too, with ``_low``, ``_high``: Student's t
+              over seeds.
             - ``trial_seconds`` of the trial's training, ``width_seconds`` of all searched trainings at the width as
               far as they got, rungs and failures included, controls not; ``width_gpu_seconds``, with measuring, if GPUs
               were used.
@@ -164,24 +167,28 @@ def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
             yield f"{search.name} seeks several metrics: the trial shown is the best in {VALUE}"
         if group := search.ridge.group:
             yield f"{search.name}: lambda* is that of the trials with {group}"
-        for width in search.widths:
+        for width, name in names_of(search.widths).items():
             if why := search.all_collapsed(width):
-                yield f"{search.name}, width {width:g}: {why}"
+                yield f"{search.name}, width {name}: {why}"
             best = search.best(width)
+            if best is not None and (lost := int(collapsed_among(seeds_of(search, best)).sum())):
+                yield f"{search.name}, width {name}: {counted(lost, 'seed')} of {best['trial']}'s suggestion collapsed"
             if best is not None and best["feasible"] is not None and not best["feasible"]:
-                yield f"{search.name}, width {width:g}: no trial meets the constraints"
+                yield f"{search.name}, width {name}: no trial meets the constraints"
 
 
 def _attacks(rows: pd.DataFrame) -> Iterator[str]:
     """Where the strongest figures of one width are not of one attack."""
-    for width, own in rows.groupby("width", sort=False):
+    names = names_of(rows["width"])
+    for _, own in rows.groupby("width", sort=False):
         judged = [
             f"{attack} on {on} in {name}"
             for attack, on, name in zip(own["strongest/attack"], own["strongest/on"], own["search"], strict=True)
             if isinstance(attack, str)
         ]
         if len({each.rpartition(" in ")[0] for each in judged}) > 1:
-            yield f"width {width:g}: the strongest known figures are not comparable: {', '.join(judged)}"
+            where = f"width {names[own['width'].iloc[0]]}"
+            yield f"{where}: the strongest known figures are not comparable: {', '.join(judged)}"
 
 
 def _place(column: str) -> int:
@@ -206,8 +213,7 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     found |= {name: best.get(name, math.nan) for name in STRONGEST}
     found["best_of"] = len(finished)
     found |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
-    suggestion = finished[finished["number"] == best["number"]]
-    return found | _rates(search, best) | _measured(best) | _seeds(suggestion) | _cost(search, width, best)
+    return found | _rates(search, best) | _measured(best) | _seeds(seeds_of(search, best)) | _cost(search, width, best)
 
 
 def _rates(search: Search, best: pd.Series) -> dict[str, float]:
@@ -228,6 +234,13 @@ def _measured(best: pd.Series) -> dict[str, float]:
         mean, half = float(best[name]), z * float(best.get(f"{name.removesuffix('mean')}se", math.nan))
         found |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
     return found
+
+
+def seeds_of(search: Search, best: pd.Series) -> pd.DataFrame:
+    """The trainings of a trial's suggestion at its width: those that collapsed or miss a constraint too."""
+    done = search.complete
+    seeds: pd.DataFrame = done[(done["width"] == best["width"]) & (done["number"] == best["number"])]
+    return seeds
 
 
 def _seeds(suggestion: pd.DataFrame) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import RenderableType
 from rich.text import Text
 
+from robsearch.naming import names_of
 from robsearch.search.comparing import OVER_SEEDS, RATES, Comparison
 from robsearch.search.grid import Grid
 from robsearch.search.strongest import STRONGEST
@@ -67,7 +68,8 @@ def deployed(comparison: Comparison) -> Grid:
         ]
         for _, row in rows.iterrows()
     ]
-    return _table("The trial to deploy, best on val; lambda* from all trials; intervals at 95 %", heads, rows, cells)
+    title = "The trial to deploy, best on val; lambda* from the trials that were fitted; intervals at 95 %"
+    return _table(title, heads, rows, cells)
 
 
 def judged(comparison: Comparison) -> Grid:
@@ -89,7 +91,8 @@ def chosen(measures: list[str]) -> list[str]:
 
 
 def _table(title: str, heads: list[str], rows: pd.DataFrame, cells: list[list[str]]) -> Grid:
-    names = [[f"{row['width']:g}", str(row["search"])] for _, row in rows.iterrows()]
+    widths = names_of(rows["width"])
+    names = [[widths[row["width"]], str(row["search"])] for _, row in rows.iterrows()]
     whole = [[*name, *of_row] for name, of_row in zip(names, cells, strict=True)]
     return Grid(["width", "search", *heads], whole, Text(title, style="bold"), keys=2)
 

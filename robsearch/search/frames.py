@@ -88,13 +88,18 @@ def spent(trials: pd.DataFrame) -> Cost:
     return Cost(*(float(trials[name].sum()) if name in trials else 0.0 for name in COLUMNS))
 
 
+def may_be_fitted(trials: pd.DataFrame) -> pd.DataFrame:
+    """Finished searched trials with a positive lambda that have not collapsed, whatever choices they made."""
+    found = sound(searched(trials))
+    return found[(found["state"] == "COMPLETE") & (found["lam"] > 0)]
+
+
 def fitted(trials: pd.DataFrame) -> pd.DataFrame:
     """What the law is fitted from: finished searched trials, never only the best ones, and none that has collapsed.
 
     Of a search with categorical choices those that share the choices of the best trial of all.
     """
-    found = sound(searched(trials))
-    found = found[(found["state"] == "COMPLETE") & (found["lam"] > 0)]
+    found = may_be_fitted(trials)
     if found.empty or "choices" not in found:
         return found
     best = candidates(found)

@@ -16,6 +16,7 @@ import psutil
 
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Optimum
+from robsearch.naming import names_of
 from robsearch.search.result import Search
 from robsearch.search.strongest import strongest_text
 from robsearch.search.workplace import Means
@@ -47,16 +48,16 @@ def closing_lines(search: Search, means: Means) -> Iterator[str]:
 
 def answer_lines(search: Search) -> Iterator[str]:
     """Lambda* and the best trial of each width."""
-    for width in search.widths:
-        yield f"{optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
+    for width, name in names_of(search.widths).items():
+        yield f"width {name}: {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
 
 
 def optimum_text(optimum: Optimum) -> str:
     """Lambda* at one width, with its interval, or the plain words that it is not determined."""
     if optimum.lam is None:
-        return f"width {optimum.width:g}: lambda* not determined"
+        return "lambda* not determined"
     estimate = f"lambda* = {optimum.lam:.3g} [{optimum.low:.3g}, {optimum.high:.3g}]"
-    return f"width {optimum.width:g}: {estimate}" + (f" ({optimum.censored})" if optimum.censored else "")
+    return estimate + (f" ({optimum.censored})" if optimum.censored else "")
 
 
 def _best(search: Search, width: float) -> str:

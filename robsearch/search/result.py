@@ -12,8 +12,9 @@ import pyarrow as pa
 from robsearch.costs import Cost
 from robsearch.errors import InputError, refusal
 from robsearch.laws import Ridge, fit_ridge
+from robsearch.naming import names_of
 from robsearch.schedules import FLOOR
-from robsearch.search.frames import fitted, frames, points, searched, spent, table_of, tables_of
+from robsearch.search.frames import fitted, frames, may_be_fitted, points, searched, spent, table_of, tables_of
 from robsearch.search.place import Place
 from robsearch.search.strongest import Figure, Selection, figure_of, selection
 from robsearch.selection import best_of, candidates, sound
@@ -55,7 +56,7 @@ class Search:
     storage: str | None = None
 
     def __repr__(self) -> str:
-        widths = ", ".join(f"{width:g}" for width in self.widths)
+        widths = ", ".join(names_of(self.widths).values())
         ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
         return f"Search({self.name!r}: {ended}, widths {widths}, {self.folder})"
 
@@ -104,7 +105,13 @@ class Search:
         """
         found = fitted(self.trials)
         group = str(found["choices"].iloc[0]) if len(found) and "choices" in found else ""
-        return replace(fit_ridge(points(self.trials)), group=group)
+        others = len(may_be_fitted(self.trials)) - len(found)
+        ridge = replace(fit_ridge(points(self.trials)), group=group, others=others)
+        if self.complete.empty or len(sound(self.complete)):
+            return ridge
+        return replace(
+            ridge, problem=f"{counted(len(self.complete), 'finished trial')} collapsed, and no other finished"
+        )
 
     def table(self, name: str, *trials: str) -> pa.Table:
         """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a frame of it).
@@ -162,11 +169,11 @@ class Search:
         Those that have collapsed are left out, and at each width where a trial meets all constraints, those that miss
         one.
         """
-        return candidates(self._done)
+        return candidates(self.complete)
 
     def best(self, width: float) -> pd.Series | None:
         """The trial of a width to deploy: of the ``finished`` ones that of highest value. None if there is none."""
-        return best_of(self._done, width)
+        return best_of(self.complete, width)
 
     def strongest(self, trial: str) -> Figure | None:
         """The strongest known robust accuracy of a trial, with its attack, n and interval; None before its first epoch.
@@ -186,7 +193,7 @@ class Search:
 
     def all_collapsed(self, width: float) -> str:
         """Why a width with finished trials has no best one, in words; empty where it has one, or nothing finished."""
-        done = self._done[self._done["width"] == width]
+        done = self.complete[self.complete["width"] == width]
         if done.empty or len(sound(done)):
             return ""
         if len(done) == 1:
@@ -194,7 +201,8 @@ class Search:
         return f"all {len(done)} finished trials have collapsed, so none is best"
 
     @property
-    def _done(self) -> pd.DataFrame:
+    def complete(self) -> pd.DataFrame:
+        """The searched trials that are complete, at full fidelity: those that collapsed or miss a constraint too."""
         found = searched(self.trials)
         return found[found["state"] == "COMPLETE"]
 
@@ -232,9 +240,7 @@ class Search:
     @property
     def suggestions(self) -> pd.DataFrame:
         """One row per width and suggestion that was tried there: ``n`` finished seeds, mean value and their ``sd``."""
-        done = searched(self.trials)
-        done = done[done["state"] == "COMPLETE"]
-        grouped = done.groupby(["width", "number"], as_index=False)
+        grouped = self.complete.groupby(["width", "number"], as_index=False)
         return grouped.agg(lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"))
 
     @property

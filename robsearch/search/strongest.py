@@ -91,7 +91,7 @@ class Selection(NamedTuple):
     def text(self) -> str:
         """Without the figure itself: ``best of 40 trials, a maximum that is about 1.2 points too good``."""
         if self.trials < 2:
-            return "the only finished trial of its width"
+            return "the only trial of its width to choose from"
         good = f", a maximum that is about {100 * self.optimism:.1f} points too good" if self.val.n else ", a maximum"
         return f"best of {self.trials} trials{good}"
 

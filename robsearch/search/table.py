@@ -185,9 +185,9 @@ def _row(search: Search, label: str, trials: pd.DataFrame, lam: float | None = N
 def status_lines(search: Search) -> Iterator[Grid | Text | str]:
     """A search as the storage knows it, with or without a driver at work; a ``str`` is not to be wrapped."""
     yield Text(f"{search.name} ({search.space})", style="bold")
-    for width in search.widths:
+    for width, name in names_of(search.widths).items():
         if (best := search.best(width)) is not None:
-            yield Text(f"width {width:g}: {best['trial']} {strongest_text(search, width)}")
+            yield Text(f"width {name}: {best['trial']} {strongest_text(search, width)}")
     yield from _table(status_rows(search))
     yield f"{search.ended} of {counted(search.record.trials, 'trial')} ended"
     yield _spent_text(search.cost)
@@ -203,11 +203,12 @@ def _collapsed_lines(search: Search) -> Iterator[Text]:
     if len(trials):
         nets = [f"{trial} (natural {rate:.1%})" for trial, rate in zip(trials["trial"], trials[NATURAL], strict=True)]
         more = f" and {len(nets) - NAMES_SHOWN} more" if len(nets) > NAMES_SHOWN else ""
-        told = f"collapsed: {', '.join(nets[:NAMES_SHOWN])}{more} give nearly all images one class"
+        gives = "gives" if len(nets) == 1 else "give"
+        told = f"collapsed: {', '.join(nets[:NAMES_SHOWN])}{more} {gives} nearly all images one class"
         yield Text(f"{told}; such a net is never the best, and the law leaves it out")
-    for width in search.widths:
+    for width, name in names_of(search.widths).items():
         if why := search.all_collapsed(width):
-            yield Text(f"width {width:g}: {why}")
+            yield Text(f"width {name}: {why}")
 
 
 def _failed(failures: Failures, folder: Path) -> Iterator[Text | str]:

@@ -95,21 +95,34 @@ def pruner_of(space: Space, full: Recipe, by_training: bool) -> BasePruner:
         full: one of its recipes.
         by_training: whether the pruner's steps are trainings of a suggestion, of which all have equally many.
     """
-    if by_training:
-        return space.pruner or MarginPruner()
-    pruner = space.pruner or default_pruner(full)
-    return pruner.with_steps(epochs_of) if isinstance(pruner, MarginPruner) else pruner
+    pruner = space.pruner or (MarginPruner() if by_training else default_pruner(full))
+    steps_of = trainings_seen if by_training else epochs_of
+    return pruner.with_steps(steps_of) if isinstance(pruner, MarginPruner) else pruner
+
+
+def trainings_seen(trial: FrozenTrial) -> int | None:
+    """Where steps are trainings: as they are, but no measure for others where one has collapsed."""
+    return None if _collapsed(trial) else 1
 
 
 def epochs_of(trial: FrozenTrial) -> int | None:
     """The epochs of the recipe of a suggestion that is one training; None where they are not known.
 
+    None too of one that has ended as a net that has collapsed: with a commonest class it has a high value, by which
+    nothing sound may be judged.
     A finished trial of an older robsearch, which did not record them, counts as trained to its end.
     """
+    if _collapsed(trial):
+        return None
     for training in trainings_of(trial):
         if "recipe_epochs" in training.facts:
             return int(training.facts["recipe_epochs"])
     return trial.last_step if trial.state == TrialState.COMPLETE else None
+
+
+def _collapsed(trial: FrozenTrial) -> bool:
+    ended = trial.state == TrialState.COMPLETE
+    return ended and any(training.facts.get("collapsed") for training in trainings_of(trial))
 
 
 def default_pruner(recipe: Recipe) -> MarginPruner:
