@@ -1,9 +1,13 @@
 """Recipes of which a trial would fail, and sound ones that are easily taken for faulty."""
 
 import dataclasses
+import importlib
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import torch
@@ -45,6 +49,8 @@ class Net(nn.Module):
             return torch.linspace(0, 0.1, 4).tolist()
         if self.how == "numpy":
             return torch.from_numpy(np.arange(4) + torch.ones(4).numpy())
+        if self.how == "needs json.tool":
+            importlib.import_module("json.tool")
         if self.how == "looks" and float(next(body.parameters()).norm()) == 0:
             raise ValueError("no weights")
         if self.how == "nan":
@@ -55,7 +61,21 @@ class Net(nn.Module):
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.how == "memory":
             self.held = [torch.ones(2**27) for _ in range(64)]  # 32 GiB
-        while self.how == "endless":
+        if self.how == "leaves a process":
+            subprocess.Popen(["sleep", "987.5"])
+        if self.how == "exits":
+            sys.exit("bye")
+        if self.how == "forks" and os.fork() == 0:
+            return None
+        if self.how == "kills its group":
+            os.killpg(0, signal.SIGKILL)
+        if self.how == "dies with a fork":
+            if os.fork():
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(1000)
+        if self.how == "half done":
+            sys.modules["json.tool"] = None
+        while self.how in ("endless", "half done"):
             pass
         return None
 

@@ -1,15 +1,32 @@
 """``check`` tries a first step of all that a space may train: what fails there is refused, what is sound is not."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
-from faulty_parts import FAULTY, SOUND, control, model
+from faulty_parts import FAULTY, SOUND, Blobs, control, model
 from small_spaces import pair, recipe
 
-from robsearch import PGD, SGD, Digits, InputError, Piecewise, Space, WideResNet
+from robsearch import PGD, SGD, Digits, Fixed, InputError, Piecewise, Space, WideResNet, WorstCase
+from robsearch.child import asking
 from robsearch.spaces import check, trying
+from robsearch.spaces.structures import cheapened
+
+
+class Late(Blobs):
+    """Data that is not there, which may take long to say."""
+
+    asked = 0
+
+    def read(self):
+        Late.asked += 1
+        raise FileNotFoundError("no such folder")
 
 
 def space_of(parts):
@@ -46,6 +63,50 @@ def test_what_does_not_fit_or_never_ends_is_told_and_the_next_is_tried(monkeypat
         check(space_of({"endless": model("endless")}))
 
 
+def test_what_a_net_does_to_its_process_is_its_own_fault_only(monkeypatch):
+    """The server is killed with the first; what is broken off leaves nothing half done for the next."""
+    monkeypatch.setenv("ROBSEARCH_CHECK_SECONDS", "6")
+    hows = ("kills its group", "forks", "dies with a fork", "half done", "needs json.tool", "exits", "leaves a process")
+    with pytest.raises(InputError) as error:
+        check(space_of({how: model(how) for how in hows} | {"sound": {}}))
+    said = "\n".join(error.value.problems)
+    lost = ["kills its group", "dies with a fork", "half done", "exits"]
+    assert [how for how in hows if f"(control {how})" in said] == lost
+    assert "(control sound)" not in said
+    assert re.search(r"kills its group.*the process that watches it was killed", said)
+    assert re.search(r"dies with a fork.*killed by SIGSEGV", said)
+    assert re.search(r"exits.*SystemExit: bye at the part 'model'", said)
+    deadline = time.monotonic() + 20
+    while ["sleep", "987.5"] in [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]:
+        assert time.monotonic() < deadline
+
+
+def test_a_server_that_is_killed_between_checks_is_followed_by_another():
+    check(space_of({}))
+    os.kill(asking._SERVER.process.pid, signal.SIGKILL)
+    check(space_of({}))
+
+
+def test_attacks_take_one_step_and_begin_once():
+    many = PGD(steps=50, restarts=10)
+    tried = cheapened(recipe(4, attack=many, test_attack=WorstCase((many, many))))
+    assert (tried.attack.steps, tried.attack.restarts) == (1, 1)
+    assert {(attack.steps, attack.restarts) for attack in tried.test_attack.attacks} == {(1, 1)}
+
+
+def test_an_import_path_may_hold_what_is_no_text(monkeypatch):
+    asking._end_server()
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("here")])
+    check(space_of({}))
+
+
+def test_data_that_is_not_here_is_asked_for_as_seldom_as_can_be():
+    said = []
+    check(space_of({name: {"data": Late(), "lam": Fixed(lam)} for lam, name in enumerate("abcdef")}), say=said.append)
+    assert "random images take the place" in said[0]
+    assert Late.asked == 2
+
+
 def test_a_batch_with_one_image_under_batch_norm_is_refused():
     lonely = {"model": WideResNet(10, 1), "data": Digits(train=101), "batch_size": 2}
     with pytest.raises(InputError, match=r"at least 2 images.*got batches down to 1 \(batch_size=2, 101 training"):
@@ -53,9 +114,12 @@ def test_a_batch_with_one_image_under_batch_norm_is_refused():
 
 
 def test_classes_of_a_script_reach_the_child(tmp_path):
+    for hidden in ("json", "profile"):  # in a folder of the user's own, which hides nothing of Python's
+        (tmp_path / f"{hidden}.py").write_text("raise RuntimeError")
     script = tmp_path / "mine.py"
     script.write_text(
-        "import dataclasses, robsearch\n"
+        "import sys; own = sys.path.pop(0)\n"
+        "import dataclasses, robsearch, robsearch.spaces; sys.path.insert(0, own)\n"
         "from robsearch import MLP, Digits, Recipe, Space\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Mine(MLP):\n"
@@ -64,8 +128,8 @@ def test_classes_of_a_script_reach_the_child(tmp_path):
         "space = Space(lambda trial, width: Recipe(model=Mine(width=width), data=Digits()), (4,))\n"
         "robsearch.check(space)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert re.search(r"ZeroDivisionError: division by zero \(.*mine\.py:6\)", done.stderr), done.stderr
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert re.search(r"ZeroDivisionError: division by zero \(.*mine\.py:7\)", done.stderr), done.stderr
 
 
 def changed(leaf, **values):
@@ -89,5 +153,5 @@ def changed(leaf, **values):
     ],
 )
 def test_a_bool_is_no_number_and_a_float_no_count(changes):
-    with pytest.raises(InputError, match=r"a (whole |finite )?number|of at least 1"):
+    with pytest.raises(InputError, match=r"a (whole |finite )?number|of at least 1|in \[0, 1\], got True"):
         recipe(4, **changes())

@@ -319,7 +319,7 @@ def test_the_launch_says_how_many_of_each_source_fit_and_why_not_the_others(tmp_
     learning.teach(storage, "new", Space(define, (4, 8)), trials, {"lam": LAM}, said.append)
     assert said == [
         "samplers know 2 of 3 trials from a.csv; 1 outside lam 0.5 to 32",
-        "samplers know 1 of 1 trials from b",
+        "samplers know 1 of 1 trial from b",
     ]
 
 

@@ -178,24 +178,24 @@ def gpu(monkeypatch):
 
 
 def test_a_rehearsal_reports_the_peak_of_a_full_batch_and_writes_nothing(gpu, tmp_path):
-    (report,) = rehearse(recipe(8, model=Tight(), batch_size=40), tmp_path)
+    (report,) = rehearse(recipe(8, model=Tight(), batch_size=50), tmp_path)
     assert report.ended == "COMPLETE"
-    assert report.test == {"training": 40, "peak": 40, "context": 2, "total": 100, "micro_batch": 40}
+    assert report.test == {"training": 50, "peak": 50, "context": 2, "total": 100, "micro_batch": 50}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_step_that_does_not_fit_is_halved_and_the_attempt_does_not_count(gpu, tmp_path):
-    with pytest.warns(UserWarning, match="10 of 40 images at a time"):
-        (report,) = rehearse(recipe(8, model=Tight(limit=13), batch_size=40), tmp_path)
-    assert report.test == {"training": 10, "peak": 10, "context": 2, "total": 100, "micro_batch": 10}
+    with pytest.warns(UserWarning, match="12 of 50 images at a time"):
+        (report,) = rehearse(recipe(8, model=Tight(limit=13), batch_size=50), tmp_path)
+    assert report.test == {"training": 10, "peak": 10, "context": 2, "total": 100, "micro_batch": 12}
 
 
 @pytest.mark.slow
 def test_a_step_that_does_not_fit_once_the_optimisers_state_is_there_is_halved_as_well(gpu, tmp_path):
     """The first step passes clean and adversarial images once each; the second is halved, the third is measured."""
-    with pytest.warns(UserWarning, match="20 of 40 images at a time"):
-        (report,) = rehearse(recipe(8, model=Tight(later=25), batch_size=40), tmp_path)
-    assert report.test == {"training": 20, "peak": 20, "context": 2, "total": 100, "micro_batch": 20}
+    with pytest.warns(UserWarning, match="25 of 50 images at a time"):
+        (report,) = rehearse(recipe(8, model=Tight(later=25), batch_size=50), tmp_path)
+    assert report.test == {"training": 25, "peak": 25, "context": 2, "total": 100, "micro_batch": 25}
 
 
 @pytest.mark.slow

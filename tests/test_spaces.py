@@ -16,7 +16,7 @@ from robsearch.spaces import check, load_space
         ("quickstart", "expected a space as module:name"),
         ("no_such_module:digits", "no module named 'no_such_module'"),
         ("small_spaces:no_such", r"it has no 'no_such': use one of blind, broken, .*pair"),
-        ("small_spaces:not_a_space", "'not_a_space' is a int"),
+        ("small_spaces:not_a_space", "'not_a_space' is an int"),
         ("robsearch.errors:digits", "decorate a function"),
     ],
 )

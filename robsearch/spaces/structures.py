@@ -52,8 +52,9 @@ def autoattacks(node: Any) -> Iterator[AutoAttack]:
 def _cheap(node: Any) -> Any:
     if isinstance(node, AutoAttack):
         return PGD(eps=node.eps, step_size=node.eps, steps=1, norm=node.norm)
-    steps = getattr(node, "steps", None)
-    return _changed(node, steps=1) if isinstance(steps, int) and steps > 1 else node
+    counts = {name: getattr(node, name, None) for name in ("steps", "restarts")}
+    ones = {name: 1 for name, count in counts.items() if isinstance(count, int) and count > 1}
+    return _changed(node, **ones) if ones else node
 
 
 def _replaced(node: Any, change: Callable[[Any], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import psutil
@@ -60,15 +61,24 @@ def first_step_problems(space: Space, subjects: Sequence[Subject], say: Callable
 
 def _share_problems(space: Space, subjects: Sequence[Subject], least: Mapping[str, int]) -> Iterator[str]:
     """Batches of which a process would have too few images; where the data is not here, nobody can tell."""
+    images: dict[Dataset, int] = {}
+    for dataset in dict.fromkeys(subject.recipe.data for subject in subjects):
+        with suppress(Exception):  # which is told by itself; and data may take long to say that it is not there
+            images[dataset] = len(load(dataset)["train"].labels)
     for subject in subjects:
-        recipe = subject.recipe
-        try:
-            images = len(load(recipe.data)["train"].labels)
-            taken = space.resources(subject.width) if space.resources else Resources()
-        except Exception:  # each of which is refused by itself
-            continue
-        for problem in share_problems(least.get(_model(subject), 1), images, recipe.batch_size, taken.processes):
-            yield f"at width {subject.width:g}: {problem}"
+        recipe, taken = subject.recipe, _resources(space, subject.width)
+        if taken and recipe.data in images:
+            enough = least.get(_model(subject), 1)
+            for problem in share_problems(enough, images[recipe.data], recipe.batch_size, taken.processes):
+                yield f"at width {subject.width:g}: {problem}"
+
+
+def _resources(space: Space, width: float) -> Resources | None:
+    """What a training at a width takes; None where the space does not say it, which is refused by itself."""
+    with suppress(Exception):
+        taken: object = space.resources(width) if space.resources else Resources()
+        return taken if isinstance(taken, Resources) else None
+    return None
 
 
 def _model(subject: Subject) -> str:
@@ -118,10 +128,8 @@ def _refused(lost: Lost, recipe: Recipe) -> Found:
 
 def on_gpu(space: Space, width: float) -> bool:
     """Whether a training at a width would be on a GPU where there is one."""
-    try:
-        return space.resources is None or space.resources(width).gpus > 0
-    except Exception:  # which is refused by itself
-        return False
+    taken = _resources(space, width)
+    return taken is not None and (space.resources is None or taken.gpus > 0)
 
 
 def _images(dataset: Dataset, problems: list[str], say: Callable[[str], None]) -> Split:
