@@ -6,6 +6,7 @@ has collapsed is never the best.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,11 +16,12 @@ COLLAPSED = 0.05
 
 
 class Order(NamedTuple):
-    """Of two trials of a width the better one has the higher order."""
+    """Of two trials of a width the better one has the higher order; of equal ones the one that was suggested first."""
 
     sound: bool
     feasible: bool
     value: float
+    early: tuple[int, ...] = ()
 
 
 def has_collapsed(natural: float, commonest: float) -> bool:
@@ -32,9 +34,13 @@ def has_collapsed(natural: float, commonest: float) -> bool:
     return natural < commonest + COLLAPSED * (1 - commonest)
 
 
-def order(value: float, feasible: object = None, collapsed: object = None) -> Order:
-    """The order of one trial; what is not known of constraints (None, NaN) counts as met, of a collapse as none."""
-    return Order(not _is(collapsed, True), not _is(feasible, False), float(value))
+def order(value: float, feasible: object = None, collapsed: object = None, trial: str = "") -> Order:
+    """The order of one trial; what is not known of constraints (None, NaN) counts as met, of a collapse as none.
+
+    Its name, such as ``w4-017-s1``, has the number of the suggestion and of the seed.
+    """
+    early = tuple(-int(number) for number in re.findall(r"\d+", trial))
+    return Order(not _is(collapsed, True), not _is(feasible, False), float(value), early)
 
 
 def sound(trials: pd.DataFrame) -> pd.DataFrame:

@@ -73,6 +73,11 @@ def test_the_order_is_soundness_then_constraints_then_the_value():
     assert [each.value for each in sorted(orders)] == [0.9, 0.8, 0.5, 0.6]
 
 
+def test_of_equal_trials_the_first_suggested_is_the_best_however_late_it_ends():
+    assert order(0.6, trial="w4-002") > order(0.6, trial="w4-010") > order(0.59, trial="w4-001")
+    assert order(0.6, trial="w4-002-s0") > order(0.6, trial="w4-002-s1")
+
+
 def test_a_collapsed_net_is_never_best_is_not_in_the_law_and_is_said(tmp_path):
     """The commonest class of val has 10.1 % of the digits: 11 % natural accuracy is a collapse, 30 % is not."""
     outcomes = {

@@ -85,7 +85,7 @@ def trainings_of(trial: FrozenTrial) -> list[Training]:
 
 def order_of(facts: Mapping[str, Any]) -> Order:
     """Where a finished training with these facts stands among those of its width."""
-    return order(facts[VALUE], facts.get("feasible"), facts.get("collapsed"))
+    return order(facts[VALUE], facts.get("feasible"), facts.get("collapsed"), facts["trial"])
 
 
 def best_first(trials: list[FrozenTrial]) -> list[FrozenTrial]:
