@@ -86,7 +86,8 @@ def in_chunks(
         split: the images, as bytes.
         work: called with one chunk after the other, in order.
         size: images in a chunk; where the device's memory has no room for them, it is halved, with a warning.
-        at_once: tells ``work`` how many images memory has room for, where that is less than a chunk.
+        at_once: tells ``work`` how many images memory has room for, where that is less than a chunk; chunks then stay,
+            and this is halved.
     """
     done, first = [], 0
     with seeded(split.images.device):
@@ -98,11 +99,12 @@ def in_chunks(
                 first += size
                 continue
             except RuntimeError as error:
-                if size == 1 or not out_of_memory(error):
+                if 1 in (size, at_once) or not out_of_memory(error):
                     raise
             torch.set_rng_state(state)
-            size = min(size, len(split.labels) - first) // 2 or 1
-            warnings.warn(f"out of memory: going on with {counted(size, 'image')} at a time", stacklevel=2)
+            half = min(at_once or size, size, len(split.labels) - first) // 2 or 1
+            size, at_once = (size, half) if at_once else (half, None)
+            warnings.warn(f"out of memory: going on with {counted(half, 'image')} at a time", stacklevel=2)
             free()
     return done
 

@@ -25,6 +25,7 @@ from robsearch.layers import NotCoveredWarning, Weights, coverage, covered_share
 from robsearch.measures import LOG10, histogram, layer_summary, summary
 from robsearch.modes import evaluating
 from robsearch.protocols import About, Attack, Images, Labels, LayerMeasure, Measure, Metrics, Split
+from robsearch.wording import counted
 
 Tables = dict[str, pa.Table]
 
@@ -115,14 +116,14 @@ class Measurement:
             return None
         lost = int(values.isnan().sum())
         if lost:
-            share = f"{lost} of {len(values)} images ({lost / len(values):.1%})"
+            share = f"{lost} of {counted(len(values), 'image')} ({lost / len(values):.1%})"
             self._problem(measure.name, f"on {name}: it is NaN for {share}")
         return None if lost else values
 
     def _rows(self, measure: LayerMeasure, split: Split) -> Iterator[dict[str, object]]:
         try:
             with evaluating(self.model), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotCoveredWarning)  # said once, of all measures
+                warnings.filterwarnings("ignore", "norms and spectra", NotCoveredWarning)  # said once, of all
                 at_once = images_at_once(self.model, split, LAYER_EXAMPLES)
                 work = partial(measure.by_layer, self.model)
                 (raw,) = in_chunks(split, work, LAYER_EXAMPLES, at_once)
@@ -248,6 +249,8 @@ def _fitting(values: object, shape: tuple[int, ...] | None = None) -> Tensor:
     expected = f"a tensor of shape {shape}" if shape else "a tensor of one dimension with at least one number"
     if not isinstance(values, Tensor):
         raise InputError(refusal(expected, type(values).__name__, "look at the measure"))
+    if values.is_complex():
+        raise InputError(refusal("a tensor of real numbers", values.dtype, "look at the measure"))
     if values.shape != shape if shape else values.ndim != 1 or not len(values):
         raise InputError(refusal(expected, f"shape {tuple(values.shape)}", "look at the measure"))
     return values.detach()

@@ -101,9 +101,9 @@ def test_images_have_different_numbers_and_each_draw_has_others():
 
 
 def test_training_draws_from_torchs_generator_as_ever():
-    x = to_float(split(3).images)
+    model, x = network(), to_float(split(3).images)
     torch.manual_seed(4)
-    start = PGD(eps=0.1, steps=0)(network(), x, split(3).labels, lambda z: z.sum(dim=1)) - x
+    start = PGD(eps=0.1, steps=0)(model, x, split(3).labels, lambda z: z.sum(dim=1)) - x
     torch.manual_seed(4)
     expected = (torch.empty_like(x).uniform_(-0.1, 0.1) + x).clamp(0, 1) - x
     assert torch.allclose(start, expected, atol=1e-7)

@@ -5,6 +5,7 @@ import torch
 from small_spaces import recipe
 
 from robsearch import FGSM, PGD, AutoAttack, FeatureChange, OperatorNorm, SampledMargin
+from robsearch.draws import at_once
 from robsearch.evaluation import ROOM, all_rates, images_at_once, in_chunks, judge, sampled, to_float
 from robsearch.measurement import Measurement
 from robsearch.memory import free_bytes
@@ -58,6 +59,20 @@ def test_what_does_not_fit_into_memory_is_halved_until_it_does_and_nothing_is_lo
         labels = torch.cat(in_chunks(split(13), tight, 12))
     assert torch.equal(labels, split(13).labels)
     assert sizes == [12, 6, 3, 3, 3, 3, 1]
+
+
+def test_what_takes_a_chunk_as_a_whole_is_told_of_ever_fewer_images_at_once():
+    def whole(x, y):
+        told.append(at_once())
+        if at_once() > 3:
+            raise torch.OutOfMemoryError("the device is full")
+        return y
+
+    told: list[int] = []
+    with pytest.warns(UserWarning, match="going on with 3 images at a time"):
+        (labels,) = in_chunks(split(13), whole, 256, at_once=100)
+    assert torch.equal(labels, split(13).labels)
+    assert told == [100, 6, 3]
 
 
 def test_a_single_image_that_does_not_fit_is_an_error():

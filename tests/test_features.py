@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robsearch.attacks import PGD
 from robsearch.errors import InputError
-from robsearch.layers import layers
+from robsearch.layers import NotCoveredWarning, layers
 from robsearch.measures.features import FeatureChange
 from robsearch.models import WideResNet
 from robsearch.protocols import ImageSpec
@@ -139,6 +139,36 @@ def test_layers_stand_in_the_models_order_and_count_with_their_first_call():
     assert list(found) == ["last", "twice"]
 
 
+class Folded(nn.Module):
+    """Nine tokens of two features: with images in the second dimension, behind one another in rows, and mixed."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.rows, self.mixed = (nn.Linear(2, 2, bias=False) for _ in range(3))
+        self.head = nn.Linear(18, 3)
+
+    def forward(self, x):
+        z = x.flatten(2).permute(2, 0, 1)  # (tokens, n, features)
+        second = self.second(z)
+        rows = self.rows(z.transpose(0, 1).flatten(0, 1))
+        mixed = self.mixed(z.flatten(0, 1))
+        return self.head(second.transpose(0, 1).flatten(1) + rows.view(len(x), -1) + mixed.view(9, len(x), 2).mean())
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_images_may_be_in_any_dimension_and_a_layer_that_mixes_them_is_named(n):
+    torch.manual_seed(0)
+    net, (x, y) = Folded().double(), examples(n)
+    net.rows.weight.data = net.second.weight.data
+    with pytest.warns(NotCoveredWarning, match=r"features/change leaves out mixed: images cannot be told apart"):
+        found = FeatureChange(moved_by(0.1)).by_layer(net, x, y)
+    assert list(found) == ["second", "rows", "head"]
+    features = (x.flatten(2).mT @ net.second.weight.T).flatten(1)
+    move = 3 * (0.1 * net.second.weight.sum(dim=1)).norm()
+    torch.testing.assert_close(found["second"], move / features.norm(dim=1))
+    torch.testing.assert_close(found["rows"], found["second"])
+
+
 def test_features_of_norm_zero_give_a_finite_change():
     """Layer 1 takes x - 1/2 (by its bias), so x = 1/2 is mapped to 0; a dead layer maps all to 0."""
     alive, dead = nn.Linear(2, 2), nn.Linear(2, 2)
@@ -175,7 +205,7 @@ def test_the_model_is_left_as_it_was_and_a_users_hook_stays():
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
     assert hooks(net) == 1
-    assert graphs == [False, True, True, False]  # x, two steps, x with x'
+    assert graphs == [False, True, True, False, False]  # x, two steps, one image, x with x'
     assert not any(change.requires_grad for change in found.values())
 
 

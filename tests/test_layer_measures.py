@@ -325,6 +325,24 @@ def test_covered_and_not_covered_weights_are_all_weights(model):
     assert left == ({"place", "block.norm1", "block.norm2", "norm"} if isinstance(model, SmallViT) else set())
 
 
+def test_a_map_with_complex_weights_has_no_norm_and_is_named():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.there, self.head = nn.Linear(128, 4, dtype=torch.complex64), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.there(x.flatten(1).to(torch.complex64)).abs())
+
+    model = Halves()
+    left = [each for each in coverage(model, traced(model, torch.rand(1, 2, 8, 8))) if not each.covered]
+    assert [(each.layer, each.weights) for each in left] == [("there", 516)]
+    assert "expected real weights in there, got torch.complex64" in left[0].reason
+    with pytest.warns(NotCoveredWarning, match="there"):
+        found = OperatorNorm("linf").by_layer(model, torch.rand(2, 2, 8, 8), torch.tensor([0, 1]))
+    assert list(found) == ["head"]
+
+
 def test_the_matrices_of_an_attention_have_the_norms_of_their_thirds():
     model, x, y = SmallViT(), torch.rand(2, 2, 8, 8), torch.tensor([0, 1])
     attention = model.block.self_attn

@@ -170,6 +170,7 @@ class Odd:
             "gradient": found.requires_grad_(),
             "shape": found[:, None],
             "number": 3.0,
+            "complex": found.detach() * 1j,
             "nan": torch.where(y == 0, math.nan, found.detach()),
             "infinite": torch.where(y == 0, math.inf, found.detach()),
         }
@@ -198,18 +199,19 @@ class Huge(OddLayers):
 
 
 def test_what_a_measure_gives_that_is_no_number_leaves_out_that_one_alone():
-    odd = [Odd(how) for how in ("gradient", "shape", "number", "nan", "infinite")]
+    odd = [Odd(how) for how in ("gradient", "shape", "number", "complex", "nan", "infinite")]
     taken = measurement(*odd, Brightness(), OddLayers(), Huge(), Weights())
     tables = taken.tables(SPLITS)
     found, left = finite(averages(tables))
     assert found["test/made/gradient/mean"] == pytest.approx(found["test/made/brightness/mean"])
     assert {"test/made/brightness/se", "test/robust_accuracy", "made/weights/mean", "made/huge_log10"} <= found.keys()
-    assert not any(name in key for name in ("shape", "number", "nan", "layers/m", "huge/") for key in found)
+    assert not any(name in key for name in ("shape", "number", "complex", "nan", "layers/m", "huge/") for key in found)
     assert taken.problems["made/nan"].startswith("on test: it is NaN for 3 of 30 images (10.0%)")
     assert taken.problems["made/shape"].startswith(
         "on test: InputError: expected a tensor of shape (30,), got shape (30, 1)"
     )
     assert "got float" in taken.problems["made/number"]
+    assert "expected a tensor of real numbers, got torch.complex64" in taken.problems["made/complex"]
     assert taken.problems["made/layers"] == "it is NaN or infinite for 1"
     assert taken.problems["made/huge"] == "it is NaN or infinite for the whole model"
     assert "test/made/infinite/mean left out: it is infinite" in left

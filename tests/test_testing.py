@@ -596,8 +596,8 @@ BROKEN: dict[Check, dict[object, str]] = {
         PGD(): r"all of robsearch.protocols.Model, got no width, build",
     },
     check_dataset: {
-        BadDataset("means"): "a mean and a positive std for each of 1 channels",
-        BadDataset("std"): "a mean and a positive std for each of 1 channels",
+        BadDataset("means"): "a mean and a positive std for each of 1 channel",
+        BadDataset("std"): "a mean and a positive std for each of 1 channel",
         BadDataset("no val"): r"splits train, val and test, got \['test', 'train'\]",
         BadDataset("floats"): r"train.images to be torch.uint8 \(6, 1, 2, 2\), .* got torch.float32",
         BadDataset("shape"): r"train.images to be torch.uint8 .* got torch.uint8 \(6, 1, 4, 1\)",

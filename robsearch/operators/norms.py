@@ -144,6 +144,8 @@ def outputs(layer: Conv, shape: Shape) -> tuple[int, ...]:
 def problems(layer: Affine, shape: Shape, name: str = "the layer") -> list[str]:
     """Why the layer has no norm on inputs of this shape, one sentence each; empty if it has one."""
     found = misfit(layer, shape, name)
+    if layer.weight is not None and layer.weight.is_complex():
+        found.append(refusal(f"real weights in {name}", layer.weight.dtype, "leave it out: norms are of real maps"))
     if isinstance(layer, BatchNorm):
         return found + without_statistics(layer, name)
     if isinstance(layer, nn.Linear):
