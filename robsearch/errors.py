@@ -53,7 +53,7 @@ def number(name: str, value: object, span: str, do: str, whole: bool = False) ->
     sign, least, opens, low, high, closes = found.groups()
     fits = False
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and (isinstance(value, Integral) or not whole):
+    if isinstance(value, Integral if whole else Real) and is_number:
         given, bound = float(value), float(least or low)
         above = given > bound or (given == bound and (sign == ">=" or opens == "["))
         below = given < float(high or math.inf) or (closes == "]" and given == float(high))
