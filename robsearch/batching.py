@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from robsearch.errors import refusal
+from robsearch.wording import counted
 
 
 def even(images: int, parts: int) -> list[int]:
@@ -69,6 +70,7 @@ def share_problems(least: int, images: int, batch_size: int, ranks: int = 1) -> 
     if smallest // ranks >= least:
         return []
     expected = f"batches of at least {least * ranks} images, {least} for each process, for the model has BatchNorm"
-    got = f"batches down to {smallest} (batch_size={batch_size}, {images} training images, {ranks} processes)"
+    among = f"{counted(images, 'training image')}, {counted(ranks, 'process')}"
+    got = f"batches down to {smallest} (batch_size={batch_size}, {among})"
     do = "pass a larger batch_size, train on more images, or take fewer GPUs or workers"
     return [refusal(expected, got, do)]

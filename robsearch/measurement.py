@@ -25,6 +25,7 @@ from robsearch.layers import NotCoveredWarning, Weights, coverage, covered_share
 from robsearch.measures import LOG10, histogram, layer_summary, summary
 from robsearch.modes import evaluating
 from robsearch.protocols import About, Attack, Images, Labels, LayerMeasure, Measure, Metrics, Split
+from robsearch.wording import counted
 
 Tables = dict[str, pa.Table]
 
@@ -115,7 +116,7 @@ class Measurement:
             return None
         lost = int(values.isnan().sum())
         if lost:
-            share = f"{lost} of {len(values)} images ({lost / len(values):.1%})"
+            share = f"{lost} of {counted(len(values), 'image')} ({lost / len(values):.1%})"
             self._problem(measure.name, f"on {name}: it is NaN for {share}")
         return None if lost else values
 

@@ -24,7 +24,7 @@ class NonFiniteLogitsError(InputError):
 
     def __init__(self, images: int, of: int) -> None:
         self.images, self.of = images, of
-        got = f"NaN or infinity for {images} of {of} images"
+        got = f"NaN or infinity for {images} of {counted(of, 'image')}"
         super().__init__(refusal("finite logits", got, "look at the weights"))
 
 

@@ -21,6 +21,7 @@ from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Split
 from robsearch.ranks import ALONE, Ranks
 from robsearch.recipe import Recipe
 from robsearch.steps import gradient_that_fits, optimiser_step
+from robsearch.wording import counted
 
 VALUE = "val/robust_accuracy"
 """What selection maximises; a trial's value is this metric at its best epoch."""
@@ -105,7 +106,9 @@ def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
         shares = judge(model, own, attack) if len(own.labels) else dict.fromkeys(RATES, 0.0)
     except NonFiniteLogitsError as error:
         which = "val" if model is learner.judged else "val with the raw weights"
-        where = f"in epoch {learner.epoch}, judging {which}, for {error.images} of the {error.of} images of a chunk"
+        where = (
+            f"in epoch {learner.epoch}, judging {which}, for {error.images} of {counted(error.of, 'image')} of a chunk"
+        )
         raise NonFiniteLossError(
             f"the logits became NaN or infinite {where}: lower the learning rate or lambda"
         ) from error

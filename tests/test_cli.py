@@ -122,7 +122,7 @@ def test_check_says_what_is_searched_and_optuna_keeps_quiet():
         (["no_such_module:x"], "expected an importable module 'no_such_module'"),
         (["small_spaces:not_a_space"], "expected a Space in small_spaces"),
         (["small_spaces:uneven"], "expected one range for 'lam'"),
-        (["small_spaces:broken"], "expected Recipe.objective to be a Objective, got 'TRADES'"),
+        (["small_spaces:broken"], "expected Recipe.objective to be an Objective, got 'TRADES'"),
         (["small_spaces:pair", "--trials", 0], "expected --trials of at least 1, got 0"),
         (["small_spaces:pair", "--parallel", 0, "--seed", -1], "2 errors"),
         (["small_spaces:pair", "--name", "../up"], "expected a name that can be a folder, got '../up'"),
@@ -172,7 +172,7 @@ def test_status_for_machines_has_null_for_what_is_not_known(tmp_path):
     assert said.exit_code == 0
     told = json.loads(said.output)
     assert (told["ended"], told["asked"], told["driver"], told["failures"]) == (0, 6, None, [])
-    none = {"RUNNING": 0, "COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
+    none = {"RUNNING": 0, "INTERRUPTED": 0, "COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
     assert [(row["label"], row["states"], row["lam"]) for row in told["rows"]] == [("4", none, None), ("8", none, None)]
     assert told["law"]["optima"][0]["lam"] is None
     assert "nobody drives it; go on with: robsearch resume s" in CliRunner().invoke(

@@ -113,7 +113,7 @@ def test_no_cell_is_cut_however_narrow_the_terminal(large, width):
 def test_the_parameters_of_the_best_are_in_the_table_the_log_and_a_trials_line(large):
     driver = driven(2, widths=(4,))
     tally = next(iter(driver.turns.tallies.values()))
-    tally.complete(0.5, 6.0, {"lam": 6.0, "lr": 0.0123456, "objective": "mart"})
+    tally.trained(order(0.5), 6.0, {"lam": 6.0, "lr": 0.0123456, "objective": "mart"})
     assert "best at 4: lam 6, lr 0.0123, objective mart" in text(live_table(driver))
     assert next(row_lines(driver)).endswith("best lr 0.0123  best objective mart")
     suggestion = SimpleNamespace(trial="w4-000", params={"lam": 6.0, "lr": 0.0123456})
@@ -149,7 +149,8 @@ def test_a_trial_without_a_driver_is_interrupted_not_running(tmp_path):
     lease.release()
     search = load_search("s", tmp_path)
     assert next(status_rows(search)).states == {"INTERRUPTED": 1}
-    assert text(next(status_lines(search))).splitlines()[2].split()[:3] == ["width", "interrupted", "done"]
+    said = "".join(text(part) for part in status_lines(search))
+    assert said.splitlines()[2].split()[:3] == ["width", "interrupted", "done"]
 
 
 def test_the_table_is_made_in_no_time(large):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from robsearch.claims.form import NotDecidableError
 from robsearch.layers import layers
 from robsearch.recipe import Recipe
+from robsearch.wording import counted
 
 Numbers = NDArray[np.float64]
 
@@ -50,7 +51,8 @@ def positive(values: Numbers, what: str) -> Numbers:
     """
     bad = ~(values > 0).all(axis=tuple(range(1, values.ndim)))
     if bad.any():
-        told = f"{what} is not above 0 with {bad.sum()} of {len(values)} seeds (the least is {values.min():.3g})"
+        told = f"{what} is not above 0 with {bad.sum()} of {counted(len(values), 'seed')}"
+        told += f" (the least is {values.min():.3g})"
         raise NotDecidableError(f"{told}, and a relative change takes a base above 0")
     return values
 

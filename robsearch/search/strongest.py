@@ -22,6 +22,7 @@ from robsearch.ladder import read_ladder, standings
 from robsearch.ladder.standings import ladder_facts
 from robsearch.measures import wilson
 from robsearch.trial import ladder_metrics
+from robsearch.wording import counted
 
 PREFIX = "strongest/"
 """Of the columns of ``Search.trials`` that have the fields of ``Figure``."""
@@ -62,7 +63,7 @@ class Figure(NamedTuple):
     def text(self) -> str:
         """``robust 40.7% [39.7%, 41.7%] under AutoAttack on 10,000 test images``."""
         interval = f" [{self.low:.1%}, {self.high:.1%}]" if self.n else ""
-        images = f"{self.n:,} {self.on} images" if self.n else self.on
+        images = counted(self.n, f"{self.on} image") if self.n else self.on
         return f"robust {self.robust_accuracy:.1%}{interval} under {self.attack} on {images}"
 
     @property
