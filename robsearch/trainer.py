@@ -106,8 +106,9 @@ def judged(learner: Learner, model: nn.Module, val: Split) -> Metrics:
         shares = judge(model, own, attack) if len(own.labels) else dict.fromkeys(RATES, 0.0)
     except NonFiniteLogitsError as error:
         which = "val" if model is learner.judged else "val with the raw weights"
-        of = counted(error.of, "image")
-        where = f"in epoch {learner.epoch}, judging {which}, for {error.images} of the {of} of a chunk"
+        where = (
+            f"in epoch {learner.epoch}, judging {which}, for {error.images} of {counted(error.of, 'image')} of a chunk"
+        )
         raise NonFiniteLossError(
             f"the logits became NaN or infinite {where}: lower the learning rate or lambda"
         ) from error

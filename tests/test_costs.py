@@ -1,5 +1,7 @@
 """What trials cost: one definition in the live table, status, MLflow and ByCost, also after an interruption."""
 
+from collections import Counter
+
 import optuna
 import pytest
 import torch
@@ -66,7 +68,8 @@ def agree(folder, driver):
     live, status = [row for row in live_rows(driver) if row.states.total()], list(status_rows(search))
     assert [row.label for row in live] == [row.label for row in status]
     for one, other in zip(live, status, strict=True):
-        assert +one.states == +other.states
+        states = Counter({"RUNNING": other.states["INTERRUPTED"]}) + other.states  # nobody drives what status reads
+        assert +one.states == Counter({state: n for state, n in states.items() if state != "INTERRUPTED"})
         assert one[4:] == pytest.approx(other[4:])
     return search
 

@@ -224,6 +224,7 @@ COMPARED = {
     *("test_last/robust_accuracy", "gap/error", "gap/robust_error", "lipschitz/global_bound"),
     *("norms/linf/mean", "norms/l1/mean", "norms/l2/mean", "norms_folded/linf/mean", "spectra/reshaped/mean"),
     *("features/change/mean", "time/measure_seconds", "strongest/robust_accuracy"),
+    *("lipschitz/global_bound_log10", "layers/covered"),
 }
 """All names that a trial of a convolutional net with the default measures has in MLflow."""
 

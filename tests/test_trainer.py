@@ -205,5 +205,5 @@ def test_logits_that_are_not_finite_in_judging_name_the_epoch_the_split_and_how_
         def forward(self, z):
             return z if self.training or torch.is_grad_enabled() else z / (torch.arange(len(z)) > 2)[:, None]
 
-    with pytest.raises(NonFiniteLossError, match=r"in epoch 1, judging val, for 3 of the \d+ images of a chunk: lower"):
+    with pytest.raises(NonFiniteLossError, match=r"in epoch 1, judging val, for 3 of \d+ images of a chunk: lower"):
         next(train(dataclasses.replace(recipe(8), model=Overflowing())))

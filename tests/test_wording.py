@@ -12,7 +12,8 @@ COUNTED = "trial|epoch|image|seed|record|training|suggestion|width|example|node|
 ALWAYS_SEVERAL = (
     "MAX_FAILURES_IN_A_ROW", "need.per_gpu", "space.replicates", "max(sizes)", "2 * least", "{sizes} images",
     "spec.shape}", "{split}", "LONGEST_TEXT", "long", "len(text)", "needed:,", "_free(folder)", "excess",
-    "least * ranks", "{examples}", "{TRAININGS}", "tuple(logits.shape)", "now == 1", "_numbers()",
+    "least * ranks", "{examples}", "TRAININGS", "tuple(logits.shape)", "now == 1", "_numbers()", "self.trials}",
+    "one image",
 )  # fmt: skip
 """Parts of the lines that count what is two at least, or of another kind than a whole number."""
 

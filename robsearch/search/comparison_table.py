@@ -55,7 +55,7 @@ def deployed(comparison: Comparison) -> Grid:
     """The trial to deploy, lambda* with its interval, and what training took."""
     rows = comparison.rows
     seeds, gpus = bool(rows["seeds"].max() > 1), "width_gpu_seconds" in rows
-    heads = ["best trial", "its lam", "lambda*", "one training", "GPU time in all" if gpus else "time in all"]
+    heads = ["best trial", "its lam", "lambda*", "one training", "GPU time in all" if gpus else "trained in all"]
     heads += ["robust % over seeds"] if seeds else []
     cells = [
         [

@@ -37,6 +37,7 @@ from robsearch.spaces.watched import (
 from robsearch.testing.contracts import check_factors, check_state
 from robsearch.testing.promises import left_alone
 from robsearch.trainer import NonFiniteLossError, train_epoch
+from robsearch.wording import counted
 
 FEW, MORE = 4, 32
 """Images of the step. What fails on the few is tried on more: a loss over ranks, or a measure of quantiles, may need
@@ -261,7 +262,7 @@ def _refuse_shape(logits: Any, n: int, classes: int) -> None:
     if not isinstance(logits, Tensor):
         raise _broken("model", f"logits of shape ({n}, {classes})", f"a {type(logits).__name__}", "return one tensor")
     if logits.shape != (n, classes) or not logits.is_floating_point():
-        got = f"logits of shape {tuple(logits.shape)} for {n} images, {logits.dtype}"
+        got = f"logits of shape {tuple(logits.shape)} for {counted(n, 'image')}, {logits.dtype}"
         raise _broken("model", f"floats of shape ({n}, {classes})", got, "return one row of logits per image")
 
 
