@@ -527,7 +527,8 @@ def test_each_attack_follows_its_own_seed_and_leaves_the_generator_alone(digits,
     assert torch.equal(*runs)
     assert not torch.equal(runs[0], x[:5])
     if not name.startswith("fab"):  # its only run starts at the image itself
-        assert not torch.equal(runs[0], AutoAttack(eps=0.15, attacks=(name,), seed=7)(model, x[:5], y[:5]))
+        once, again = (AutoAttack(eps=0.15, attacks=(name,), seed=seed)(model, x, y) for seed in (0, 7))
+        assert not torch.equal(once, again)  # of most images APGD finds the same corner of the ball
 
 
 def test_any_batch_size_will_do(digits):

@@ -111,7 +111,7 @@ def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatc
 def test_check_says_what_is_searched_and_optuna_keeps_quiet():
     result = CliRunner().invoke(cli.app, ["check", "small_spaces:pair"])
     assert result.exit_code == 0
-    assert "searches lam in FloatDistribution(high=32.0, log=True, low=0.5" in result.output
+    assert "searches lam: 0.5 to 32, log" in result.output
     assert "small_spaces:pair is ready to launch: 2 widths" in result.output
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 

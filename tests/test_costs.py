@@ -70,7 +70,8 @@ def agree(folder, driver):
     for one, other in zip(live, status, strict=True):
         states = Counter({"RUNNING": other.states["INTERRUPTED"]}) + other.states  # nobody drives what status reads
         assert +one.states == Counter({state: n for state, n in states.items() if state != "INTERRUPTED"})
-        assert one[4:] == pytest.approx(other[4:])
+        assert one[4:8] == pytest.approx(other[4:8])
+        assert dict(one.params) == pytest.approx(dict(other.params))
     return search
 
 

@@ -28,8 +28,20 @@ def test_what_is_searched_is_its_range_and_the_rest_its_value():
     assert facts["optimiser"].startswith("SGD(lr=searched, momentum=0.9, weight_decay=0.0001,")
     assert facts["objective"] == "MART() or TRADES(label_smoothing=0.0)"
     assert (facts["lambda"], facts["length"]) == ("Fixed(value=searched)", "searched epochs, batches of 50")
-    assert facts["model"] == "MLP(width=4, depth=1)"
+    assert facts["model"] == "MLP(width=by width, depth=1)"
     assert "BCE on adversarial images + lambda * " in facts["minimised"]
+
+
+def test_what_the_width_sets_is_told_so_and_what_is_searched_too():
+    @space(widths=(4, 8))
+    def by_width(trial, width):
+        lr = trial.suggest_float("lr", 0.01, 1.0, log=True)
+        lam = Fixed(trial.suggest_float("lam", 0.5, 32.0, log=True) / width)
+        return recipe(width, lam, optimiser=SGD(lr=lr, weight_decay=1e-4 * width), batch_size=int(100 / width))
+
+    facts = told(by_width)
+    assert facts["optimiser"].startswith("SGD(lr=searched, momentum=0.9, weight_decay=by width,")
+    assert (facts["lambda"], facts["length"]) == ("Fixed(value=searched)", "4 epochs, batches of by width")
 
 
 def test_a_space_that_searches_lambda_alone_has_its_recipe():

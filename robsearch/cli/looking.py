@@ -70,6 +70,7 @@ def _drawn(draws: list[Draw]) -> dict[str, Any]:
 
 def _draw_lines(space: str, draws: list[Draw], notes: list[str], costs: list[Price]) -> Iterator[str]:
     from robsearch.spaces import distributions, price_lines
+    from robsearch.study import range_text
 
     for draw in draws:
         drawn = ", ".join(
@@ -78,7 +79,7 @@ def _draw_lines(space: str, draws: list[Draw], notes: list[str], costs: list[Pri
         )
         yield f"width {draw.width:g}: {drawn or 'nothing is searched'}"
     for name, distribution in distributions(draws).items():
-        yield f"searches {name} in {distribution}"
+        yield f"searches {name}: {range_text(distribution)}"
     yield from (f"note: {note}" for note in notes)
     yield from price_lines(costs)
     yield f"{space} is ready to launch: {len({draw.width for draw in draws})} widths"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from robsearch import cluster
+from robsearch.checkpoints import read_history
 from robsearch.cluster import Job
 from robsearch.errors import InputError, refusal
 from robsearch.ladder import RUNGS, Flip, flips, read_ladder
@@ -112,7 +113,7 @@ def _record(tracker: Tracker, jobs: _Jobs, search: Search, console: Console) -> 
         if one.trial in jobs.metrics and one.epoch is None:
             table = one.folder / "ladder.parquet"
             tracker.log(one.trial, compared(jobs.metrics[one.trial]), 0, table.stat().st_mtime)
-            recorder.strongest(one.trial, read_test(one.folder))
+            recorder.strongest(one.trial, read_test(one.folder), read_history(one.folder))
             tracker.artifact(one.trial, table, "tables")
             tracker.artifact(one.trial, one.folder / "masking.json")
             tracker.artifact(one.trial, one.folder / "figures" / "ladder.png", "figures")

@@ -101,6 +101,7 @@ class Recorder:
             best, when = history[best_epoch(history) - 1], history[-1]["time"]
             summary = {"val/best_robust_accuracy": best[VALUE], "val/best_epoch": best["epoch"]}
             self.tracker.log(trial, summary, 0, when)
+            self.strongest(trial, read_test(self.trials / trial), history)
         tags = attempt_tags(read_attempts(self.trials / trial))
         tags |= {"robsearch.reason": reason} if reason else {}
         tags |= {"robsearch.collapsed": "true"} if collapsed else {}
@@ -110,16 +111,16 @@ class Recorder:
         """The averages as metrics, the tables and figures as artifacts."""
         folder = self.trials / trial
         self.tracker.log(trial, compared(test), 0, (folder / "test.json").stat().st_mtime)
-        self.strongest(trial, test)
+        self.strongest(trial, test, read_history(folder))
         for file in [folder / "test.json", *sorted(folder.glob("*.parquet"))]:
             self.tracker.artifact(trial, file, "tables")
         for file in sorted(folder.glob("figures/*.png")):
             self.tracker.artifact(trial, file, "figures")
 
-    def strongest(self, trial: str, test: Metrics) -> None:
-        """The strongest known robust accuracy of a measured trial, and in a tag its attack, n and interval."""
-        history = read_history(self.trials / trial)
-        best = {"best_epoch": best_epoch(history)} if history else {}
+    def strongest(self, trial: str, test: Metrics, history: list[Metrics]) -> None:
+        """The strongest known robust accuracy of a trial, and in a tag its attack, n and interval."""
+        number = best_epoch(history) if history else 0
+        best = {"best_epoch": number, "value": history[number - 1][VALUE]} if history else {}
         if found := strongest(self.trials / trial, {**test, **best}, self._setting):
             self.tracker.log(trial, {STRONGEST[0]: found.robust_accuracy}, 0, time.time())
             self.tracker.tag(trial, {"robsearch.strongest": found.text})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from robsearch.data import load
@@ -16,6 +16,8 @@ from robsearch.study import range_text
 
 SEARCHED = "searched"
 """Stands where suggestions differ."""
+BY_WIDTH = "by width"
+"""Stands where only the width makes a difference."""
 RANGE = "range of "
 """Begins the label of a searched parameter."""
 LAMBDA = "lambda"
@@ -38,48 +40,79 @@ def setting(draws: Sequence[Draw], seed: int) -> dict[str, str]:
         seed: of the search.
     """
     recipes = [draw.recipe for draw in draws if draw.width == draws[0].width]
+    thin_to_wide = list({draw.width: draw.recipe for draw in reversed(draws)}.values())  # of the same suggestion
+
+    def told(name: str) -> str:
+        return _told([getattr(one, name) for one in recipes], [getattr(one, name) for one in thin_to_wide])
+
     known = [load(data) for data in dict.fromkeys(recipe.data for recipe in recipes)]
     examples = {name: _common([len(splits[name].labels) for splits in known]) for name in ("train", "val", "test")}
-    optimiser, rate = (_common([getattr(one, name) for one in recipes]) for name in ("optimiser", "learning_rate"))
-    epochs, batch = (_common([getattr(one, name) for one in recipes]) for name in ("epochs", "batch_size"))
-    also = {name.replace("_", " "): _common([getattr(one, name) for one in recipes]) for name in ALSO}
+    epochs = told("epochs")
+    also = {name.replace("_", " "): told(name) for name in ALSO}
     return {
-        "model": _common([one.model for one in recipes]),
-        "data": _common([one.data for one in recipes]),
+        "model": told("model"),
+        "data": told("data"),
         "training examples": examples["train"],
         "validation examples": examples["val"],
         "test examples": examples["test"],
-        "training attack": _common([one.attack for one in recipes]),
-        "evaluation attack": _common([one.resolved_eval_attack for one in recipes]),
-        "test attack": _common([one.resolved_test_attack for one in recipes]),
-        "objective": _common([one.objective for one in recipes]),
+        "training attack": told("attack"),
+        "evaluation attack": told("resolved_eval_attack"),
+        "test attack": told("resolved_test_attack"),
+        "objective": told("objective"),
         MINIMISED: " or ".join(dict.fromkeys(_minimised(one.objective) for one in recipes)),
-        LAMBDA: _common([one.lam for one in recipes]),
-        "optimiser": f"{optimiser}, {rate}",
-        "length": f"{epochs} epoch{'s' * (epochs != '1')}, batches of {batch}",
+        LAMBDA: told("lam"),
+        "optimiser": f"{told('optimiser')}, {told('learning_rate')}",
+        "length": f"{epochs} epoch{'s' * (epochs != '1')}, batches of {told('batch_size')}",
         **{label: text for label, text in also.items() if text not in ("None", "()")},
         **{f"{RANGE}{name}": range_text(one) for name, one in distributions(draws).items()},
         "search seed": str(seed),
     }
 
 
-def _common(values: Sequence[Any]) -> str:
-    """What the values have in common, as text: fields in which they differ are ``searched``."""
+def _told(suggestions: Sequence[Any], widths: Sequence[Any]) -> str:
+    """A part of the recipe as text.
+
+    Args:
+        suggestions: its values at one width; where they differ, it is ``searched``.
+        widths: its values in one suggestion; where they differ, it is told ``by width``.
+    """
+    if _same(widths):
+        return _common(suggestions)
+    if _same(suggestions):
+        return _common(widths, BY_WIDTH)
+    first = suggestions[0]
+    alike = all(type(one) is type(first) for one in (*suggestions, *widths))
+    if not (alike and dataclasses.is_dataclass(first)):
+        return SEARCHED
+    return _of_fields(
+        first, lambda name: _told(*([getattr(one, name) for one in all_] for all_ in (suggestions, widths)))
+    )
+
+
+def _common(values: Sequence[Any], differing: str = SEARCHED) -> str:
+    """What the values have in common, as text, with a word for the fields in which they differ."""
     first = values[0]
-    if all(type(one) is type(first) and one == first for one in values):
+    if _same(values):
         return _text(first)
     kinds = {type(one): [each for each in values if type(each) is type(one)] for one in values}
     if len(kinds) > 1:
         objects = any(one is None or dataclasses.is_dataclass(one) for one in values)
-        return " or ".join(sorted(map(_common, kinds.values()))) if objects else SEARCHED
+        return " or ".join(sorted(_common(each, differing) for each in kinds.values())) if objects else differing
     if isinstance(first, tuple) and len(set(map(len, values))) == 1:
-        inside = [_common(each) for each in zip(*values, strict=True)]
+        inside = [_common(each, differing) for each in zip(*values, strict=True)]
         return f"({', '.join(inside)}{',' * (len(inside) == 1)})"
     if not dataclasses.is_dataclass(first):
-        return SEARCHED
-    fields = [field.name for field in dataclasses.fields(first) if field.repr]
-    inside = [f"{name}={_common([getattr(one, name) for one in values])}" for name in fields]
-    return f"{type(first).__name__}({', '.join(inside)})"
+        return differing
+    return _of_fields(first, lambda name: _common([getattr(one, name) for one in values], differing))
+
+
+def _of_fields(leaf: Any, text: Callable[[str], str]) -> str:
+    fields = [field.name for field in dataclasses.fields(leaf) if field.repr]
+    return f"{type(leaf).__name__}({', '.join(f'{name}={text(name)}' for name in fields)})"
+
+
+def _same(values: Sequence[Any]) -> bool:
+    return all(type(one) is type(values[0]) and one == values[0] for one in values)
 
 
 def _minimised(objective: Objective) -> str:
@@ -115,5 +148,5 @@ def unknown(told: Mapping[str, str], label: str) -> bool:
 
 def agree(texts: Sequence[str]) -> bool:
     """Whether all may describe one thing: ``PGD(eps=searched)`` and the ``PGD(eps=0.1)`` of one suggestion may."""
-    patterns = [re.escape(text).replace(SEARCHED, ".+?") for text in texts]
+    patterns = [re.escape(text).replace(SEARCHED, ".+?").replace(re.escape(BY_WIDTH), ".+?") for text in texts]
     return not texts or any(all(re.fullmatch(pattern, text) for text in texts) for pattern in patterns)

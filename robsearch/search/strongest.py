@@ -119,7 +119,8 @@ def strongest(folder: Path, facts: Mapping[str, Any], setting: Mapping[str, str]
 def figure(share: float, on: str, setting: Mapping[str, str]) -> Figure:
     """Under a search's own attack on a split."""
     attack, examples = {"val": ("evaluation", "validation"), "test": ("test", "test")}[on]
-    n = int(setting.get(f"{examples} examples", 0))
+    known = setting.get(f"{examples} examples", "")
+    n = int(known) if known.isdigit() else 0  # it is in words where the data is searched
     low, high = wilson(share, n) if n else (math.nan, math.nan)
     named = attack_name(setting[f"{attack} attack"]) if f"{attack} attack" in setting else f"the {attack} attack"
     return Figure(share, named, on, n, low, high)

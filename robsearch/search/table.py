@@ -220,7 +220,7 @@ def _failed(failures: Failures, folder: Path) -> Iterator[Text | str]:
     written = sorted((folder / last).glob("a*/error.txt"), key=lambda file: file.stat().st_mtime)
     if written or (folder / last).exists():
         yield f"  traceback: {written[-1]}" if written else f"  saved: {folder / last}"
-    if failures.params:
+    if failures.ranges:
         yield Text(f"  they had {failures.ranges}" if others else f"  it had {failures.ranges}")
 
 

@@ -63,7 +63,9 @@ def price_lines(found: Sequence[Price]) -> Iterator[str]:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.2g} s"
 
 
 def _cost(task: tuple[Recipe, bool]) -> Cost:

@@ -33,9 +33,10 @@ class Failures:
 
     @property
     def ranges(self) -> str:
-        """The parameters in a line: ``lam 14.2 to 25.9 (others 0.507 to 10.6)``."""
+        """Those that differ, in a line: ``lam 14.2 to 25.9 (others 0.507 to 10.6)``."""
+        different = {name: both for name, both in self.params.items() if both[0] != both[1]}
         return ", ".join(
-            f"{name} {own}" + (f" (others {others})" if others else "") for name, (own, others) in self.params.items()
+            f"{name} {own}" + (f" (others {others})" if others else "") for name, (own, others) in different.items()
         )
 
 
