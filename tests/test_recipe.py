@@ -46,7 +46,7 @@ def test_the_measures_know_the_ball_of_the_test_attack():
 
 
 def test_another_attack_needs_an_evaluation_attack():
-    with pytest.raises(InputError, match=r"Recipe\.eval_attack to be a Attack, got None"):
+    with pytest.raises(InputError, match=r"Recipe\.eval_attack to be an Attack, got None"):
         Recipe(model=MLP(8), data=recipe(4).data, attack=lambda model, x, y, loss: x)
 
 
