@@ -19,7 +19,7 @@ from robsearch.provenance import commit_text, versions_text
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
 from robsearch.search.place import Place, search_names
-from robsearch.spaces import Draw, Space, check
+from robsearch.spaces import Draw, Space, check, suggestions
 from robsearch.study import Found, SearchRecord
 from robsearch.tracking import experiment_exists, shown
 
@@ -55,11 +55,10 @@ def check_space(space: Space, say: Callable[[str], None] | None = None) -> list[
     Raises:
         InputError: the space could not be searched, or its data is not there.
     """
-    draws = check(space, say=say)
-    datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in draws}
-    for dataset in datasets:
+    datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in suggestions(space)}
+    for dataset in datasets:  # before a first step is tried: what is missing is told in a moment
         load(dataset)
-    return draws
+    return check(space, say=say)
 
 
 def check_writable(results: Path) -> None:

@@ -190,7 +190,7 @@ def status_lines(search: Search) -> Iterator[Grid | Text | str]:
             yield Text(f"width {name}: {best['trial']} {strongest_text(search, width)}")
     yield from _table(status_rows(search))
     yield f"{search.ended} of {counted(search.record.trials, 'trial')} ended"
-    yield _spent_text(search.cost)
+    yield Text(_spent_text(search.cost))
     for failures in failures_of(search.trials):
         yield from _failed(failures, search.folder / "trials")
     yield from _collapsed_lines(search)
