@@ -3,7 +3,7 @@
 import dataclasses
 
 import optuna
-from small_spaces import recipe, standard
+from small_spaces import learning, standard
 
 from robsearch import AtLeast, Recipe, Rung, space
 
@@ -22,22 +22,22 @@ def cheap(full: Recipe) -> Recipe:
 )
 def at_once(trial: optuna.Trial, width: float) -> Recipe:
     """Rungs, seeds, a constraint and a first point in one search."""
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
 
 
 @space(widths=(4, 8), per_trial="all", maximise=("val/robust_accuracy", "val/natural_accuracy"))
 def front(trial: optuna.Trial, width: float) -> Recipe:
     """Two metrics, every suggestion at both widths."""
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
 
 
 @space(widths=(4, 8), learn_from=("first", "table.csv"))
 def taught(trial: optuna.Trial, width: float) -> Recipe:
     """Knows another search and a table from the start."""
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
 
 
 @space(widths=(4, 8), replicates=2, fidelity=(Rung("scout", cheap, keep=0.5),))
 def slow_seeds(trial: optuna.Trial, width: float) -> Recipe:
     """Long enough to be killed between two seeds of a suggestion."""
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)

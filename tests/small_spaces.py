@@ -56,12 +56,16 @@ def standard(width: float) -> Recipe:
     return recipe(width, lam=0.0, objective=Standard())
 
 
-@space(widths=(4, 8), controls=(standard,))
-def pair(trial: optuna.Trial, width: float) -> Recipe:
+def learning(width: float, lam: float, **changes: object) -> Recipe:
     """With an attack and a learning rate at which the nets learn something: one that collapses is never the best."""
     attack = PGD(eps=0.03, step_size=0.015, steps=2, start="gaussian")
     how = {"attack": attack, "eval_attack": dataclasses.replace(attack, start="uniform"), "optimiser": SGD(lr=0.5)}
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True), **how)
+    return recipe(width, lam, **{**how, **changes})
+
+
+@space(widths=(4, 8), controls=(standard,))
+def pair(trial: optuna.Trial, width: float) -> Recipe:
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
 
 
 @dataclasses.dataclass(frozen=True)
