@@ -254,9 +254,9 @@ def test_planted_effects_are_found() -> None:
 @pytest.mark.slow
 def test_a_tiny_study_is_run_and_judged(tmp_path) -> None:
     base = replace(
-        digits(), model=MLP(width=8, depth=1), data=Digits(train=100), epochs=2, optimiser=SGD(lr=0.1, weight_decay=0.0)
+        digits(), model=MLP(width=8, depth=1), data=Digits(train=100), epochs=2, optimiser=SGD(lr=0.5, weight_decay=0.0)
     )
-    base = replace(base, attack=PGD(eps=0.1, step_size=0.05, steps=2), eval_attack=None, measured_examples=50)
+    base = replace(base, attack=PGD(eps=0.03, step_size=0.015, steps=2), eval_attack=None, measured_examples=50)
     study = NormsStudy(base, small_eps=0.05, betas=(1e-2,), clips=(1.0,), every=2, seeds=2)
     found = validate(study, "tiny", means=Means(results=tmp_path, parallel=2), console=Console(quiet=True))
     assert found is not None

@@ -100,7 +100,9 @@ def test_a_search_reads_its_ladders_back_with_the_trial_in_the_first_column(sear
     table = search.table("ladder")
     assert table.column_names == ["trial", "index", "label", "natural", "broken_by"]
     assert set(table["trial"].to_pylist()) == set(evaluated.ladders)
-    with pytest.raises(InputError, match=r"expected a measured trial with nonsense\.parquet, got coverage, histograms, "):
+    with pytest.raises(
+        InputError, match=r"expected a measured trial with nonsense\.parquet, got coverage, histograms, "
+    ):
         search.table("nonsense")
     with pytest.raises(InputError, match=r"expected trials of this search, got w5-000"):
         search.table("test", "w5-000")

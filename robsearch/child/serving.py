@@ -22,6 +22,8 @@ PRELOAD = ("robsearch.spaces.first_step", "torch._dynamo", "pandas")
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 5.0
 """Between the alarm, which says where the child was, and the end of a child that did not hear it."""
+WAITING = 4
+"""Times a task's seconds of computing, for one that waits: others may be at work on this machine."""
 IMPORTING = 4
 """Times a task's seconds, to import the modules that it needs: the process that asks has imported them, too."""
 GIB = 2**30
@@ -42,7 +44,7 @@ class Lost(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What one task may take: seconds, and GiB of memory beside what processes share."""
+    """What one task may take: seconds of computing, and GiB of memory beside what processes share."""
 
     seconds: float
     gib: float
@@ -158,8 +160,8 @@ def _ending(pid: int) -> str:
 
 
 def _excess(pid: int, seconds: float, limits: Limits) -> Lost | None:
-    if seconds > limits.seconds + GRACE_SECONDS:
-        return Lost(f"no end within {limits.seconds:g} seconds")
+    if seconds > WAITING * limits.seconds + GRACE_SECONDS:
+        return Lost(f"no end within {WAITING * limits.seconds:g} seconds")
     try:
         taken = psutil.Process(pid).memory_info()
     except psutil.Error:
@@ -183,10 +185,11 @@ def _work(job: Job, first: int, answers: Connection) -> None:
     with contextlib.suppress(OSError):
         os.chdir(job.folder)
     sys.path[:] = job.path
-    signal.signal(signal.SIGALRM, _no_end)
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, _no_end)
     for task in job.tasks[first:]:
         kind, answer = _answer(task, job.limits.seconds)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _alarm_after(0)
         if os.getpid() != _CHILD:  # the user's code forked, and went on
             return
         answers.send((kind, answer))
@@ -202,15 +205,21 @@ def _answer(task: bytes, seconds: float) -> tuple[str, bytes]:
     global _AT
     assert _ANSWERS is not None
     _AT = ""
-    signal.setitimer(signal.ITIMER_REAL, IMPORTING * seconds)
+    _alarm_after(IMPORTING * seconds)
     try:
         work, given = pickle.loads(task)
         _ANSWERS.send(("start", ""))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        _alarm_after(seconds)
         answer = pickle.dumps(work(given))
     except BaseException as error:  # also SystemExit
         return "last", pickle.dumps(Lost(_text(error), _AT))
     return "last" if _BROKEN_OFF else "result", answer
+
+
+def _alarm_after(seconds: float) -> None:
+    """An alarm after so much computing, or after a few times as long on the clock; 0 takes both back."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
 
 
 def _text(error: BaseException) -> str:

@@ -42,6 +42,8 @@ from robsearch.wording import counted
 FEW, MORE = 4, 32
 """Images of the step. What fails on the few is tried on more: a loss over ranks, or a measure of quantiles, may need
 them."""
+HUGE = 1e4
+"""Logits beyond it are those of a net that has diverged."""
 JUDGES = ("eval_attack", "test_attack")
 ALIKE = 0.02
 """How far an image's logits may move with the images beside it, relative to the largest: a half float's rounding."""
@@ -247,15 +249,24 @@ class _Attempt:
                 learner.epoch = epoch
                 seed_epoch(recipe.seed, epoch)
                 part = Split(self.split.images[:images], self.split.labels[:images])
+                diverged = epoch > 1 and _diverged(learner.model, self.x)
                 try:
                     train_epoch(learner, part)
-                except NonFiniteLossError:
-                    if epoch == 1:
+                    refuse_weights("training", learner.model)
+                except (NonFiniteLossError, BrokenPartError) as error:
+                    forgiven = diverged or (epoch > 1 and isinstance(error, NonFiniteLossError))
+                    if not forgiven:
                         raise
                     return  # the learning rate was too high, which is the search's to find
-                refuse_weights("training", learner.model)
             with evaluating(learner.judged), torch.no_grad():
                 checked_logits(learner.judged, self.x, self.y)
+
+
+def _diverged(model: nn.Module, x: Tensor) -> bool:
+    """Whether the first step made logits so large that what is computed from them may not be finite."""
+    with evaluating(model), torch.no_grad():
+        logits = model(x)
+    return not bool(logits.abs().max() < HUGE)
 
 
 def _refuse_shape(logits: Any, n: int, classes: int) -> None:
