@@ -120,9 +120,10 @@ class _Attempt:
             model = self._model()
             if model is not None and self.whole:
                 self._judge(model)
-                self._measure(model)
                 self._schedules()
                 self._train()
+                self.blame.model = model
+                self._measure(model)  # the last, for it takes longest: what a wide net leaves untried is little
         except _SlowError:
             self.slow = True
         return Found(tuple(dict.fromkeys(self.problems)), tuple(self.notes), self.least)

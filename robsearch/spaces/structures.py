@@ -52,7 +52,7 @@ def autoattacks(node: Any) -> Iterator[AutoAttack]:
 def _cheap(node: Any) -> Any:
     if isinstance(node, AutoAttack):
         return PGD(eps=node.eps, step_size=node.eps, steps=1, norm=node.norm)
-    counts = {name: getattr(node, name, None) for name in ("steps", "restarts")}
+    counts = {name: getattr(node, name, None) for name in ("steps", "restarts", "starts")}
     ones = {name: 1 for name, count in counts.items() if isinstance(count, int) and count > 1}
     return _changed(node, **ones) if ones else node
 
