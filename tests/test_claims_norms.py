@@ -252,6 +252,7 @@ def test_planted_effects_are_found() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_tiny_study_is_run_and_judged(tmp_path) -> None:
     base = replace(
         digits(), model=MLP(width=8, depth=1), data=Digits(train=100), epochs=2, optimiser=SGD(lr=0.5, weight_decay=0.0)

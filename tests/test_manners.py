@@ -55,6 +55,7 @@ def test_rungs_seeds_a_constraint_and_a_first_point_in_one_search(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_metrics_over_all_widths_make_a_front(tmp_path):
     search = launched(manner_spaces.front, tmp_path, trials=6)
     done = searched(search.trials)

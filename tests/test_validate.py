@@ -124,6 +124,7 @@ def test_the_papers_preset_halves_the_learning_rate_from_epoch_75_on() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(tmp_path: Path) -> None:
     means = Means(tmp_path, parallel=2)
     found = validate(TINY, "tiny", means=means)
