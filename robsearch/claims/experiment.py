@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from robsearch.claims.form import Claim, Evidence
 from robsearch.data import load
+from robsearch.measurement import WHOLE
 from robsearch.pricing import attack_gradients, gradients_per_image, operations
 from robsearch.recipe import Recipe
 from robsearch.search import Search
 from robsearch.search.frames import tables_of
 from robsearch.spaces import Space
+from robsearch.study import COLUMN
 
 if TYPE_CHECKING:
     from robsearch.report.canvas import Drawing
@@ -72,7 +74,7 @@ class Experiment:
         """What a finished search of it says; trainings that failed are missing."""
         done = search.trials[search.trials["state"] == "COMPLETE"]
         trials = done.assign(
-            experiment=self.name, arm=done[f"param/{ARM}"], seed=done["replicate"].fillna(0).astype(int)
+            experiment=self.name, arm=done[f"{COLUMN}{ARM}"], seed=done["replicate"].fillna(0).astype(int)
         )
         trials = with_layers(trials, search).assign(**dict.fromkeys(COSTS, 0.0))
         for (arm, width), own in trials.groupby([ARM, "width"]):
@@ -127,8 +129,6 @@ def with_layers(trials: pd.DataFrame, search: Search) -> pd.DataFrame:
         return trials
     every = pa.concat_tables(measured.values(), promote_options="default")
     rows = every.select(["trial", "measure", "layer", "mean", "std"]).to_pandas()
-    table = rows[~rows["layer"].isin(["", "log10"])].pivot(
-        index="trial", columns=["measure", "layer"], values=["mean", "std"]
-    )
+    table = rows[~rows["layer"].isin(WHOLE)].pivot(index="trial", columns=["measure", "layer"], values=["mean", "std"])
     table.columns = pd.Index(["/".join(("layer", *names, statistic)) for statistic, *names in table.columns])
     return trials.join(table, on="trial")

@@ -23,6 +23,7 @@ from robsearch.search.belonging import is_search
 from robsearch.search.preflight import check_names
 from robsearch.search.workplace import in_place
 from robsearch.selection import collapsed_among
+from robsearch.study import COLUMN
 from robsearch.tracking import Tracker
 from robsearch.wording import counted
 
@@ -135,7 +136,7 @@ def _differences(experiment: Experiment, search: Search, seed: int, found: Found
         yield f"widths {experiment.widths}", record.widths
         return
     for row in search.trials.dropna(subset=["recipe"]).to_dict("records"):
-        arm, width = str(row[f"param/{ARM}"]), float(row["width"])
+        arm, width = str(row[f"{COLUMN}{ARM}"]), float(row["width"])
         if arm not in experiment.arms:
             yield f"arms {', '.join(experiment.arms)}", arm
             return

@@ -17,11 +17,11 @@ from robsearch.errors import InputError, refusal
 from robsearch.files import read_parquet, unless_damaged
 from robsearch.laws import Point
 from robsearch.provenance import read_attempts
-from robsearch.search.strongest import STRONGEST, ladder_figures, strongest
+from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.selection import candidates, has_collapsed, sound
 from robsearch.study import SearchRecord, Storage, recorded_trials
 from robsearch.trainer import VALUE
-from robsearch.trial import read_test
+from robsearch.trial import ladder_metrics, read_test
 
 NATURAL = "val/natural_accuracy"
 TRIAL_COLUMNS = [
@@ -44,8 +44,9 @@ def frames(storage: Storage, record: SearchRecord, trials: Path) -> tuple[pd.Dat
         facts["recipe_epochs"] = told.get("recipe_epochs") or _attempted(trials / facts["trial"])
         facts["commonest"] = told.get("commonest")
         spent = dict(zip(COLUMNS, cost_of(history, test, told), strict=True))
-        row = {**facts, **known, **spent, **test, **ladder_figures(trials / facts["trial"])}
-        figure = strongest(trials / facts["trial"], row, record.setting)
+        ladder = ladder_of(trials / facts["trial"])
+        row = {**facts, **known, **spent, **test, **({} if ladder is None else ladder_metrics(ladder))}
+        figure = strongest(ladder, row, record.setting)
         rows.append({**row, **(figure.columns if figure else {})})
         keys = {name: facts[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**keys, **entry} for entry in history]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robsearch.errors import InputError, refusal
-from robsearch.study import Distributions, Found, number, read_as
+from robsearch.study import COLUMN, Distributions, Found, number, read_as
 
 SHOWN = 3
 """Lines of one kind that a refusal names; it counts the others."""
@@ -95,7 +95,7 @@ def _columns(file: Path, header: list[str], metrics: Sequence[str], known: Distr
     said = ", ".join(filter(None, header))
     if missing := [name for name in names.values() if name not in header]:
         problems.append(refusal(f"columns {', '.join(names.values())} in {file}", said, f"add {', '.join(missing)}"))
-    params = {name: full if (full := f"param/{name}") in header else name for name in known}
+    params = {name: full if (full := f"{COLUMN}{name}") in header else name for name in known}
     params = {name: column for name, column in params.items() if column in header}
     if known and not params:
         do = "name the columns of the parameters as the space does"

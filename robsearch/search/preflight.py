@@ -12,14 +12,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from robsearch.data import load
 from robsearch.errors import InputError, refusal
-from robsearch.protocols import Dataset
 from robsearch.provenance import commit_text, versions_text
 from robsearch.search.belonging import occupied
 from robsearch.search.belonging import taken as taken_folder
 from robsearch.search.place import Place, search_names
-from robsearch.spaces import Draw, Space, check, suggestions
+from robsearch.spaces import Draw, Space, check
 from robsearch.study import Found, SearchRecord
 from robsearch.tracking import experiment_exists, shown
 
@@ -55,10 +53,7 @@ def check_space(space: Space, say: Callable[[str], None] | None = None) -> list[
     Raises:
         InputError: the space could not be searched, or its data is not there.
     """
-    datasets: dict[Dataset, None] = {draw.recipe.data: None for draw in suggestions(space)}
-    for dataset in datasets:  # before a first step is tried: what is missing is told in a moment
-        load(dataset)
-    return check(space, say=say)
+    return check(space, say=say, needs_data=True)
 
 
 def check_writable(results: Path) -> None:

@@ -22,7 +22,7 @@ from robsearch.protocols import Dataset, Metrics
 from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
 from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
-from robsearch.search.strongest import STRONGEST, strongest
+from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.spaces import Stage
 from robsearch.study import COLUMN, SearchRecord, Study, Suggestion, Training
 from robsearch.tracking import SEARCH_ID, STATUS, Tracker
@@ -121,7 +121,7 @@ class Recorder:
         """The strongest known robust accuracy of a trial, and in a tag its attack, n and interval."""
         number = best_epoch(history) if history else 0
         best = {"best_epoch": number, "value": history[number - 1][VALUE]} if history else {}
-        if found := strongest(self.trials / trial, {**test, **best}, self._setting):
+        if found := strongest(ladder_of(self.trials / trial), {**test, **best}, self._setting):
             self.tracker.log(trial, {STRONGEST[0]: found.robust_accuracy}, 0, time.time())
             self.tracker.tag(trial, {"robsearch.strongest": found.text})
 

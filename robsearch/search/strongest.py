@@ -21,7 +21,6 @@ from robsearch.errors import InputError
 from robsearch.ladder import read_ladder, standings
 from robsearch.ladder.standings import ladder_facts
 from robsearch.measures import wilson
-from robsearch.trial import ladder_metrics
 from robsearch.wording import counted
 
 PREFIX = "strongest/"
@@ -97,18 +96,18 @@ class Selection(NamedTuple):
         return f"best of {counted(self.trials, 'trial')}{good}"
 
 
-def strongest(folder: Path, facts: Mapping[str, Any], setting: Mapping[str, str]) -> Figure | None:
+def strongest(ladder: pa.Table | None, facts: Mapping[str, Any], setting: Mapping[str, str]) -> Figure | None:
     """What is known of a trial; None before its first epoch.
 
     Args:
-        folder: of the trial, with its ladder if it was evaluated.
+        ladder: of the trial, if it was evaluated (``ladder_of``).
         facts: its ``value``, ``best_epoch`` and averages over ``test``, as far as they are known.
         setting: of the search: attacks and numbers of images.
     """
     share, epoch = (facts.get(name, math.nan) for name in ("test/robust_accuracy", "test/epoch"))
-    ladder = _of_ladder(folder)
-    found = [ladder] if ladder else []
-    if not pd.isna(share) and (ladder is None or epoch == facts.get("best_epoch")):  # the ladder is of the best epoch
+    worst = _of_ladder(ladder) if ladder is not None else None
+    found = [worst] if worst else []
+    if not pd.isna(share) and (worst is None or epoch == facts.get("best_epoch")):  # the ladder is of the best epoch
         found.append(figure(share, "test", setting))
     if found:
         return min(found, key=lambda each: each.robust_accuracy)
@@ -178,13 +177,8 @@ def strongest_text(search: Searched, width: float) -> str:
     return f"{found.text}; selected on val: {chosen.val.text.removeprefix('robust ')}, {chosen.text}"
 
 
-def ladder_figures(folder: Path) -> dict[str, float]:
-    """What ``robsearch evaluate`` found of a trial, as ``ladder/apgd/robust_accuracy`` and others."""
-    return ladder_metrics(table) if (table := _ladder(folder)) is not None else {}
-
-
-def _ladder(folder: Path) -> pa.Table | None:
-    """Of the best epoch; None, with a warning, where it is damaged."""
+def ladder_of(folder: Path) -> pa.Table | None:
+    """What ``robsearch evaluate`` found of a trial's best epoch; None without it or, with a warning, if damaged."""
     if not (folder / "ladder.parquet").exists():
         return None
     try:
@@ -196,12 +190,11 @@ def _ladder(folder: Path) -> pa.Table | None:
     return table
 
 
-def _of_ladder(folder: Path) -> Figure | None:
-    table = _ladder(folder)
-    last = standings(table)[-1] if table is not None else None
-    if last is None or not last.attacks:
+def _of_ladder(ladder: pa.Table) -> Figure | None:
+    last = standings(ladder)[-1]
+    if not last.attacks:
         return None
-    pgd = ", ".join(f"{name}={value}" for name, value in ladder_facts(table)["attack"].items())
+    pgd = ", ".join(f"{name}={value}" for name, value in ladder_facts(ladder)["attack"].items())
     name = _ensemble(last.attacks[1:]) if last.attacks[1:] else attack_name(f"PGD({pgd})")
     return Figure(last.robust_accuracy, name, "test", last.n, last.low, last.high)
 

@@ -1,10 +1,9 @@
 """A search space: a Python function from a suggestion and a width to a recipe, and how it is to be searched."""
 
 from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
-from robsearch.spaces.checking import Draw, check, distributions, suggestions
+from robsearch.spaces.checking import Draw, check, distributions, more_draws, suggestions
 from robsearch.spaces.costing import Price, price_lines, prices
 from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
-from robsearch.spaces.drawing import more_draws
 from robsearch.spaces.goals import AtLeast
 from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
 from robsearch.spaces.rungs import Rung

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from robsearch.spaces.definition import Space
 from robsearch.spaces.manner import how_problems
 from robsearch.spaces.ranges import same_range
 from robsearch.spaces.scratch import scratch_study
-from robsearch.spaces.trying import Subject, first_step_problems
+from robsearch.spaces.trying import Subject, data_problems, first_step_problems
 from robsearch.wording import a
 
 DRAWS = 3
 """Suggestions that ``check`` draws at each width."""
+MORE = 8
+"""With those of ``check`` eleven: both of two choices are among them in all but one of a thousand spaces."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,16 @@ class Draw:
     recipe: Recipe
 
 
-def check(space: Space, draws: int = DRAWS, say: Callable[[str], None] | None = None) -> list[Draw]:
+def check(
+    space: Space, draws: int = DRAWS, say: Callable[[str], None] | None = None, needs_data: bool = False
+) -> list[Draw]:
     """Draws suggestions at every width, takes a first step with what is drawn, and refuses what could not be searched.
 
     Args:
         space: that would be searched.
         draws: suggestions at each width.
         say: is told what could not be tried here.
+        needs_data: whether data that is not here is a problem, and told before a first step is tried.
 
     Raises:
         InputError: every recipe that does not pickle, that fails in a first step or in judging, every range that a
@@ -52,12 +58,20 @@ def check(space: Space, draws: int = DRAWS, say: Callable[[str], None] | None = 
     subjects = list(_subjects(space, drawn, problems))
     for subject in subjects:
         problems += [f"at width {subject.width:g}: {problem}" for problem in lasting_problems(subject.recipe)]
-    problems += first_step_problems(space, subjects, say or (lambda note: None))
+    missing = list(data_problems(draw.recipe.data for draw in drawn)) if needs_data else []
+    problems += missing or first_step_problems(space, subjects, say or (lambda note: None))
     problems += [*_range_problems(drawn), *_width_problems(drawn), *_resource_problems(space)]
     problems += [] if problems else how_problems(space, distributions(drawn))
     if problems:
         raise InputError(*dict.fromkeys(problems))
     return drawn
+
+
+def more_draws(space: Space, width: float) -> Iterator[Draw]:
+    """Suggestions at one width beside those of ``check``, the same every time; without those that the space refuses."""
+    for seed in range(DRAWS, DRAWS + MORE):
+        with contextlib.suppress(InputError):  # ``check`` has passed: such a one will fail as a trial, with its reason
+            yield _draw(space, width, seed)
 
 
 def suggestions(space: Space, draws: int = DRAWS) -> list[Draw]:

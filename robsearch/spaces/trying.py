@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -83,6 +83,17 @@ def _resources(space: Space, width: float) -> Resources | None:
 
 def _model(subject: Subject) -> str:
     return repr((subject.recipe.model, subject.recipe.data))
+
+
+def data_problems(datasets: Iterable[Dataset]) -> Iterator[str]:
+    """Why data could not be put into the node's store."""
+    for dataset in dict.fromkeys(datasets):
+        try:
+            load(dataset)
+        except InputError as error:
+            yield from error.problems
+        except Exception as error:
+            yield _broken_read(dataset, error)
 
 
 def limits() -> Limits:
