@@ -1,21 +1,25 @@
-"""What the driver of a search costs: robsearch against plain Ray Tune with OptunaSearch and its MLflow callback.
+"""What the driver of a search costs: robsearch against plain Ray Tune with OptunaSearch and its
+MLflow callback.
 
-Both run trials of five reports that train nothing, two at a time on two CPUs, each from a driver process of its own,
-one after the other. Ours is the real thing: ``Driver`` and ``Study`` on a journal file, ``Recorder`` and ``Tracker``
-into a sqlite MLflow, ``cluster.run`` on a local Ray; only ``train`` is replaced, and trials are not measured on
-``test``, for the peer has nothing of the kind (``--measured`` adds these jobs, one more Ray trial for each). Our time
-ends when MLflow has everything.
+Both run trials of five reports that train nothing, two at a time on two CPUs, each from a driver
+process of its own, one after the other. Ours is the real thing: ``Driver`` and ``Study`` on a
+journal file, ``Recorder`` and ``Tracker`` into a sqlite MLflow, ``cluster.run`` on a local Ray;
+only ``train`` is replaced, and trials are not measured on ``test``, for the peer has nothing of the
+kind (``--measured`` adds these jobs, one more Ray trial for each). Our time ends when MLflow has
+everything.
 
-The peer is ``tune.Tuner`` with the same TPE (``OptunaSearch``, in memory as by default: the journal is ours alone)
-and ``MLflowLoggerCallback`` into a sqlite MLflow of its own. It is given what we have: reused actors, two trials at a
-time, and neither Tune's snapshots nor its CSV, JSON and TensorBoard files. Both record the same 53 parameters and 10
-metrics per report; what Ray would add of its own (process, node, time stamps) is not recorded. Both databases exist
-before the clock starts, and so does Ray.
+The peer is ``tune.Tuner`` with the same TPE (``OptunaSearch``, in memory as by default: the journal
+is ours alone) and ``MLflowLoggerCallback`` into a sqlite MLflow of its own. It is given what we
+have: reused actors, two trials at a time, and neither Tune's snapshots nor its CSV, JSON and
+TensorBoard files. Both record the same 53 parameters and 10 metrics per report; what Ray would add
+of its own (process, node, time stamps) is not recorded. Both databases exist before the clock
+starts, and so does Ray.
 
-Prints, of both, the seconds per trial over all and in the last tenth, the milliseconds of deciding and recording per
-report (theirs waits for MLflow, ours hands over to a thread), the CPU seconds of the driver's process per trial, and
-the growth of its resident memory per 1,000 trials after the first tenth, which says nothing with ``--quick``; then
-``overhead: ratio=`` our seconds per trial / theirs.
+Prints, of both, the seconds per trial over all and in the last tenth, the milliseconds of deciding
+and recording per report (theirs waits for MLflow, ours hands over to a thread), the CPU seconds of
+the driver's process per trial, and the growth of its resident memory per 1,000 trials after the
+first tenth, which says nothing with ``--quick``; then ``overhead: ratio=`` our seconds per trial /
+theirs.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from typing import Any
 
 import optuna
 import psutil
+from mlflow import MlflowClient
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
@@ -41,18 +46,29 @@ from ray.tune.search.optuna import OptunaSearch
 from robsearch import MLP, Digits, Fixed, Recipe, cluster
 from robsearch.search.driver import Driver
 from robsearch.search.recording import Recorder
-from robsearch.search.turns import Turns
+from robsearch.search.scheduling import StudyScheduler
 from robsearch.spaces import Space, Stage
 from robsearch.study import Lease, Study, open_storage
 from robsearch.tracking import Tracker, default_uri
-from robsearch.trial import Report, measure
+from robsearch.tracking.store import all_runs
+from robsearch.trials.trial import Report, measure
 
 PARALLEL, EPOCHS = 2, 5
-NAMES = ("val/robust_accuracy", "val/natural_accuracy", "val/stability", "train/lam", "train/natural_loss",
-         "train/robust_loss", "train/learning_rate", "time/train_seconds", "time/epoch_seconds")  # fmt: skip
+NAMES = (
+    "val/robust_accuracy",
+    "val/natural_accuracy",
+    "val/stability",
+    "train/lam",
+    "train/natural_loss",
+    "train/robust_loss",
+    "train/learning_rate",
+    "time/train_seconds",
+    "time/epoch_seconds",
+)
 RECIPE = Recipe(model=MLP(16), data=Digits(), epochs=EPOCHS)
 LINE = (
-    "{name}: {seconds:.3f} s per trial, {late:.3f} s in the last tenth; {report_ms:.2f} ms per report; "
+    "{name}: {seconds:.3f} s per trial, {late:.3f} s in the last tenth; {report_ms:.2f} ms per "
+    "report; "
     "{cpu:.3f} s of CPU per trial; memory {growth_mb:+.1f} MB per 1,000 trials"
 )
 
@@ -95,7 +111,7 @@ class Meter:
         return float(times.user + times.system)
 
 
-# -- ours --------------------------------------------------------------------------------------------------------------
+# --- ours ---
 
 
 def define(trial: optuna.Trial, width: float) -> Recipe:
@@ -156,20 +172,24 @@ def ours(trials: int, folder: Path, measuring: bool) -> dict[str, float]:
     meter = Meter(trials)
     space = Space(define, (16,))
     study = Study(storage, "s", space, Stage(16), trials=trials, full=RECIPE, seed=0)
-    turns = Turns(space, [study], trials)
-    driver = Driver(turns, Recorder(tracker, folder / "trials"), lease, folder / "trials", lambda line: None)
+    scheduler = StudyScheduler(space, [study], trials)
+    driver = Driver(
+        scheduler, Recorder(tracker, folder / "trials"), lease, folder / "trials", lambda line: None
+    )
     driver.parallel = PARALLEL
     cluster.run(Metered(driver, meter, measuring), folder, max_retries=2)
-    unsent = tracker.close(patience=600)
+    behind = tracker.close(patience=600)
     result = meter.result()
     lease.release()
-    assert not unsent, f"{unsent} records did not reach MLflow"
-    assert set(tracker.statuses().values()) == {"COMPLETE FINISHED"}, set(tracker.statuses().values())
+    assert not behind, f"{behind} runs are not up to date in MLflow"
+    client = MlflowClient(tracker.uri)
+    runs = all_runs(client, client.get_experiment_by_name("s").experiment_id)
+    assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(study.trials()) == trials, len(study.trials())
     return result
 
 
-# -- theirs ------------------------------------------------------------------------------------------------------------
+# --- theirs ---
 
 
 class MeteredSearch(OptunaSearch):
@@ -180,7 +200,9 @@ class MeteredSearch(OptunaSearch):
         super().on_trial_result(trial_id, result)
         self.meter.reporting += time.perf_counter() - started
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         super().on_trial_complete(trial_id, result, error)
         self.meter.count()
 
@@ -190,7 +212,9 @@ class MeteredCallback(MLflowLoggerCallback):
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         started = time.perf_counter()
-        recorded = {name: value for name, value in result.items() if name in {*NAMES, "training_iteration"}}
+        recorded = {
+            name: value for name, value in result.items() if name in {*NAMES, "training_iteration"}
+        }
         super().log_trial_result(iteration, trial, recorded)
         self.meter.reporting += time.perf_counter() - started
 
@@ -224,7 +248,7 @@ def theirs(trials: int, folder: Path, measuring: bool) -> dict[str, float]:
     return meter.result()
 
 
-# -- both --------------------------------------------------------------------------------------------------------------
+# --- both ---
 
 
 SIDES = {"ours": ours, "theirs": theirs}
@@ -243,7 +267,9 @@ def theirs_elsewhere(trials: int) -> dict[str, float]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--quick", action="store_true", help="20 trials each instead of 1,000")
     options.add_argument("--trials", type=int, default=1000)
     options.add_argument("--measured", action="store_true", help="hand out our measuring jobs too")
@@ -257,7 +283,10 @@ def main() -> None:
     for side, name in (("ours", "robsearch"), ("theirs", "plain Ray Tune")):
         print(LINE.format(name=name, **found[side]))
     print(f"memory: growth={found['ours']['growth_mb']:.1f} MB per 1,000 trials goal=50 n={trials}")
-    print(f"overhead: ratio={found['ours']['seconds'] / found['theirs']['seconds']:.2f} goal=1.0 n={trials}")
+    print(
+        f"overhead: ratio={found['ours']['seconds'] / found['theirs']['seconds']:.2f} goal=1.0 "
+        f"n={trials}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What sharing a GPU by measured memory brings: a search with ``--gpus-per-trial auto`` and with a GPU per trial.
+"""What sharing a GPU by measured memory brings: a search with ``--gpus-per-trial auto`` and with a
+GPU per trial.
 
-Needs a GPU, and says so without one. Prints what was measured at each width, whether a trial outgrew its share, and
-``packing: ratio=`` the search's time with shares / without.
+Needs a GPU, and says so without one. Prints what was measured at each width, whether a trial
+outgrew its share, and ``packing: ratio=`` the search's time with shares / without.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ from pathlib import Path
 import optuna
 import torch
 
-from robsearch import MLP, Digits, Fixed, Means, Recipe, Resources, Search, SmallCNN, Space, launch, space
+from robsearch import (
+    MLP,
+    Digits,
+    Fixed,
+    Recipe,
+    Resources,
+    RunOptions,
+    Search,
+    SmallCNN,
+    Space,
+    launch,
+    space,
+)
 
 
 @space(widths=(1, 4), resources=lambda width: Resources(cpus=0.5, gpus=1))
@@ -30,9 +43,9 @@ def convolutions(trial: optuna.Trial, width: float) -> Recipe:
 
 
 def timed(searched: Space, trials: int, folder: Path, share: float | str) -> tuple[float, Search]:
-    means = Means(results=folder / str(share), gpus_per_trial=share)
+    options = RunOptions(results=folder / str(share), gpus_per_trial=share)
     started = time.perf_counter()
-    search = launch(searched, trials=trials, means=means)
+    search = launch(searched, trials=trials, options=options)
     return time.perf_counter() - started, search
 
 
@@ -45,7 +58,9 @@ def outgrown(search: Search) -> list[str]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--quick", action="store_true", help="8 short trials instead of 32 longer ones")
+    options.add_argument(
+        "--quick", action="store_true", help="8 short trials instead of 32 longer ones"
+    )
     quick = options.parse_args().quick
     if not torch.cuda.is_available():
         raise SystemExit("packing: needs a GPU that torch can use; there is none")
@@ -53,7 +68,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, search = timed(searched, trials, Path(folder), "auto")
         theirs, _ = timed(searched, trials, Path(folder), 1)
-    print(f"{torch.cuda.get_device_name()}: {ours:.0f} s with shares, {theirs:.0f} s with a GPU for each trial")
+    print(
+        f"{torch.cuda.get_device_name()}: {ours:.0f} s with shares, {theirs:.0f} s with a GPU "
+        "for each trial"
+    )
     print(f"outgrew their share: {', '.join(outgrown(search)) or 'none'}")
     print(f"packing: ratio={ours / theirs:.2f} goal=1.00 n={trials}")
 

@@ -1,16 +1,19 @@
-"""Records how robust accuracy answers to lambda at each width: real trainings, as tables that samplers are judged on.
+"""Records how robust accuracy answers to lambda at each width: real trainings, as tables that
+samplers are judged on.
 
-Trains with ``robsearch.train``, without Ray, one process and one thread for each training, and writes
-``benchmarks/data/{digits,fashion}.parquet``: one row per (width, lam, seed, epoch) with the rates on the validation
-split, the two loss terms and the seconds of the epoch; a training's value is its best epoch's
-``val/robust_accuracy``. At one width every lambda gets the same seeds, so curves can be compared seed by seed. A
-training whose loss ceased to be finite ends with a row of NaN. The file is rewritten after each training, seed by
-seed: a run that was killed goes on where it was, and what it left is a table of fewer seeds. The metadata has commit,
-date, versions, hardware, recipe and grid.
+Trains with ``robsearch.train``, without Ray, one process and one thread for each training, and
+writes ``benchmarks/data/{digits,fashion}.parquet``: one row per (width, lam, seed, epoch) with the
+rates on the validation split, the two loss terms and the seconds of the epoch; a training's value
+is its best epoch's ``val/robust_accuracy``. At one width every lambda gets the same seeds, so
+curves can be compared seed by seed. A training whose loss ceased to be finite ends with a row of
+NaN. The file is rewritten after each training, seed by seed: a run that was killed goes on where it
+was, and what it left is a table of fewer seeds. The metadata has commit, date, versions, hardware,
+recipe and grid.
 
-- ``digits`` is the quickstart's recipe: 500 images, MLP of depth 2, linf eps 0.15, 60 epochs, 648 validation images.
-- ``fashion`` is a SmallCNN on Fashion-MNIST (``ROBSEARCH_DATA``), made small enough for one core: 1,000 training and
-  500 validation images, linf eps 0.1, 5 attack steps, 16 epochs.
+- ``digits`` is the quickstart's recipe: 500 images, MLP of depth 2, linf eps 0.15, 60 epochs, 648
+  validation images.
+- ``fashion`` is a SmallCNN on Fashion-MNIST (``ROBSEARCH_DATA``), made small enough for one core:
+  1,000 training and 500 validation images, linf eps 0.1, 5 attack steps, 16 epochs.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import pyarrow.parquet as pq
 import torch
 
 from robsearch import PGD, SGD, TRADES, FashionMNIST, Fixed, Piecewise, Recipe, SmallCNN, train
-from robsearch.trainer import NonFiniteLossError
+from robsearch.training.trainer import NonFiniteLossError
 from search_spaces import quickstart
 
 DATA = Path(__file__).parent / "data"
@@ -83,7 +86,9 @@ class Surface:
 
     def trainings(self) -> Iterator[Training]:
         """Seed by seed, so that a part of the table is a smaller table."""
-        yield from ((w, lam, seed) for seed in range(self.seeds) for w in self.widths for lam in self.lams)
+        yield from (
+            (w, lam, seed) for seed in range(self.seeds) for w in self.widths for lam in self.lams
+        )
 
     def quick(self) -> Surface:
         """Two widths, three lambdas, one seed, two epochs."""
@@ -119,7 +124,9 @@ def rows(job: tuple[str, Training]) -> pd.DataFrame:
     except NonFiniteLossError:
         found.append([float("nan")] * len(COLUMNS))
     frame = pd.DataFrame(found, columns=list(COLUMNS)).astype("float32")
-    keys = pd.DataFrame({"width": width, "lam": lam, "seed": seed, "epoch": np.arange(1, len(found) + 1)})
+    keys = pd.DataFrame(
+        {"width": width, "lam": lam, "seed": seed, "epoch": np.arange(1, len(found) + 1)}
+    )
     return pd.concat([keys.astype(TYPES), frame], axis=1)
 
 
@@ -130,10 +137,13 @@ def notes(surface: Surface) -> dict[str, str]:
     return {
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": " ".join(f"{name} {version(name)}" for name in LIBRARIES) + f" python {platform.python_version()}",
+        "versions": " ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        + f" python {platform.python_version()}",
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, 1 thread a training",
         "recipe": json.dumps(flat),
-        "grid": json.dumps({"widths": surface.widths, "lams": surface.lams, "seeds": surface.seeds}),
+        "grid": json.dumps(
+            {"widths": surface.widths, "lams": surface.lams, "seeds": surface.seeds}
+        ),
     }
 
 
@@ -151,10 +161,15 @@ def known(path: Path, about: dict[str, str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     table = pq.read_table(path)
-    was, now = (json.loads(recipe) for recipe in (table.schema.metadata[b"recipe"], about["recipe"]))
+    was, now = (
+        json.loads(recipe) for recipe in (table.schema.metadata[b"recipe"], about["recipe"])
+    )
     # A field that only one of them has came with another version of robsearch, and has its default.
     if changed := sorted(name for name in was.keys() & now.keys() if was[name] != now[name]):
-        sys.exit(f"{path}: expected trainings of the present recipe, got another {changed}. Move the file away.")
+        sys.exit(
+            f"{path}: expected trainings of the present recipe, got another {changed}. Move the "
+            "file away."
+        )
     return table.to_pandas()
 
 
@@ -162,7 +177,9 @@ def record(surface: Surface, folder: Path, workers: int) -> None:
     path, about = folder / f"{surface.name}.parquet", notes(surface)
     frame = known(path, about)
     done = set() if frame.empty else set(zip(frame.width, frame.lam, frame.seed, strict=True))
-    left = [t for t in surface.trainings() if (np.float32(t[0]), np.float32(t[1]), t[2]) not in done]
+    left = [
+        t for t in surface.trainings() if (np.float32(t[0]), np.float32(t[1]), t[2]) not in done
+    ]
     print(f"{surface.name}: {len(left)} trainings to go, to {path}", flush=True)
     _ASKED[surface.name] = surface
     with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
@@ -172,13 +189,23 @@ def record(surface: Surface, folder: Path, workers: int) -> None:
             width, lam, seed = found.width.iloc[0], found.lam.iloc[0], found.seed.iloc[0]
             best = found["val/robust_accuracy"].max()
             took = found.seconds.sum()
-            print(f"{n}/{len(left)} width {width:g} lam {lam:g} seed {seed}: {best:.4f}, {took:.1f} s", flush=True)
+            print(
+                f"{n}/{len(left)} width {width:g} lam {lam:g} seed {seed}: {best:.4f}, "
+                f"{took:.1f} s",
+                flush=True,
+            )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="a few short trainings, into a temporary folder")
-    options.add_argument("--only", choices=[surface.name for surface in SURFACES], help="one of the tables")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="a few short trainings, into a temporary folder"
+    )
+    options.add_argument(
+        "--only", choices=[surface.name for surface in SURFACES], help="one of the tables"
+    )
     options.add_argument("--workers", type=int, default=1, help="trainings at a time")
     options.add_argument("--out", type=Path, help="folder of the tables (default: benchmarks/data)")
     asked = options.parse_args()

@@ -1,25 +1,30 @@
-"""What borrowing across widths saves: ``WidthSampler`` against random, TPE and GP per width, and a grid.
+"""What borrowing across widths saves: ``WidthSampler`` against random, TPE and GP per width, and a
+grid.
 
-Widths are searched one after the other, thin to wide, 10 trials at each and 16 at the widest, two at a time (a trial
-is told when the next but one is asked for). Every method gets the same surface and noise in one repetition. The
-surfaces:
+Widths are searched one after the other, thin to wide, 10 trials at each and 16 at the widest, two
+at a time (a trial is told when the next but one is asked for). Every method gets the same surface
+and noise in one repetition. The surfaces:
 
-- ``recorded``: the real trainings of ``benchmarks/data`` (``record_surfaces.py``). The true value is the mean over
-  seeds, smoothed by a cubic in log lambda at each width: the mean of a few seeds has peaks of its own. A trial gives
-  the true value and one recorded residual, that of a random seed at the nearest lambda.
-- ``planted``: the heights, mean curvature and residual noise of a recording, and a crest that follows a law:
-  lambda* = 3.5 (width / thinnest)^exponent with exponent 0.25 or 0.5, or no law (uniform in the middle 70 % of the
-  range, anew at each width and in each repetition), or hardly a crest (``flat``: a hundredth of the curvature).
+- ``recorded``: the real trainings of ``benchmarks/data`` (``record_surfaces.py``). The true value
+  is the mean over seeds, smoothed by a cubic in log lambda at each width: the mean of a few seeds
+  has peaks of its own. A trial gives the true value and one recorded residual, that of a random
+  seed at the nearest lambda.
+- ``planted``: the heights, mean curvature and residual noise of a recording, and a crest that
+  follows a law: lambda* = 3.5 (width / thinnest)^exponent with exponent 0.25 or 0.5, or no law
+  (uniform in the middle 70 % of the range, anew at each width and in each repetition), or hardly a
+  crest (``flat``: a hundredth of the curvature).
 
-A method answers with its *best trial* (the highest value told at the widest width), or with the *belief* (the lambda
-that ``robsearch.laws.belief`` recommends from all its trials at all widths): what comes from suggesting, and what from
-reading. Regret is the true value at the answer below the true optimum. The *wide trials needed* are the finished
-trials at the widest width from which on, up to the last, the regret is at most half a point; one more than all where it
-never stays. Printed: mean regret in points after 1, 2, 4, 8 and 16 wide trials with the half-width of its 95 %
-interval, the median of the wide trials needed, and ours minus TPE, paired. Of the GP the first 20 repetitions only.
+A method answers with its *best trial* (the highest value told at the widest width), or with the
+*belief* (the lambda that ``robsearch.laws.posterior`` recommends from all its trials at all
+widths): what comes from suggesting, and what from reading. Regret is the true value at the answer
+below the true optimum. The *wide trials needed* are the finished trials at the widest width from
+which on, up to the last, the regret is at most half a point; one more than all where it never
+stays. Printed: mean regret in points after 1, 2, 4, 8 and 16 wide trials with the half-width of its
+95 % interval, the median of the wide trials needed, and ours minus TPE, paired. Of the GP the first
+20 repetitions only.
 
-The last line, ``search: ratio=``, is the median of wide trials needed by ours over that by TPE, both by their best
-trial, over all repetitions on planted laws; n counts those repetitions.
+The last line, ``search: ratio=``, is the median of wide trials needed by ours over that by TPE,
+both by their best trial, over all repetitions on planted laws; n counts those repetitions.
 """
 
 from __future__ import annotations
@@ -40,10 +45,10 @@ import optuna
 import pandas as pd
 from scipy import stats
 
-from robsearch.laws.belief import believe
 from robsearch.laws.points import Point
-from robsearch.study.suggestions import default_sampler
-from robsearch.study.width_sampler import Seen, WidthSampler
+from robsearch.laws.posterior import fit_posterior
+from robsearch.spaces import default_sampler
+from robsearch.study import Observation, WidthSampler
 
 DATA = Path(__file__).parent / "data"
 THIN, WIDE, PARALLEL, TOLERANCE = 10, 16, 2, 0.005
@@ -94,8 +99,13 @@ class Recording:
 class Surface:
     """True values at each width over the places 0 to 1, and what a trial there tells."""
 
-    def __init__(self, widths: tuple[float, ...], span: tuple[float, float], true: Callable[[int, Curve], Curve],
-                 error: Callable[[int, float, np.random.Generator], float]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        widths: tuple[float, ...],
+        span: tuple[float, float],
+        true: Callable[[int, Curve], Curve],
+        error: Callable[[int, float, np.random.Generator], float],
+    ) -> None:
         self.widths, self.span, self.true, self.error = widths, span, true, error
         self.optimum = float(true(len(widths) - 1, LATTICE).max())
 
@@ -121,10 +131,16 @@ def recorded(table: Recording, random: np.random.Generator) -> Surface:
     return Surface(table.widths, table.span, lambda i, x: np.polyval(fits[i], x), error)
 
 
-def planted(table: Recording, random: np.random.Generator, law: float | None, strength: float = 1.0) -> Surface:
+def planted(
+    table: Recording, random: np.random.Generator, law: float | None, strength: float = 1.0
+) -> Surface:
     low, high = np.log(table.span)
     steps = np.log(np.array(table.widths) / table.widths[0])
-    crests = random.uniform(0.15, 0.85, len(steps)) if law is None else (np.log(3.5) + law * steps - low) / (high - low)
+    crests = (
+        random.uniform(0.15, 0.85, len(steps))
+        if law is None
+        else (np.log(3.5) + law * steps - low) / (high - low)
+    )
     heights, fall, sds = table.value.mean(axis=2).max(axis=1), strength * table.curvature, table.sds
     return Surface(
         table.widths,
@@ -136,13 +152,19 @@ def planted(table: Recording, random: np.random.Generator, law: float | None, st
 
 def read(name: str, folder: Path) -> Recording:
     """The seeds that every width and lambda has."""
-    best = pd.read_parquet(folder / f"{name}.parquet").groupby(["width", "lam", "seed"])["val/robust_accuracy"].max()
+    best = (
+        pd.read_parquet(folder / f"{name}.parquet")
+        .groupby(["width", "lam", "seed"])["val/robust_accuracy"]
+        .max()
+    )
     wide = best.unstack("seed").dropna(axis=1)
     widths, lams = (tuple(map(float, wide.index.unique(level))) for level in ("width", "lam"))
-    return Recording(name, widths, np.array(lams), wide.to_numpy(dtype=float).reshape(len(widths), len(lams), -1))
+    return Recording(
+        name, widths, np.array(lams), wide.to_numpy(dtype=float).reshape(len(widths), len(lams), -1)
+    )
 
 
-# -- methods: a sampler for a study of n trials ------------------------------------------------------------------
+# --- methods: a sampler for a study of n trials ---
 
 Make = Callable[[int, tuple[float, float], int], optuna.samplers.BaseSampler]
 
@@ -170,13 +192,17 @@ class Tried(NamedTuple):
 
 def searched(surface: Surface, make: Make, seed: int) -> list[Tried]:
     """All trials of one search, in the order in which they ended."""
-    random, done, running = np.random.default_rng(seed), list[Tried](), deque[tuple[optuna.Trial, float]]()
+    random, done, running = (
+        np.random.default_rng(seed),
+        list[Tried](),
+        deque[tuple[optuna.Trial, float]](),
+    )
     for i, width in enumerate(surface.widths):
         n = WIDE if i == len(surface.widths) - 1 else THIN
 
-        def seen(width: float = width) -> list[Seen]:
-            ended = [Seen(one.width, {"lam": one.lam}, one.value) for one in done]
-            return ended + [Seen(width, {"lam": lam}, None) for _, lam in running]
+        def seen(width: float = width) -> list[Observation]:
+            ended = [Observation(one.width, {"lam": one.lam}, (one.value,)) for one in done]
+            return ended + [Observation(width, {"lam": lam}) for _, lam in running]
 
         sampler = make(n, surface.span, seed + i)
         if isinstance(sampler, WidthSampler):
@@ -200,9 +226,12 @@ def regrets(surface: Surface, done: list[Tried]) -> dict[str, Curve]:
     wide, before = done[-WIDE:], done[:-WIDE]
     best = [max(wide[: k + 1], key=lambda one: one.value).lam for k in range(WIDE)]
     points = [Point(*one) for one in before + wide]
-    beliefs = [believe(points[: len(before) + k + 1], surface.span) for k in range(WIDE)]
+    beliefs = [fit_posterior(points[: len(before) + k + 1], surface.span) for k in range(WIDE)]
     read = [belief.best(surface.widths[-1]) for belief in beliefs]
-    return {how: np.array(list(map(surface.regret, lams))) for how, lams in (("best trial", best), ("belief", read))}
+    return {
+        how: np.array(list(map(surface.regret, lams)))
+        for how, lams in (("best trial", best), ("belief", read))
+    }
 
 
 def needed(regret: Curve) -> int:
@@ -210,8 +239,11 @@ def needed(regret: Curve) -> int:
     return int(late[-1]) + 2 if len(late) else 1
 
 
-def repetition(job: tuple[str, int], surfaces: dict[str, Callable[[np.random.Generator], Surface]],
-               methods: list[str]) -> dict[tuple[str, str], Curve]:  # fmt: skip
+def repetition(
+    job: tuple[str, int],
+    surfaces: dict[str, Callable[[np.random.Generator], Surface]],
+    methods: list[str],
+) -> dict[tuple[str, str], Curve]:
     name, rep = job
     surface = surfaces[name](np.random.default_rng([rep, 1]))
     found = {}
@@ -221,7 +253,7 @@ def repetition(job: tuple[str, int], surfaces: dict[str, Callable[[np.random.Gen
     return found
 
 
-# -- the tables --------------------------------------------------------------------------------------------------
+# --- the tables ---
 
 
 def half_width(values: Curve) -> Curve:
@@ -237,10 +269,16 @@ def show(name: str, found: dict[tuple[str, str], Curve]) -> None:
     for (method, how), regret in found.items():
         mean, half = 100 * regret[:, at].mean(axis=0), 100 * half_width(regret[:, at])
         cells = "".join(f"{f'{m:.2f} ± {h:.2f}':>15s}" for m, h in zip(mean, half, strict=True))
-        print(f"{method:7s} {how:11s} {len(regret):3d} {np.median([needed(one) for one in regret]):6.1f}{cells}")
+        print(
+            f"{method:7s} {how:11s} {len(regret):3d} "
+            f"{np.median([needed(one) for one in regret]):6.1f}{cells}"
+        )
     for how in ("best trial", "belief"):
         less = 100 * (found["ours", how] - found["TPE", how])[:, at]
-        cells = "".join(f"{f'{m:+.2f} ± {h:.2f}':>15s}" for m, h in zip(less.mean(0), half_width(less), strict=True))
+        cells = "".join(
+            f"{f'{m:+.2f} ± {h:.2f}':>15s}"
+            for m, h in zip(less.mean(0), half_width(less), strict=True)
+        )
         print(f"{'ours-TPE':8s}{how:11s} {len(less):3d}       {cells}")
 
 
@@ -252,17 +290,24 @@ def describe(table: Recording) -> None:
         curve = np.polyval(table.smooth(i, 3), LATTICE)
         low, high = LATTICE[curve >= curve.max() - TOLERANCE][[0, -1]]
         first, best, last = (
-            f"{lam:.3g}" for lam in np.exp(np.interp([low, LATTICE[curve.argmax()], high], [0, 1], ends))
+            f"{lam:.3g}"
+            for lam in np.exp(np.interp([low, LATTICE[curve.argmax()], high], [0, 1], ends))
         )
         print(
-            f"  width {width:g}: {100 * curve.max():.1f} % at lambda {best}; within half a point in {first} to {last} "
-            f"({100 * (high - low):.0f} % of the range); standard deviation of a trial {100 * table.sds[i]:.2f}"
+            f"  width {width:g}: {100 * curve.max():.1f} % at lambda {best}; within half a "
+            f"point in {first} to {last} "
+            f"({100 * (high - low):.0f} % of the range); standard deviation of a trial "
+            f"{100 * table.sds[i]:.2f}"
         )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--quick", action="store_true", help="5 repetitions of three methods on three surfaces")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="5 repetitions of three methods on three surfaces"
+    )
     options.add_argument("--repetitions", type=int, default=50)
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--data", type=Path, default=DATA, help="folder of the recordings")
@@ -274,7 +319,10 @@ def main() -> None:
         describe(table)
     laws, others = dict[str, Callable[[np.random.Generator], Surface]](), {}
     for table in tables[:1] if asked.quick else tables:
-        laws |= {f"{table.name}, planted law {law}": partial(planted, table, law=law) for law in (0.25, 0.5)}
+        laws |= {
+            f"{table.name}, planted law {law}": partial(planted, table, law=law)
+            for law in (0.25, 0.5)
+        }
         others[f"{table.name}, planted without a law"] = partial(planted, table, law=None)
         others[f"{table.name}, planted flat"] = partial(planted, table, law=0.25, strength=0.01)
     real = {f"{table.name}, recorded": partial(recorded, table) for table in tables}
@@ -289,9 +337,14 @@ def main() -> None:
     for name, runs in everywhere.items():
         show(name, {key: np.array([run[key] for run in runs if key in run]) for key in runs[0]})
     lawful = [run for name in laws for run in everywhere[name]]
-    told = {m: [run[m, "best trial"] for run in lawful if (m, "best trial") in run] for m in methods}
+    told = {
+        m: [run[m, "best trial"] for run in lawful if (m, "best trial") in run] for m in methods
+    }
     medians = {m: float(np.median(list(map(needed, told[m])))) for m in methods}
-    print(f"\n{time.perf_counter() - started:.0f} s; wide trials needed on planted laws, by the best trial: {medians}")
+    print(
+        f"\n{time.perf_counter() - started:.0f} s; wide trials needed on planted laws, by the "
+        f"best trial: {medians}"
+    )
     print(f"search: ratio={medians['ours'] / medians['TPE']:.3f} goal=0.333 n={n * len(laws)}")
 
 

@@ -1,7 +1,9 @@
-"""What a trial costs beyond its training: robsearch's reused workers against plain Ray Tune, in one run.
+"""What a trial costs beyond its training: robsearch's reused workers against plain Ray Tune, in one
+run.
 
-Both run trials that import torch and report once, two at a time. The peer is ``tune.Tuner`` with its defaults, which
-starts a process per trial. Prints seconds per trial of both and ``startup: ratio=`` ours / theirs.
+Both run trials that import torch and report once, two at a time. The peer is ``tune.Tuner`` with
+its defaults, which starts a process per trial. Prints seconds per trial of both and
+``startup: ratio=`` ours / theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from ray import tune
 
 from robsearch import MLP, Digits, Recipe, cluster
-from robsearch.trial import Report
+from robsearch.trials.trial import Report
 
 RECIPE = Recipe(model=MLP(16), data=Digits())
 PARALLEL = 2

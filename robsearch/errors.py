@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import re
-from collections.abc import Sequence
+import operator
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from numbers import Integral, Real
-
-SPAN = re.compile(r"(>=?) (\S+)|in ([\[(])(\S+), (\S+)([\])])")
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
-    """Bad input, found before any compute is spent. The command line prints it and exits with code 2.
+    """Bad input, found before any compute is spent. The command line prints it and exits with code
+    2.
 
     Attributes:
         problems: one sentence each, all that were found, never only the first.
@@ -26,37 +29,193 @@ class LeaseLostError(RuntimeError):
     """Another driver took this search over: this one must not write any more."""
 
 
+PIXEL_UNITS = "give it in pixel units, 8/255 and not 8"
+"""What to do about an eps or a step size that does not fit."""
+
+
+class Condition(NamedTuple):
+    """Whether something fits, and the words for a refusal if it does not."""
+
+    fits: bool
+    expected: str
+    got: object
+    do: str
+
+
+class DiskFullError(OSError):
+    """There is no room for a checkpoint, or for what the driver writes; says where, and how many
+    bytes are free."""
+
+
 def refusal(expected: str, got: object, do: str) -> str:
     """The house's sentence for one problem: ``expected ..., got ...: ...``."""
     return f"expected {expected}, got {got}: {do}"
 
 
-def refuse_unless(*checks: tuple[bool, str, object, str]) -> None:
-    """Raises InputError with all (fits, expected, got, what to do) that do not fit."""
-    problems = [refusal(expected, got, do) for fits, expected, got, do in checks if not fits]
-    if problems:
-        raise InputError(*problems)
+def refused(expected: str, got: object, do: str) -> InputError:
+    """The error of one problem, to be raised."""
+    return InputError(refusal(expected, got, do))
 
 
-def number(name: str, value: object, span: str, do: str, whole: bool = False) -> tuple[bool, str, object, str]:
-    """A check for ``refuse_unless`` whose words cannot differ from what is checked: both are the ``span``.
+def refuse(problems: Iterable[str]) -> None:
+    """Raises InputError with all problems, each once, if there are any."""
+    distinct = dict.fromkeys(problems)
+    if distinct:
+        raise InputError(*distinct)
 
-    Args:
-        name: of the field.
-        value: a number, finite; anything else does not fit.
-        span: ``> 0``, ``>= 1`` or an interval, ``in [0, 1)``.
-        do: what to do.
-        whole: whether it must be a whole number.
+
+def problems_of(*conditions: tuple[bool, str, object, str]) -> list[str]:
+    """A sentence for each condition that does not hold."""
+    return [refusal(expected, got, do) for fits, expected, got, do in conditions if not fits]
+
+
+def refuse_unless(*conditions: tuple[bool, str, object, str]) -> None:
+    """Raises InputError with all conditions that do not hold."""
+    refuse(problems_of(*conditions))
+
+
+def number(
+    name: str,
+    value: Any,
+    do: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    whole: bool = False,
+) -> Condition:
+    """A condition on a finite number, in words that follow from its bounds: ``eps in [0, 1)``.
+
+    Give one lower bound; an upper one is optional. ``whole`` refuses what is no whole number.
     """
-    found = SPAN.fullmatch(span)
-    assert found, f"no span: {span}"
-    sign, least, opens, low, high, closes = found.groups()
-    fits = False
+    bounds = {operator.gt: above, operator.ge: at_least, operator.lt: below, operator.le: at_most}
+    # To Python a bool is a number, and True would pass for 1.
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if isinstance(value, Integral if whole else Real) and is_number:
-        given, bound = float(value), float(least or low)
-        above = given > bound or (given == bound and (sign == ">=" or opens == "["))
-        below = given < float(high or math.inf) or (closes == "]" and given == float(high))
-        fits = above and below
-    more = ", a whole number" if whole else ", a finite number" if sign or not is_number else ""
-    return fits, f"{name} {span}{more}", value if isinstance(value, Real) else repr(value), do
+    fits = is_whole(value) if whole else is_number and math.isfinite(value)
+    if fits:
+        fits = all(holds(value, bound) for holds, bound in bounds.items() if bound is not None)
+    one_sided = below is None and at_most is None
+    if one_sided:
+        span = f"> {above:g}" if at_least is None else f">= {at_least:g}"
+    else:
+        start = f"({above:g}" if at_least is None else f"[{at_least:g}"
+        end = f"{below:g})" if at_most is None else f"{at_most:g}]"
+        span = f"in {start}, {end}"
+    if whole:
+        span += ", a whole number"
+    elif one_sided or not is_number:
+        span += ", a finite number"
+    return Condition(fits, f"{name} {span}", value if isinstance(value, Real) else repr(value), do)
+
+
+def count(name: str, value: Any, do: str, least: int = 1) -> Condition:
+    """A condition on a whole number of things, such as steps: ``steps >= 1, a whole number``."""
+    return number(name, value, do, at_least=least, whole=True)
+
+
+def share(name: str, value: Any, do: str) -> Condition:
+    """A condition on a number in [0, 1], such as a share of training."""
+    return number(name, value, do, at_least=0, at_most=1)
+
+
+def one_of(name: str, value: object, *options: str) -> Condition:
+    """A condition on a word: ``norm 'linf' or 'l2'``."""
+    *others, last = map(repr, options)
+    expected = f"{name} {', '.join(others)} or {last}"
+    return Condition(value in options, expected, repr(value), "pass one of these")
+
+
+def instance_of(name: str, value: object, protocol: Any) -> Condition:
+    """A condition on an object with a protocol's methods: ``Recipe.attack to be an Attack``."""
+    kind = protocol.__name__
+    do = f"give it the methods of robsearch.protocols.{kind}, or pass one that has them"
+    if isinstance(value, type):
+        do = f"pass an instance, {value.__name__}(...), not the class"
+    elif value is None:
+        do = f"pass {a(kind)}"
+    fits = isinstance(value, protocol) and not isinstance(value, type)
+    return Condition(fits, f"{name} to be {a(kind)}", repr(value), do)
+
+
+def is_whole(value: object) -> bool:
+    """An integer, also NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def kind_problems(node: Any, name: str) -> Iterator[str]:
+    """The fields of robsearch's own classes in a tree that hold another kind of number than they
+    are declared to."""
+    if isinstance(node, tuple):
+        for i, item in enumerate(node):
+            yield from kind_problems(item, f"{name}[{i}]")
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+        hints = _hints(type(node))
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            path = f"{name}.{field.name}"
+            hint = hints.get(field.name, Any)
+            if not _is_of_kind(value, hint):
+                if float in _kinds(hint):
+                    yield refusal(f"{path} to be a number", repr(value), "pass such as 0.5")
+                else:
+                    yield refusal(f"{path} to be a whole number", repr(value), "pass such as 3")
+            yield from kind_problems(value, path)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    if kind.__module__.partition(".")[0] != "robsearch":
+        return {}
+    try:
+        return get_type_hints(kind)
+    except NameError:  # a type that only a checker of types knows
+        return {}
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """A type and all that it is made of."""
+    return {hint}.union(*map(_kinds, get_args(hint)))
+
+
+def _is_of_kind(value: Any, hint: Any) -> bool:
+    """Whether a number, or each one in a tuple, fits its annotation; all else is not judged
+    here."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_is_of_kind(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return not isinstance(value, Real)
+        kinds = get_args(hint)
+        if kinds[1:] == (...,):
+            kinds = kinds[:1] * len(value)
+        return all(map(_is_of_kind, value, kinds))
+    if hint is int:
+        return is_whole(value) or not isinstance(value, Real)
+    # A whole number may stand for a float.
+    if hint is float:
+        return not isinstance(value, bool)
+    return hint is not type(None) or value is None
+
+
+def counted(number: float, noun: str) -> str:
+    """``1 trial``, ``3 trials``, ``2 processes``, ``0.5 GPUs``."""
+    text = f"{int(number):,}" if number == int(number) else f"{number:g}"
+    return f"{text} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """``trials``, ``processes``, ``measures``."""
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def a(noun: str) -> str:
+    """``a PGD``, ``an Objective``, ``an MLP``: letters that are read one by one count by their
+    names."""
+    if noun[:2].isupper():
+        sounds_like_vowel = noun[0] in "AEFHILMNORSX"
+    else:
+        start = noun.lower()
+        sounds_like_vowel = start.startswith(("a", "e", "i", "o", "ul", "un"))
+        sounds_like_vowel = sounds_like_vowel and not start.startswith("uni")
+    return f"{'an' if sounds_like_vowel else 'a'} {noun}"

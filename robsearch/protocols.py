@@ -1,9 +1,10 @@
-"""The extension points of robsearch: read this first, then ``recipe.py``, then ``trainer.py``.
+"""The extension points: read this first, then ``recipe.py`` and ``training/trainer.py``.
 
-A recipe is a tree of frozen dataclasses, and each leaf is the thing it describes: ``PGD(eps=8/255)`` is the
-configuration, the attack, the tracked parameters and the test id. Nothing is registered; pass your own
-object. An object fits when it is a frozen dataclass with the methods below (``robsearch.testing`` checks it).
-A recipe is known for ever by its digest: ``robsearch.identity`` says what in an object counts towards it.
+A recipe is a tree of frozen dataclasses, and each leaf is the thing it describes:
+``PGD(eps=8/255)`` is the configuration, the attack, the tracked parameters and the test id. Nothing
+is registered; pass your own object. An object fits when it is a frozen dataclass with the methods
+below (``robsearch.testing`` checks it). A recipe is known for ever by its digest:
+``robsearch.identity`` says what in an object counts towards it.
 
 Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same pixel units (8/255);
 ``lam`` is lambda, the strength of robust regularisation (TRADES' beta).
@@ -12,10 +13,12 @@ Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
+
+from robsearch.metrics import Metrics as Metrics
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, "n"]
@@ -29,6 +32,9 @@ Loss: TypeAlias = Callable[[Logits], PerExample]
 
 State: TypeAlias = Mapping[str, float]
 """The state of a schedule: plain numbers, so that it survives a checkpoint bit for bit."""
+
+Inner = TypeVar("Inner", bound=Callable[..., Loss | None])
+_LABELS_ONLY = "robsearch_labels_only"
 
 PenaltyState: TypeAlias = dict[str, Tensor]
 """The state of a penalty: named tensors, kept in the checkpoint."""
@@ -44,7 +50,8 @@ class ImageSpec(NamedTuple):
 
 
 class Split(NamedTuple):
-    """One split of a data set. Images may be a read-only memory map: gather from them, never write."""
+    """One split of a data set. Images may be a read-only memory map: gather from them, never
+    write."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: Int[Tensor, "n"]
@@ -60,7 +67,8 @@ class Dataset(Protocol):
         ...
 
     def read(self) -> Mapping[str, Split]:
-        """The splits ``train``, ``val`` and ``test`` from their source; ``data.load`` caches them in Arrow.
+        """The splits ``train``, ``val`` and ``test`` from their source; ``data.load`` caches them
+        in Arrow.
 
         Raises:
             InputError: the source is not there; names the folder looked in and how to get the data.
@@ -87,9 +95,11 @@ class Attack(Protocol):
     """Maximises a loss inside a ball: ``PGD``."""
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, loss: Loss) -> Images:
-        """Perturbed images: same shape, inside the ball around ``x``, inside [0, 1], without gradient.
+        """Perturbed images: same shape, inside the ball around ``x``, inside [0, 1], without
+        gradient.
 
-        The model is in eval mode during the attack and back in its own mode afterwards, even on an error.
+        The model is in eval mode during the attack and back in its own mode afterwards, even on an
+        error.
         """
         ...
 
@@ -98,11 +108,21 @@ class Attack(Protocol):
 class Objective(Protocol):
     """What is minimised, as two terms; the trainer minimises ``natural + lam * robust``.
 
-    An attribute ``term_names``, two texts, may say what they are where the first is not the loss on clean images.
+    Two attributes are optional, for what a class does not say has its default:
+
+    - ``natural_first``: whether the first term is the loss on clean images alone. True by default;
+      set it to False where the first term looks at adversarial images, so that WAR, which steers
+      by the ratio of the two, refuses the objective.
+    - ``term_names``: two texts that say what the terms are, where the first is not the loss on
+      clean images.
     """
 
     def inner(self, clean_logits: Logits, y: Labels) -> Loss | None:
-        """The loss the training attack maximises, or None to train without an attack."""
+        """The loss the training attack maximises, or None to train without an attack.
+
+        Marked with ``labels_only`` it does not look at ``clean_logits``, which are then not
+        computed.
+        """
         ...
 
     def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
@@ -110,29 +130,53 @@ class Objective(Protocol):
         ...
 
 
+def natural_first(objective: Objective) -> bool:
+    """Whether an objective's first term is the loss on clean images alone: yes unless it says
+    no."""
+    return bool(getattr(objective, "natural_first", True))
+
+
+def labels_only(inner: Inner) -> Inner:
+    """Marks an objective's method ``inner`` that looks at labels alone: it is given logits of no
+    class, (n, 0), and a training step saves one forward.
+
+    The mark is the method's own: a subclass that has another ``inner`` is given the logits.
+    """
+    setattr(inner, _LABELS_ONLY, True)
+    return inner
+
+
+def looks_at_logits(objective: Objective) -> bool:
+    """Whether an objective's ``inner`` has to be given the clean logits: yes unless it is marked
+    with ``labels_only``."""
+    return not getattr(objective.inner, _LABELS_ONLY, False)
+
+
 @runtime_checkable
 class Penalty(Protocol):
     """A regulariser beside the objective: ``NormDecay``, ``AverageMargin``. State in, state out.
 
-    A penalty acts in one or more of three places of an optimiser step: it adds to the loss, changes the gradients
-    before the step, or changes the weights after it.
+    A penalty acts in one or more of three places of an optimiser step: it adds to the loss, changes
+    the gradients before the step, or changes the weights after it. A class that inherits from this
+    one does nothing in the places that it leaves out.
     """
 
     def init(self, model: nn.Module) -> PenaltyState:
         """The state before the first optimiser step; empty for most."""
-        ...
+        return {}
 
     def loss(self, model: nn.Module, clean_logits: Logits, y: Labels) -> Scalar | None:
         """What is added to the training loss, or None."""
-        ...
+        return None
 
     def before_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
-        """Called after backward, with gradients in place, before optimiser step number ``step`` (from 0)."""
-        ...
+        """Called after backward, with gradients in place, before optimiser step number ``step``
+        (from 0)."""
+        return state
 
     def after_step(self, model: nn.Module, state: PenaltyState, step: int) -> PenaltyState:
         """Called after optimiser step number ``step``."""
-        ...
+        return state
 
 
 @runtime_checkable
@@ -144,7 +188,8 @@ class Schedule(Protocol):
         ...
 
     def update(self, state: State, natural: float, robust: float, progress: float) -> State:
-        """The next state, after a step with these two terms; ``progress`` in [0, 1] is the share of training done."""
+        """The next state, after a step with these two terms; ``progress`` in [0, 1] is the share of
+        training done."""
         ...
 
     def lam(self, state: State) -> float:
@@ -153,20 +198,35 @@ class Schedule(Protocol):
 
 
 @runtime_checkable
-class LearningRate(Protocol):
-    """The learning rate over training: ``Piecewise``, ``Cosine``."""
+class Optimiser(Protocol):
+    """How the weights move along the gradient: ``SGD``, ``AdamW``."""
 
-    def __call__(self, progress: float) -> float:
-        """The factor on the optimiser's base rate at ``progress`` in [0, 1]."""
+    @property
+    def lr(self) -> float:
+        """The base learning rate, above 0; a ``LearningRate`` multiplies it over training."""
+        ...
+
+    def build(self, model: nn.Module) -> optim.Optimizer:
+        """torch's optimiser of all parameters of this model, each once, without state.
+
+        Before each step the trainer sets the ``lr`` of each of its groups, to the base rate times
+        the ``LearningRate`` times the group's ``lr_factor``, which is 1 where a group says nothing.
+        What else a step depends on is in its ``state_dict``. A network may ask for factors
+        (``robsearch.parts.optimisers.LrFactors``); ``parameter_groups`` there makes such groups.
+        """
         ...
 
 
 @runtime_checkable
-class Law(Protocol):
-    """Lambda as a function of width: ``PowerLaw``."""
+class LearningRate(Protocol):
+    """The learning rate over training: ``Piecewise``, ``Cosine``.
 
-    def __call__(self, width: float) -> float:
-        """Lambda at this width: finite and positive."""
+    One attribute is optional: ``first_drop``, the share of training at which it first drops by a
+    jump; ``WAR(freeze_at="first_drop")`` takes it from here.
+    """
+
+    def __call__(self, progress: float) -> float:
+        """The factor on the optimiser's base rate at ``progress`` in [0, 1]."""
         ...
 
 
@@ -177,8 +237,10 @@ class About(NamedTuple):
         kind: what the number is to its quantity.
         unit: such as ``logits`` or ``pixel units``; ``1`` for a pure number.
         source: such as ``arXiv 1907.11780``, with the equation where it has a number.
-        norm: in which it is measured, such as ``linf``, or ``linf to l1`` for a map; empty if in none.
-        span: the range that its histogram covers, the same for every model, or None for a measure without one.
+        norm: in which it is measured, such as ``linf``, or ``linf to l1`` for a map; empty if in
+            none.
+        span: the range that its histogram covers, the same for every model, or None for a measure
+            without one.
     """
 
     kind: Literal["exact", "lower bound", "upper bound", "estimate"]
@@ -188,9 +250,14 @@ class About(NamedTuple):
     span: tuple[float, float] | None = None
 
 
+ABOUT = ("kind", "unit", "norm", "source")
+"""What of ``About`` is written down beside a measure's numbers."""
+
+
 @runtime_checkable
 class Measure(Protocol):
-    """One number per example of a trained model: ``LogitMargin``, ``LogitRatio``. The evaluator averages."""
+    """One number per example of a trained model: ``LogitMargin``, ``LogitRatio``. The evaluator
+    averages."""
 
     @property
     def name(self) -> str:
@@ -209,7 +276,8 @@ class Measure(Protocol):
 
 @runtime_checkable
 class LayerMeasure(Protocol):
-    """One number, or several, for each layer of a trained model: ``LayerNorm``, ``SingularValues``."""
+    """One number, or several, for each layer of a trained model: ``LayerNorm``,
+    ``SingularValues``."""
 
     @property
     def name(self) -> str:
@@ -222,7 +290,8 @@ class LayerMeasure(Protocol):
         ...
 
     def by_layer(self, model: nn.Module, x: Images, y: Labels) -> Mapping[str, PerLayer]:
-        """By the layers' names, in the model's order; the model is in eval mode and is left untouched.
+        """By the layers' names, in the model's order; the model is in eval mode and is left
+        untouched.
 
         ``x`` are examples, or tell what needs none how large the layers' inputs are.
         """
@@ -230,7 +299,7 @@ class LayerMeasure(Protocol):
 
 
 Augment: TypeAlias = Callable[[Images], Images]
-"""A random transformation of a training batch on its own device; draws from torch's global generator."""
+"""A random transformation of a training batch on its own device; draws from torch's global
+generator."""
 
-Metrics: TypeAlias = dict[str, float]
 Checkpoint: TypeAlias = dict[str, Any]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
-from robsearch.attacks import PGD
-from robsearch.averaging import EMA
-from robsearch.errors import InputError, refusal
-from robsearch.identity import compared_fields, digest, reference
-from robsearch.kinds import is_whole, kind_problems
+from robsearch.data.splits import BY_SEED
+from robsearch.errors import (
+    Condition,
+    instance_of,
+    is_whole,
+    kind_problems,
+    number,
+    one_of,
+    problems_of,
+    refuse,
+)
+from robsearch.identity import DERIVATION, LATER, digest, recorded_fields, reference
 from robsearch.measures import (
     AttackRatio,
     FeatureChange,
@@ -24,9 +32,15 @@ from robsearch.measures import (
     OperatorNorm,
     SingularValues,
 )
-from robsearch.objectives import TRADES
-from robsearch.optimisers import SGD, Piecewise
-from robsearch.perturbation import WeightPerturbation
+from robsearch.parts.attacks import PGD, TwoLosses, scaled, scales, standing_pgd
+from robsearch.parts.averaging import EMA
+from robsearch.parts.models import MLP
+from robsearch.parts.objectives import TRADES
+from robsearch.parts.optimisers import SGD, Adam, Piecewise
+from robsearch.parts.penalties import NormDecay
+from robsearch.parts.schedules import FIRST_DROP, WAR, Fixed
+from robsearch.parts.stopping import RobustOverfittingStopper
+from robsearch.parts.weight_perturbation import WeightPerturbation
 from robsearch.protocols import (
     Attack,
     Augment,
@@ -36,12 +50,11 @@ from robsearch.protocols import (
     Measure,
     Model,
     Objective,
+    Optimiser,
     Penalty,
     Schedule,
+    natural_first,
 )
-from robsearch.schedules import WAR, Fixed
-from robsearch.stopping import RobustOverfittingStopper
-from robsearch.wording import a
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -51,7 +64,7 @@ _LEAVES: dict[str, Any] = {
     "attack": Attack,
     "objective": Objective,
     "lam": Schedule,
-    "optimiser": SGD,
+    "optimiser": Optimiser,
     "learning_rate": LearningRate,
 }
 
@@ -60,37 +73,59 @@ _LEAVES: dict[str, Any] = {
 class Recipe:
     """One training and its judgement, as a tree of frozen dataclasses.
 
-    What is left at None and follows from other fields is derived when it is used, so that ``dataclasses.replace`` of
-    the training attack changes the judgement too: ``recipe.resolved`` has it filled in.
+    What is left at None and follows from other fields is derived when it is used, so that
+    ``dataclasses.replace`` of the training attack changes the judgement too: ``recipe.resolved``
+    has it filled in.
 
     Attributes:
         model: what is trained, such as ``WideResNet(depth=28, width=4)``.
-        data: where images come from; training uses ``train``, selection ``val``, final figures ``test``.
+        data: where images come from; training uses ``train``, selection ``val``, final figures
+            ``test``.
         attack: what training defends against.
         objective: two loss terms; ``natural + lam * robust`` is minimised.
         lam: lambda over training.
-        eval_attack: what judges on ``val`` after each epoch. By default the training ``PGD`` from a uniform start;
-            needed when ``attack`` is not a ``PGD``.
-        test_attack: what judges on ``test`` once training has ended. By default ``eval_attack``, if it is a ``PGD``
-            with 20 steps or its own if more.
-        optimiser: with the base learning rate.
+        eval_attack: what judges on ``val`` after each epoch. By default ``TwoLosses`` in the ball
+            of the training ``PGD``, with its steps; needed when ``attack`` is not a ``PGD``.
+        test_attack: what judges on ``test`` once training has ended. By default ``eval_attack``, if
+            it is a ``PGD`` or ``TwoLosses`` with 20 steps or its own if more.
+        optimiser: how the weights move along the gradient; has the base learning rate.
         learning_rate: the factor on the base rate over training.
         augment: a random transformation of each training batch, or None.
         epochs: passes over ``train``.
-        batch_size: the most images per optimiser step; the batches of an epoch differ in size by at most one.
-        stopper: ends training once robust accuracy on ``val`` has peaked, or None to train to the end.
-        batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or ``both`` (each
-            normalises by its own batch while training; judged are the running ones, on both kinds of image).
+        batch_size: the most images per optimiser step; the batches of an epoch differ in size by at
+            most one.
+        stopper: ends training once robust accuracy on ``val`` has peaked, or None to train to the
+            end.
+        batch_norm: whose statistics enter BatchNorm's running ones: ``clean``, ``adversarial`` or
+            ``both`` (each normalises by its own batch while training; judged are the running ones,
+            on both kinds of image).
         penalties: regularisers beside the objective.
-        averaging: the weights that are judged and deployed are this average of the trained ones, or None.
+        averaging: the weights that are judged and deployed are this average of the trained ones, or
+            None.
         weight_perturbation: adversarial weight perturbation, or None.
-        measures: taken once training has ended. By default margins, local Lipschitz bounds, layer norms, spectra
-            and feature change (see ``default_measures``).
-        measured_epoch: whose model the measures and the figures on ``test`` are of: the ``best`` on ``val``, or the
-            ``last``.
-        measured_examples: of ``test`` and of ``train``, on which ``measures`` are taken, the same for every model;
-            None for all. Accuracy is always that of all of ``test``.
-        seed: of initialisation, data order, augmentation and attack starts.
+        measures: taken once training has ended. By default margins, local Lipschitz bounds, layer
+            norms, spectra and feature change (see ``default_measures``).
+        measured_epoch: whose model the measures and the figures on ``test`` are of: the ``best`` on
+            ``val``, or the ``last``.
+        measured_examples: of ``test`` and of ``train``, on which ``measures`` are taken, the same
+            for every model; None for all. Accuracy is always that of all of ``test``.
+        seed: of initialisation, data order, augmentation and attack starts; and of the splits and
+            wrong labels of a data set with ``draw="seed"``.
+        clip_gradient: the longest gradient (l2 norm, over all parameters) that a step is taken
+            with; a longer one is shortened to it. None: as long as it is. What is clipped is the
+            gradient of the whole batch's training loss, summed over micro-batches and processes
+            and, with weight perturbation, at the perturbed weights; penalties that change
+            gradients (``NormDecay``) and weight decay come after it and are not clipped.
+        eps_warmup: the share of training, in [0, 1), over which the training attack's ``eps`` rises
+            linearly from 0, and its ``step_size`` with it (``parts.attacks.scaled``). In the first
+            step, where ``eps`` is 0, the adversarial images are the clean ones. Judging always has
+            the full ``eps``.
+        precision: ``bf16`` trains in bfloat16 where that loses nothing (see
+            ``robsearch.training.precision``), on devices that have it in hardware. Judged and
+            measured is always in float32.
+        derivation: the rules by which what is left at None is derived. By those of before, 1,
+            ``PGD`` judges on the cross-entropy alone, and only a ``PGD`` on ``test`` tells the
+            measures its ball. A search that was begun under them goes on under them by itself.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -103,7 +138,7 @@ class Recipe:
     lam: Schedule = Fixed(6.0)
     eval_attack: Attack | None = None
     test_attack: Attack | None = None
-    optimiser: SGD = SGD()
+    optimiser: Optimiser = SGD()
     learning_rate: LearningRate = Piecewise()
     augment: Augment | None = None
     epochs: int = 100
@@ -117,112 +152,206 @@ class Recipe:
     measured_epoch: Literal["best", "last"] = "best"
     measured_examples: int | None = 1000
     seed: int = 0
+    clip_gradient: float | None = field(default=None, metadata=LATER)
+    eps_warmup: float = field(default=0.0, metadata=LATER)
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=LATER)
+    derivation: int = field(default=DERIVATION, metadata=LATER)
 
     def __post_init__(self) -> None:
-        problems = [
-            *self._leaf_problems(),
-            *self._number_problems(),
-            *self._pairing_problems(),
-            *(
-                each
-                for f in dataclasses.fields(self)
-                for each in kind_problems(getattr(self, f.name), f"Recipe.{f.name}")
-            ),
-        ]
-        if problems:
-            raise InputError(*problems)
+        problems = problems_of(*self._leaf_conditions(), *self._field_conditions())
+        for part in dataclasses.fields(self):
+            problems += kind_problems(getattr(self, part.name), f"Recipe.{part.name}")
+        refuse(problems)
 
     @property
     def resolved(self) -> Recipe:
-        """The same recipe with ``eval_attack``, ``test_attack`` and ``measures`` filled in."""
+        """The same recipe with ``eval_attack``, ``test_attack`` and ``measures`` filled in, and
+        ``data`` and ``lam`` as ``resolved_data`` and ``resolved_lam`` have them."""
         return dataclasses.replace(
             self,
+            data=self.resolved_data,
+            lam=self.resolved_lam,
             eval_attack=self.resolved_eval_attack,
             test_attack=self.resolved_test_attack,
             measures=self.resolved_measures,
+            # Nothing is left to be derived, so the rules do not tell two recipes apart.
+            derivation=DERIVATION,
         )
+
+    @property
+    def resolved_data(self) -> Dataset:
+        """Where images come from: ``data``, where its ``draw`` is ``seed`` with the recipe's seed
+        for it."""
+        data: Any = self.data
+        if getattr(data, "draw", None) == BY_SEED:
+            # Not by replace: a Folder that is made anew looks at its files again.
+            drawn = copy.copy(data)
+            object.__setattr__(drawn, "draw", self.seed)
+            return cast("Dataset", drawn)
+        return self.data
+
+    @property
+    def resolved_lam(self) -> Schedule:
+        """Lambda over training, with ``freeze_at="first_drop"`` of ``WAR`` as that share of
+        training."""
+        drop = self._first_drop
+        if isinstance(self.lam, WAR) and self.lam.freeze_at == FIRST_DROP and drop is not None:
+            return dataclasses.replace(self.lam, freeze_at=drop)
+        return self.lam
+
+    @property
+    def _first_drop(self) -> float | None:
+        drop = getattr(self.learning_rate, FIRST_DROP, None)
+        return drop if isinstance(drop, float | int) else None
 
     @property
     def resolved_eval_attack(self) -> Attack:
         """What judges on ``val``: ``eval_attack``, or what is derived from ``attack``."""
-        found = self._judge_on_val()
-        assert found is not None, "a recipe without one is refused when it is made"
-        return found
+        attack = self._judge_on_val()
+        assert attack is not None, "a recipe without one is refused when it is made"
+        return attack
 
     @property
     def resolved_test_attack(self) -> Attack:
-        """What judges on ``test``: ``test_attack``, or what is derived from the attack on ``val``."""
+        """What judges on ``test``: ``test_attack``, or what is derived from the attack on
+        ``val``."""
         judge = self.test_attack or self.resolved_eval_attack
-        if self.test_attack is None and isinstance(judge, PGD):
+        if self.test_attack is None and isinstance(judge, PGD | TwoLosses):
             return dataclasses.replace(judge, steps=max(20, judge.steps))
         return judge
 
     @property
     def resolved_measures(self) -> tuple[Measure | LayerMeasure, ...]:
         """What is measured: ``measures``, or the default ones under the attack on ``test``."""
-        return default_measures(self.resolved_test_attack) if self.measures is None else self.measures
+        if self.measures is not None:
+            return self.measures
+        judge = self.resolved_test_attack
+        if self.derivation == 1 and not isinstance(judge, PGD):
+            return default_measures(None)
+        return default_measures(standing_pgd(judge))
 
     def _judge_on_val(self) -> Attack | None:
-        if self.eval_attack is None and isinstance(self.attack, PGD):
-            return dataclasses.replace(self.attack, start="uniform")
-        return self.eval_attack
+        attack = self.attack
+        if self.eval_attack is not None or not isinstance(attack, PGD):
+            return self.eval_attack
+        if self.derivation == 1:
+            return dataclasses.replace(attack, start="uniform")
+        return TwoLosses.in_place_of(attack)
 
-    def _leaf_problems(self) -> list[str]:
-        leaves: list[tuple[str, object, Any]] = [(n, getattr(self, n), shape) for n, shape in _LEAVES.items()]
-        leaves.append(("eval_attack", self._judge_on_val(), Attack))
+    def _leaf_conditions(self) -> Iterator[Condition]:
+        for name, protocol in _LEAVES.items():
+            yield instance_of(f"Recipe.{name}", getattr(self, name), protocol)
+        yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack)
         if self.test_attack is not None:
-            leaves.append(("test_attack", self.test_attack, Attack))
-        for name, shapes in (("measures", (Measure, LayerMeasure)), ("penalties", (Penalty,))):
-            several = getattr(self, name)
-            each = several if isinstance(several, tuple) else (several,)
-            if several is None and name == "measures":
-                continue
-            leaves += [(f"{name}[{i}]", leaf, _nearest(leaf, shapes)) for i, leaf in enumerate(each)]
-        return [
-            refusal(f"Recipe.{name} to be {a(shape.__name__)}", repr(leaf), _how_to_fit(leaf, shape))
-            for name, leaf, shape in leaves
-            if isinstance(leaf, type) or not isinstance(leaf, shape)
-        ]
+            yield instance_of("Recipe.test_attack", self.test_attack, Attack)
+        for i, penalty in enumerate(_tuple(self.penalties)):
+            yield instance_of(f"Recipe.penalties[{i}]", penalty, Penalty)
+        for i, measure in enumerate(_tuple(() if self.measures is None else self.measures)):
+            kind = LayerMeasure if isinstance(measure, LayerMeasure) else Measure
+            yield instance_of(f"Recipe.measures[{i}]", measure, kind)
 
-    def _number_problems(self) -> list[str]:
-        lowest = {"epochs": 1, "batch_size": 1, "seed": 0}
-        return [
-            refusal(
-                f"Recipe.{name} to be a whole number, at least {least}",
-                repr(value),
-                f"pass {name}={least} or more",
-            )
-            for name, least in lowest.items()
-            if not is_whole(value := getattr(self, name)) or value < least
-        ]
-
-    def _kind_problems(self) -> Iterator[str]:
-        for field in dataclasses.fields(self):
-            yield from kind_problems(getattr(self, field.name), f"Recipe.{field.name}")
-
-    def _pairing_problems(self) -> list[str]:
-        problems = []
-        if not isinstance(self.stopper, RobustOverfittingStopper | None):
-            do = "pass RobustOverfittingStopper(patience=10), or None to train to the end"
-            problems.append(refusal("Recipe.stopper to be a RobustOverfittingStopper", repr(self.stopper), do))
+    def _field_conditions(self) -> Iterator[Condition]:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            fits = is_whole(value) and value >= least
+            expected = f"Recipe.{name} to be a whole number, at least {least}"
+            yield Condition(fits, expected, repr(value), f"pass {name}={least} or more")
+        yield Condition(
+            isinstance(self.stopper, RobustOverfittingStopper | None),
+            "Recipe.stopper to be a RobustOverfittingStopper",
+            repr(self.stopper),
+            "pass RobustOverfittingStopper(patience=10), or None to train to the end",
+        )
         n = self.measured_examples
-        if n is not None and (not is_whole(n) or n < 1):
-            problems.append(refusal("Recipe.measured_examples of at least 1, or None", repr(n), "None means all"))
-        if self.batch_norm not in (options := ("clean", "adversarial", "both")):
-            problems.append(refusal(f"Recipe.batch_norm among {options}", repr(self.batch_norm), "pass one of them"))
-        if self.measured_epoch not in ("best", "last"):
-            problems.append(refusal("Recipe.measured_epoch 'best' or 'last'", repr(self.measured_epoch), "pass one"))
-        if isinstance(self.lam, WAR) and not getattr(self.objective, "natural_first", True):
-            do = "use an objective whose first term is the natural loss, such as TRADES or PGDAT, or Fixed(lam)"
-            problems.append(refusal("an objective that WAR can steer by L_nat / L_rob", self.objective, do))
-        return problems
+        fits = n is None or (is_whole(n) and n >= 1)
+        expected = "Recipe.measured_examples of at least 1, or None"
+        yield Condition(fits, expected, repr(n), "None means all")
+        if self.clip_gradient is not None:
+            do = "pass the longest gradient, such as 1.0, or None"
+            yield number("Recipe.clip_gradient", self.clip_gradient, do, above=0)
+        yield from self._warmup_conditions()
+        yield one_of("Recipe.batch_norm", self.batch_norm, "clean", "adversarial", "both")
+        yield one_of("Recipe.precision", self.precision, "fp32", "bf16")
+        yield one_of("Recipe.measured_epoch", self.measured_epoch, "best", "last")
+        expected = f"Recipe.derivation of 1 to {DERIVATION}"
+        fits = is_whole(self.derivation) and 1 <= self.derivation <= DERIVATION
+        yield Condition(fits, expected, repr(self.derivation), "leave it out")
+        yield Condition(
+            natural_first(self.objective) or not isinstance(self.lam, WAR),
+            "an objective that WAR can steer by L_nat / L_rob",
+            self.objective,
+            "use an objective whose first term is the natural loss, such as TRADES or PGDAT, or "
+            "Fixed(lam)",
+        )
+        yield from self._war_conditions()
+        yield from self._rate_conditions()
+
+    def _rate_conditions(self) -> Iterator[Condition]:
+        """Clipping, ``NormDecay`` and Adam's weight decay take gradients as they are. In layers
+        with learning rates of their own these have other sizes, and so the three would act
+        unevenly."""
+        if not (isinstance(self.model, MLP) and self.model.has_own_rates):
+            return
+        layers = "for layers with learning rates of their own"
+        clip = self.clip_gradient
+        yield Condition(clip is None, f"no clip_gradient {layers}", clip, "leave it out")
+        decays = any(isinstance(penalty, NormDecay) for penalty in _tuple(self.penalties))
+        yield Condition(not decays, f"no NormDecay {layers}", self.penalties, "leave it out")
+        coupled = isinstance(self.optimiser, Adam) and self.optimiser.weight_decay > 0
+        do = "pass AdamW, or weight_decay=0"
+        yield Condition(not coupled, f"no weight decay of Adam {layers}", self.optimiser, do)
+
+    def _war_conditions(self) -> Iterator[Condition]:
+        if not isinstance(self.lam, WAR):
+            return
+        drop = self._first_drop
+        if self.lam.freeze_at == FIRST_DROP:
+            yield Condition(
+                drop is not None and drop > self.lam.hold,
+                f"with WAR(freeze_at={FIRST_DROP!r}), a learning rate that drops after its hold",
+                self.learning_rate,
+                "use Piecewise or Halving, give your own a property first_drop, or pass freeze_at "
+                "as a share of training",
+            )
+
+    def _warmup_conditions(self) -> Iterator[Condition]:
+        do = "give a share of training, such as 0.1, not an epoch"
+        share = number("Recipe.eps_warmup", self.eps_warmup, do, at_least=0, below=1)
+        yield share
+        if not share.fits or self.eps_warmup == 0:
+            return
+        yield Condition(
+            scales(self.attack),
+            "with eps_warmup, a training attack whose every ball is a number, its field eps",
+            repr(self.attack),
+            "pass such as PGD, or eps_warmup=0",
+        )
+        hold = self.lam.hold if isinstance(self.lam, WAR) else 1.0
+        yield Condition(
+            hold >= self.eps_warmup,
+            "WAR to hold lambda at least as long as eps_warmup",
+            f"hold={hold:g} and eps_warmup={self.eps_warmup:g}",
+            "until then the ratio of the losses is that of smaller perturbations: pass a longer "
+            "hold (of form='log'), or eps_warmup=0",
+        )
+
+    def training_attack(self, progress: float) -> Attack | None:
+        """What training defends against at ``progress`` in [0, 1]: ``attack``, in the share
+        ``eps_warmup`` of training at a smaller ``eps``; None where that is 0."""
+        if progress >= self.eps_warmup:
+            return self.attack
+        if progress == 0:
+            return None
+        attack: Attack = scaled(self.attack, progress / self.eps_warmup)
+        return attack
 
     @property
     def digest(self) -> str:
-        """What names the recipe for ever: two recipes with one digest train and judge the same model.
+        """What names the recipe for ever: two recipes with one digest train and judge the same
+        model.
 
-        What is derived counts as if it had been given. Fields that do not take part in comparison, such as the folder
-        the data lies in, do not count. See ``robsearch.identity``.
+        What is derived counts as if it had been given. Fields that do not take part in comparison,
+        such as the folder the data lies in, do not count. See ``robsearch.identity``.
 
         Raises:
             InputError: something in the recipe has no lasting name, such as a lambda.
@@ -230,63 +359,76 @@ class Recipe:
         return digest(self.resolved)
 
     def flat(self) -> dict[str, str | float]:
-        """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``, ``attack.eps`` ...
+        """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``,
+        ``attack.eps`` ...
 
         The measures, which change nothing of the training, are one text.
         """
-        whole = self.resolved
-        flat = {name: value for name, value in _flat(whole, "").items() if not name.startswith("measures.")}
-        return flat | {"measures": ", ".join(map(repr, whole.resolved_measures))}
+        recipe = self.resolved
+        names = _flat(recipe, "")
+        flat = {name: value for name, value in names.items() if not name.startswith("measures.")}
+        return {**flat, "measures": ", ".join(map(repr, recipe.resolved_measures))}
 
 
-def default_measures(attack: Attack | None) -> tuple[Measure | LayerMeasure, ...]:
-    """What is measured of every trial, under the attack that judges on ``test``; lower bounds are named as such.
+def default_measures(attack: PGD | None) -> tuple[Measure | LayerMeasure, ...]:
+    """What is measured of every trial, under the ``PGD`` that stands for the attack that judges on
+    ``test``; lower bounds are named as such.
 
-    Lipschitz figures are for linf; without a ``PGD`` there is no eps, and what needs one is left out.
+    Lipschitz figures are for linf; without a ``PGD`` there is no eps, and what needs one is left
+    out.
     """
-    found: list[Measure | LayerMeasure] = [LogitMargin(), SingularValues()]
-    found += [OperatorNorm("linf"), OperatorNorm("l1"), OperatorNorm("l2"), OperatorNorm("linf", folded=True)]
-    if not isinstance(attack, PGD):
-        return (*found, InputMargin())
-    found += [InputMargin(attack.norm), FeatureChange(attack)]
+    measures: list[Measure | LayerMeasure] = [
+        LogitMargin(),
+        SingularValues(),
+        OperatorNorm("linf"),
+        OperatorNorm("l1"),
+        OperatorNorm("l2"),
+        OperatorNorm("linf", folded=True),
+    ]
+    if attack is None:
+        return (*measures, InputMargin())
+    measures += [InputMargin(attack.norm), FeatureChange(attack)]
     if attack.norm == "linf" and attack.eps > 0:
-        found += [LogitRatio(attack.eps), AttackRatio(attack), GlobalBound()]
-    return tuple(found)
+        measures += [LogitRatio(attack.eps), AttackRatio(attack), GlobalBound()]
+    return tuple(measures)
 
 
-def _nearest(leaf: object, shapes: tuple[type, ...]) -> type:
-    return next((shape for shape in shapes if isinstance(leaf, shape)), shapes[0])
-
-
-def _how_to_fit(leaf: object, shape: type) -> str:
-    if isinstance(leaf, type):
-        return f"pass an instance, {leaf.__name__}(...), not the class"
-    if leaf is None:
-        return f"pass {a(shape.__name__)}"
-    return f"give it the methods of robsearch.protocols.{shape.__name__}, or pass one that has them"
+def _tuple(leaves: object) -> tuple[object, ...]:
+    """A leaf that was given without its tuple is refused by its place all the same."""
+    return leaves if isinstance(leaves, tuple) else (leaves,)
 
 
 def _text(node: object) -> str:
-    """A function by its name, and no addresses: they are others in every process, and MLflow keeps the first text."""
-    named = reference(node) if callable(node) else None
-    return named or ADDRESS.sub("", str(node))
+    """A function by its name, and no addresses: they are others in every process, and MLflow keeps
+    the first text."""
+    name = reference(node) if callable(node) else None
+    return name or ADDRESS.sub("", str(node))
 
 
 def _flat(node: object, prefix: str) -> dict[str, str | float]:
     if not dataclasses.is_dataclass(node):
         return {prefix: node if isinstance(node, int | float | str) else _text(node)}
-    fields = compared_fields(node)
+    fields = [field for field in recorded_fields(node) if field.compare]
     if prefix and len(fields) == 1 and fields[0].name == "value":
         return _flat(getattr(node, "value"), prefix)  # noqa: B009 - Fixed(6.0) is tracked as lam = 6.0
     flat: dict[str, str | float] = {prefix: type(node).__name__} if prefix else {}
-    for field in fields:
-        child, name = getattr(node, field.name), f"{prefix}.{field.name}".lstrip(".")
-        if isinstance(child, tuple) and any(dataclasses.is_dataclass(item) for item in child):
-            seen: Counter[str] = Counter()
-            for item in child:
-                kind = type(item).__name__
-                seen[kind] += 1
-                flat |= _flat(item, f"{name}.{kind}" + (str(seen[kind]) if seen[kind] > 1 else ""))
+    for part in fields:
+        child = getattr(node, part.name)
+        name = f"{prefix}.{part.name}" if prefix else part.name
+        if isinstance(child, tuple) and any(map(dataclasses.is_dataclass, child)):
+            flat.update(_flat_items(child, name))
         else:
-            flat |= _flat(child, name)
+            flat.update(_flat(child, name))
+    return flat
+
+
+def _flat_items(items: tuple[object, ...], prefix: str) -> dict[str, str | float]:
+    """By the items' classes, and from the second of a class on by its number: ``PGD``, ``PGD2``."""
+    flat: dict[str, str | float] = {}
+    seen: Counter[str] = Counter()
+    for item in items:
+        kind = type(item).__name__
+        seen[kind] += 1
+        number = str(seen[kind]) if seen[kind] > 1 else ""
+        flat.update(_flat(item, f"{prefix}.{kind}{number}"))
     return flat

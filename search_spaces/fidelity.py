@@ -1,4 +1,5 @@
-"""Cheap trainings choose what is trained in full: a third of the epochs, a weak attack, a quarter of them goes on."""
+"""Cheap trainings choose what is trained in full: a third of the epochs, a weak attack, a quarter
+of them goes on."""
 
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from search_spaces.quickstart import recipe
 
 
 def cheaper(full: Recipe) -> Recipe:
-    """Twenty epochs instead of sixty, trained with two attack steps instead of ten; judged as the full recipe is."""
+    """Twenty epochs instead of sixty, trained with two attack steps instead of ten; judged as the
+    full recipe is."""
     attack = PGD(eps=0.15, step_size=0.15, steps=2, start="gaussian")
     judge, last_judge = full.resolved_eval_attack, full.resolved_test_attack
     return replace(full, epochs=20, attack=attack, eval_attack=judge, test_attack=last_judge)

@@ -1,13 +1,26 @@
-"""How does the best lambda move with width? WideResNet-28-k on CIFAR-10, the setting of the literature (GPUs)."""
+"""How does the best lambda move with width? WideResNet-28-k on CIFAR-10, the setting of the
+literature (GPUs)."""
 
 import optuna
 
-from robsearch import CIFAR10, PGD, SGD, TRADES, CropFlip, Fixed, Piecewise, Recipe, WideResNet, space
+from robsearch import (
+    CIFAR10,
+    PGD,
+    SGD,
+    TRADES,
+    CropFlip,
+    Fixed,
+    Piecewise,
+    Recipe,
+    WideResNet,
+    space,
+)
 
 
 @space(widths=(1, 2, 4, 8))
 def cifar10(trial: optuna.Trial, width: float) -> Recipe:
-    """One free lambda at each width; TRADES against 8/255, early stopping by the best epoch on ``val``."""
+    """One free lambda at each width; TRADES against 8/255, early stopping by the best epoch on
+    ``val``."""
     return Recipe(
         model=WideResNet(depth=28, width=width),
         data=CIFAR10(),

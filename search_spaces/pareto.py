@@ -1,4 +1,5 @@
-"""What does robustness cost? The front of natural accuracy, robust accuracy and stability at each width."""
+"""What does robustness cost? The front of natural accuracy, robust accuracy and stability at each
+width."""
 
 import optuna
 

@@ -1,4 +1,5 @@
-"""How does the best lambda move with width? Real handwritten digits, minutes on a laptop, no GPU, no download."""
+"""How does the best lambda move with width? Real handwritten digits, minutes on a laptop, no GPU,
+no download."""
 
 import optuna
 
@@ -7,7 +8,8 @@ from robsearch.protocols import Objective
 
 
 def recipe(width: float, lam: float, objective: Objective = TRADES()) -> Recipe:
-    """An MLP with two hidden layers, trained on 500 digits against perturbations of up to 0.15 in each pixel."""
+    """An MLP with two hidden layers, trained on 500 digits against perturbations of up to 0.15 in
+    each pixel."""
     return Recipe(
         model=MLP(width=width, depth=2),
         data=Digits(train=500),
@@ -22,7 +24,8 @@ def recipe(width: float, lam: float, objective: Objective = TRADES()) -> Recipe:
 
 
 def standard(width: float) -> Recipe:
-    """The same net trained without adversarial loss: the yardstick for what robust training gains."""
+    """The same net trained without adversarial loss: the yardstick for what robust training
+    gains."""
     return recipe(width, lam=0.0, objective=Standard())
 
 

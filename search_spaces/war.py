@@ -1,6 +1,8 @@
-"""Width Adjusted Regularization: a thin net is searched, and wide nets keep its ratio of the losses.
+"""Width Adjusted Regularization: a thin net is searched, and wide nets keep its ratio of the
+losses.
 
-First ``robsearch launch search_spaces.war:thin --name thin``, then ``robsearch launch search_spaces.war:wide``.
+First ``robsearch launch search_spaces.war:thin --name thin``, then
+``robsearch launch search_spaces.war:wide``.
 """
 
 from dataclasses import replace
@@ -9,6 +11,7 @@ from functools import cache
 import optuna
 
 from robsearch import WAR, Recipe, load_search, space
+from robsearch.errors import InputError, refusal
 from search_spaces.quickstart import recipe
 
 THIN = "thin"
@@ -26,7 +29,9 @@ def learned() -> tuple[float, tuple[tuple[float, float], ...]]:
     """The best thin net's lambda, and its ratio of the losses over training."""
     search = load_search(THIN)
     best = search.best(16)
-    assert best is not None, f"no trial of {THIN} has finished"
+    if best is None:
+        do = f"run `robsearch launch search_spaces.war:thin --name {THIN}` to its end first"
+        raise InputError(refusal(f"a finished trial of width 16 in {THIN}", "none", do))
     return float(best["lam"]), search.loss_ratio(best["trial"])
 
 

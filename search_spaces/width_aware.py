@@ -1,4 +1,5 @@
-"""Few wide trainings, well chosen: each width's sampler borrows what the others found, and thin ones go first."""
+"""Few wide trainings, well chosen: each width's sampler borrows what the others found, and thin
+ones go first."""
 
 import optuna
 

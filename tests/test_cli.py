@@ -60,7 +60,9 @@ def test_every_command_has_help_and_stands_in_the_readme(command):
 
 @pytest.mark.parametrize("command", ["", *commands()])
 def test_h_is_help_everywhere(command):
-    brief, whole = (CliRunner().invoke(cli.app, [*command.split(), flag]) for flag in ("-h", "--help"))
+    brief, whole = (
+        CliRunner().invoke(cli.app, [*command.split(), flag]) for flag in ("-h", "--help")
+    )
     assert (brief.exit_code, brief.output) == (0, whole.output)
 
 
@@ -71,7 +73,9 @@ def test_the_program_says_its_version(flag):
 
 
 def test_python_m_robsearch_is_robsearch():
-    said = subprocess.run([sys.executable, "-m", "robsearch", "launch"], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, "-m", "robsearch", "launch"], capture_output=True, text=True, check=False
+    )
     assert said.returncode == 2
     assert "Usage: python -m robsearch launch" in said.stderr
 
@@ -83,7 +87,8 @@ def test_every_robsearch_command_in_the_readme_exists():
 def test_commands_of_sub_apps_are_known_and_told_apart():
     assert {"launch", "data prepare"} <= set(commands())
     text = (
-        "`robsearch data prepare NAME`, `robsearch data destroy`, `robsearch data`, .venv/bin/robsearch launch it now"
+        "`robsearch data prepare NAME`, `robsearch data destroy`, `robsearch data`, "
+        ".venv/bin/robsearch launch it now"
     )
     assert list(commands_in(text)) == ["data prepare", "data destroy", "data", "launch"]
 
@@ -102,7 +107,9 @@ def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatc
         (tmp_path / f"{name}.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.import_module("readme_space").cifar10.widths == (1, 2, 4, 8)
-    assert importlib.import_module("readme_plugin").Noise().eps == 8 / 255  # and its contract was checked
+    assert (
+        importlib.import_module("readme_plugin").Noise().eps == 8 / 255
+    )  # and its contract was checked
     assert importlib.import_module("readme_plan").study.experiments[0].trainings == 3 * 5 * 3
     assert len([line for line in script.splitlines() if line.strip()]) <= 5
     compile(script, "README.md", "exec")
@@ -125,27 +132,58 @@ def test_check_says_what_is_searched_and_optuna_keeps_quiet():
         (["small_spaces:broken"], "expected Recipe.objective to be an Objective, got 'TRADES'"),
         (["small_spaces:pair", "--trials", 0], "expected --trials of at least 1, got 0"),
         (["small_spaces:pair", "--parallel", 0, "--seed", -1], "2 errors"),
-        (["small_spaces:pair", "--name", "../up"], "expected a name that can be a folder, got '../up'"),
-        (["small_spaces:pair", "--name", "a" * 300], "expected a name of at most 200 letters, got one of 300"),
-        (["small_spaces:pair", "--tracking", "http://127.0.0.1:9"], "expected an MLflow server at http://127.0.0.1:9"),
+        (
+            ["small_spaces:pair", "--name", "../up"],
+            "expected a name that can be a folder, got '../up'",
+        ),
+        (
+            ["small_spaces:pair", "--name", "a" * 300],
+            "expected a name of at most 200 letters, got one of 300",
+        ),
+        (
+            ["small_spaces:pair", "--tracking", "http://127.0.0.1:9"],
+            "expected an MLflow server at http://127.0.0.1:9",
+        ),
         (["small_spaces:pair", "--tracking", "nonsense"], "expected an MLflow tracking URI"),
-        (["small_spaces:pair", "--storage", "nonsense://x"], "expected an Optuna storage that opens"),
-        (["small_spaces:pair", "--address", "ray://head:1"], "expected --address auto or HOST:PORT"),
+        (
+            ["small_spaces:pair", "--storage", "nonsense://x"],
+            "expected an Optuna storage that opens",
+        ),
+        (
+            ["small_spaces:pair", "--address", "ray://head:1"],
+            "expected --address auto or HOST:PORT",
+        ),
     ],
 )
-def test_bad_input_to_launch_is_one_clear_message_before_ray_starts(capsys, monkeypatch, tmp_path, arguments, said):
+def test_bad_input_to_launch_is_one_clear_message_before_ray_starts(
+    capsys, monkeypatch, tmp_path, arguments, said
+):
     assert said in refused(capsys, monkeypatch, "launch", *arguments, "--results", tmp_path)
 
 
 def test_an_unwritable_results_folder_is_refused(capsys, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    said = refused(capsys, monkeypatch, "launch", "small_spaces:pair", "--results", tmp_path / "file" / "results")
+    said = refused(
+        capsys,
+        monkeypatch,
+        "launch",
+        "small_spaces:pair",
+        "--results",
+        tmp_path / "file" / "results",
+    )
     assert "expected a writable results folder" in said
 
 
 def test_a_missing_data_folder_is_refused(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ROBSEARCH_DATA", str(tmp_path / "nowhere"))
-    said = refused(capsys, monkeypatch, "launch", "search_spaces.lambda_by_width:cifar10", "--results", tmp_path)
+    said = refused(
+        capsys,
+        monkeypatch,
+        "launch",
+        "search_spaces.lambda_by_width:cifar10",
+        "--results",
+        tmp_path,
+    )
     assert str(tmp_path / "nowhere") in said
 
 
@@ -162,22 +200,30 @@ def test_status_without_a_name_lists_the_searches(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "optuna.journal").touch()
     assert CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path)]).output == "one\n"
-    told = json.loads(CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path), "--json"]).output)
+    told = json.loads(
+        CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path), "--json"]).output
+    )
     assert told == {"results": str(tmp_path), "searches": ["one"]}
 
 
 def test_status_for_machines_has_null_for_what_is_not_known(tmp_path):
-    SearchRecord("s", "m:n", (4, 8), 0, 6, "sqlite:///m.db", {}).create(open_storage(None, tmp_path / "s"))
+    SearchRecord("s", "m:n", (4, 8), 0, 6, "sqlite:///m.db", {}).create(
+        open_storage(None, tmp_path / "s")
+    )
     said = CliRunner().invoke(cli.app, ["status", "s", "--results", str(tmp_path), "--json"])
     assert said.exit_code == 0
     told = json.loads(said.output)
     assert (told["ended"], told["asked"], told["driver"], told["failures"]) == (0, 6, None, [])
     none = {"RUNNING": 0, "INTERRUPTED": 0, "COMPLETE": 0, "PRUNED": 0, "FAIL": 0}
-    assert [(row["label"], row["states"], row["lam"]) for row in told["rows"]] == [("4", none, None), ("8", none, None)]
+    assert [(row["label"], row["states"], row["lam"]) for row in told["rows"]] == [
+        ("4", none, None),
+        ("8", none, None),
+    ]
     assert told["law"]["optima"][0]["lam"] is None
-    assert "nobody drives it; go on with: robsearch resume s" in CliRunner().invoke(
-        cli.app, ["status", "s", "--results", str(tmp_path)]
-    ).output  # fmt: skip
+    assert (
+        "nobody drives it; go on with: robsearch resume s"
+        in CliRunner().invoke(cli.app, ["status", "s", "--results", str(tmp_path)]).output
+    )
 
 
 def test_status_says_who_drives_the_search(tmp_path):
@@ -192,7 +238,12 @@ def test_status_says_who_drives_the_search(tmp_path):
 def test_check_for_machines_says_what_is_searched_or_all_that_is_wrong():
     good = CliRunner().invoke(cli.app, ["check", "small_spaces:pair", "--json"])
     told = json.loads(good.output)
-    assert (good.exit_code, told["ready"], told["problems"], told["widths"]) == (0, True, [], [4, 8])
+    assert (good.exit_code, told["ready"], told["problems"], told["widths"]) == (
+        0,
+        True,
+        [],
+        [4, 8],
+    )
     assert told["searched"] == {
         "lam": {"kind": "FloatDistribution", "low": 0.5, "high": 32.0, "log": True, "step": None}
     }
@@ -247,13 +298,18 @@ def test_data_prepare_reads_from_its_root(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["imagenet"], "got 'imagenet': one of digits, mnist, fashionmnist, cifar10, cifar100, svhn"),
+        (
+            ["imagenet"],
+            "got 'imagenet': one of digits, mnist, fashionmnist, cifar10, cifar100, svhn",
+        ),
         (["digits", "--root", "/data"], "expected no --root for digits, got /data"),
         (["CIFAR100", "--root", "/nowhere"], "got no complete copy in /nowhere/cifar-100-python"),
         (["cifar10", "--root", "nope://x"], "expected a root that opens"),
     ],
 )
-def test_bad_input_to_data_prepare_is_one_clear_message(capsys, monkeypatch, tmp_path, arguments, said):
+def test_bad_input_to_data_prepare_is_one_clear_message(
+    capsys, monkeypatch, tmp_path, arguments, said
+):
     assert said in refused(capsys, monkeypatch, "data", "prepare", *arguments, "--cache", tmp_path)
 
 

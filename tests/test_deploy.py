@@ -1,4 +1,5 @@
-"""What deploy/ says must be true: Ray accepts the cluster files, shells the commands, and every option exists."""
+"""What deploy/ says must be true: Ray accepts the cluster files, shells the commands, and every
+option exists."""
 
 from __future__ import annotations
 
@@ -33,8 +34,21 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 CLUSTERS = ("ray-cluster.yaml", "ray-cluster-aws.yaml")
 PROGRAMS = {"ray": ray_cli, "robsearch": typer.main.get_command(app), "mlflow": mlflow.cli.cli}
-INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "RUN", "USER", "WORKDIR"}
-REGISTRIES = re.compile(r"pypi\.|pythonhosted|pytorch\.org|docker\.(io|com)|ghcr\.|quay\.|nvcr\.|gcr\.|dkr\.ecr|conda")
+INSTRUCTIONS = {
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "RUN",
+    "USER",
+    "WORKDIR",
+}
+REGISTRIES = re.compile(
+    r"pypi\.|pythonhosted|pytorch\.org|docker\.(io|com)|ghcr\.|quay\.|nvcr\.|gcr\.|dkr\.ecr|conda"
+)
 
 
 def cluster_file(name: str) -> dict:
@@ -42,7 +56,12 @@ def cluster_file(name: str) -> dict:
 
 
 def cluster_commands(name: str) -> list[str]:
-    return [line for key, lines in cluster_file(name).items() if key.endswith("_commands") for line in lines]
+    return [
+        line
+        for key, lines in cluster_file(name).items()
+        if key.endswith("_commands")
+        for line in lines
+    ]
 
 
 def readme() -> str:
@@ -55,9 +74,17 @@ def blocks() -> list[str]:
 
 def instructions() -> list[tuple[str, str]]:
     """(instruction, its rest) of the Dockerfile, continued lines joined, comments dropped."""
-    lines = [line for line in (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    lines = [
+        line
+        for line in (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line[:1] != "#"
+    ]
     joined = "\n".join(lines).replace("\\\n", " ")
-    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines()) if word]
+    return [
+        (word, rest.strip())
+        for word, _, rest in (line.partition(" ") for line in joined.splitlines())
+        if word
+    ]
 
 
 def rests(wanted: str) -> list[str]:
@@ -90,11 +117,17 @@ def plain_commands(text: str) -> Iterator[list[str]]:
 
 
 def used() -> list[tuple[str, ...]]:
-    """Every call of ray, robsearch or mlflow in deploy/: in shell, and between backticks in the README."""
+    """Every call of ray, robsearch or mlflow in deploy/: in shell, and between backticks in the
+    README."""
     quoted = re.findall(r"`((?:ray|robsearch|mlflow) [a-z][^`]*)`", readme())
     texts = [*(text for _, text in pieces()), *quoted]
     texts += [word for text in texts for word in re.findall(r"ray exec \S+ '(.*?)'", text)]
-    commands = [[Path(words[0]).name, *words[1:]] for text in texts for words in plain_commands(text) if words]
+    commands = [
+        [Path(words[0]).name, *words[1:]]
+        for text in texts
+        for words in plain_commands(text)
+        if words
+    ]
     return sorted({tuple(words) for words in commands if words[0] in PROGRAMS and len(words) > 1})
 
 
@@ -106,7 +139,10 @@ def wrong_with(words: tuple[str, ...]) -> list[str]:
         if rest[0] not in command.commands:
             return [f"{words[0]} has no command {rest[0]}"]
         command = command.commands[rest.pop(0)]
-    known = {"--help", *(name for each in command.params for name in (*each.opts, *each.secondary_opts))}
+    known = {
+        "--help",
+        *(name for each in command.params for name in (*each.opts, *each.secondary_opts)),
+    }
     asked = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
     return [f"{command.name} has no {option}" for option in sorted(asked - known)]
 
@@ -121,7 +157,12 @@ def test_ray_accepts_a_cluster_file(name: str) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"worker_start_commands": []}, {"provider": {}}, {"setup_commands": [1]}, {"head_node_type": "tail"}],
+    [
+        {"worker_start_commands": []},
+        {"provider": {}},
+        {"setup_commands": [1]},
+        {"head_node_type": "tail"},
+    ],
 )
 def test_a_broken_cluster_file_is_not_accepted(broken: dict) -> None:
     with pytest.raises((ValidationError, ValueError, KeyError)):
@@ -131,7 +172,11 @@ def test_a_broken_cluster_file_is_not_accepted(broken: dict) -> None:
 def test_three_machines_are_a_head_and_two_workers() -> None:
     config = prepare_config(cluster_file("ray-cluster.yaml"))
     node = config["available_node_types"][config["head_node_type"]]
-    assert (node["min_workers"], node["max_workers"], len(config["provider"]["worker_ips"])) == (2, 2, 2)
+    assert (node["min_workers"], node["max_workers"], len(config["provider"]["worker_ips"])) == (
+        2,
+        2,
+        2,
+    )
 
 
 def test_workers_in_the_cloud_are_all_there_when_a_search_counts_them() -> None:
@@ -141,7 +186,9 @@ def test_workers_in_the_cloud_are_all_there_when_a_search_counts_them() -> None:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_nodes_start_alike_with_the_common_environment_and_without_usage_statistics(name: str) -> None:
+def test_nodes_start_alike_with_the_common_environment_and_without_usage_statistics(
+    name: str,
+) -> None:
     config = cluster_file(name)
     (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
     (worker,) = [line for line in config["worker_start_ray_commands"] if "ray start" in line]
@@ -150,7 +197,9 @@ def test_nodes_start_alike_with_the_common_environment_and_without_usage_statist
         assert "--disable-usage-stats" in line
     assert "--head --port=6379" in head
     assert "--address=$RAY_HEAD_IP:6379" in worker
-    first, second = (re.findall(r"--(?:object|node|min-w|max-w)\S+", line) for line in (head, worker))
+    first, second = (
+        re.findall(r"--(?:object|node|min-w|max-w)\S+", line) for line in (head, worker)
+    )
     assert first == second != []
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
@@ -158,12 +207,21 @@ def test_nodes_start_alike_with_the_common_environment_and_without_usage_statist
 def test_ray_up_opens_a_shell_in_the_image_whose_entrypoint_is_another() -> None:
     docker = cluster_file("ray-cluster-aws.yaml")["docker"]
     line = docker_start_cmds(
-        "u", docker["image"], {}, docker["container_name"], docker["run_options"], "c", "/home/robsearch", "docker"
+        "u",
+        docker["image"],
+        {},
+        docker["container_name"],
+        docker["run_options"],
+        "c",
+        "/home/robsearch",
+        "docker",
     )
     words = shlex.split(line)
     assert words[-2:] == [docker["image"], "bash"]
     assert "--entrypoint=" in words
-    assert "HOME=/home/robsearch" in " ".join(rests("ENV"))  # `ray up` reads it there, and else takes /root
+    assert "HOME=/home/robsearch" in " ".join(
+        rests("ENV")
+    )  # `ray up` reads it there, and else takes /root
 
 
 # --- commands ---
@@ -182,10 +240,16 @@ def test_a_command_and_its_options_exist(words: tuple[str, ...]) -> None:
 
 def test_the_commands_of_a_search_are_among_those_found() -> None:
     found = {words[:2] for words in used()}
-    assert found >= {("robsearch", each) for each in ("check", "launch", "resume", "status", "stop")}
-    assert found >= {("ray", each) for each in ("up", "down", "exec", "attach", "start", "stop", "status")}
+    assert found >= {
+        ("robsearch", each) for each in ("check", "launch", "resume", "status", "stop")
+    }
+    assert found >= {
+        ("ray", each) for each in ("up", "down", "exec", "attach", "start", "stop", "status")
+    }
     assert ("mlflow", "server") in found
-    launches = [words for words in used() if words[:2] == ("robsearch", "launch") and len(words) > 2]
+    launches = [
+        words for words in used() if words[:2] == ("robsearch", "launch") and len(words) > 2
+    ]
     assert launches
     assert all({"--address", "--results"} <= set(words) for words in launches)
 
@@ -202,7 +266,10 @@ def test_the_commands_of_a_search_are_among_those_found() -> None:
 )
 def test_a_wrong_option_would_be_found(text: str, found: str) -> None:
     wrong = [
-        each for words in plain_commands(text) if words and words[0] in PROGRAMS for each in wrong_with(tuple(words))
+        each
+        for words in plain_commands(text)
+        if words and words[0] in PROGRAMS
+        for each in wrong_with(tuple(words))
     ]
     assert wrong == [found]
 
@@ -217,7 +284,9 @@ def test_the_environment_is_written_and_read_as_the_readme_says(tmp_path: Path) 
     code = "import json, os; print(json.dumps(dict(os.environ)))"
     script = f"{written}\n. {shared}/robsearch.sh\nexec {sys.executable} -c '{code}'"
     before = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    done = subprocess.run(["bash", "-euc", script], env=before, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-euc", script], env=before, capture_output=True, text=True, check=True
+    )
     after = json.loads(done.stdout)
     assert after["PATH"] == f"{shared}/venv/bin:{before['PATH']}"
     assert after["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -230,7 +299,12 @@ def test_the_environment_is_written_and_read_as_the_readme_says(tmp_path: Path) 
 
 
 def test_what_starts_ray_exports_no_secret() -> None:
-    assert not [line for name in CLUSTERS for line in cluster_commands(name) if re.search(r"\bexport\b", line)]
+    assert not [
+        line
+        for name in CLUSTERS
+        for line in cluster_commands(name)
+        if re.search(r"\bexport\b", line)
+    ]
 
 
 # --- the image ---
@@ -244,7 +318,11 @@ def test_the_dockerfile_has_only_instructions_and_begins_with_a_base() -> None:
 
 
 def test_what_the_image_copies_is_here_and_not_ignored() -> None:
-    rules = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] not in "#"]
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line[:1] not in "#"
+    ]
     copied = [source for rest in rests("COPY") for source in rest.split()[:-1]]
     assert {"pyproject.toml", "robsearch", "search_spaces"} <= set(copied)
     for source in copied:
@@ -261,20 +339,27 @@ def test_the_image_has_what_the_project_says_it_needs() -> None:
     (install,) = (rest for rest in rests("RUN") if "dependencies.txt" in rest)
     words = shlex.split(install)
     code = words[words.index("-c") + 1]
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert printed.splitlines() == project["project"]["dependencies"]
     assert "-r dependencies.txt" in install
 
 
 def test_the_image_is_robsearch_run_by_no_root_and_telling_nobody() -> None:
     assert rests("USER") == ["robsearch"]
-    assert [json.loads(each) for word in ("ENTRYPOINT", "CMD") for each in rests(word)] == [["robsearch"], ["--help"]]
+    assert [json.loads(each) for word in ("ENTRYPOINT", "CMD") for each in rests(word)] == [
+        ["robsearch"],
+        ["--help"],
+    ]
     words = [word for word, _ in instructions()]
     assert "RUN" not in words[words.index("USER") :]
     environment = dict(pair.split("=", 1) for rest in rests("ENV") for pair in rest.split())
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert not [name for name in environment if SECRETS.search(name) and name != "MLFLOW_DISABLE_TELEMETRY"]
+    assert not [
+        name for name in environment if SECRETS.search(name) and name != "MLFLOW_DISABLE_TELEMETRY"
+    ]
 
 
 def test_build_arguments_that_the_readme_names_exist() -> None:

@@ -5,26 +5,37 @@ import math
 import pytest
 
 from robsearch import PGD, SGD, AverageMargin, InputError
-from robsearch.errors import number
+from robsearch.errors import number, one_of
 
 
 @pytest.mark.parametrize(
-    ("span", "fits", "does_not"),
+    ("bounds", "said", "fits", "does_not"),
     [
-        ("> 0", (1e-9, 5), (0, -1, math.inf, math.nan, "1", None, True)),
-        (">= 1", (1, 2.5), (0.5, -math.inf)),
-        ("in [0, 1)", (0, 0.5), (1, -0.1)),
-        ("in (0, 1]", (1, 0.5), (0, 1.1)),
+        ({"above": 0}, "> 0", (1e-9, 5), (0, -1, math.inf, math.nan, "1", None, True)),
+        ({"at_least": 1}, ">= 1", (1, 2.5), (0.5, -math.inf)),
+        ({"at_least": 0, "below": 1}, "in [0, 1)", (0, 0.5), (1, -0.1)),
+        ({"above": 0, "at_most": 1}, "in (0, 1]", (1, 0.5), (0, 1.1)),
     ],
 )
-def test_a_number_is_checked_by_the_span_that_is_said(span, fits, does_not):
-    assert all(number("x", value, span, "")[0] for value in fits)
-    assert not any(number("x", value, span, "")[0] for value in does_not)
+def test_a_number_is_checked_by_the_bounds_that_are_said(bounds, said, fits, does_not):
+    for value in fits:
+        assert number("x", value, "", **bounds).fits
+    for value in does_not:
+        check = number("x", value, "", **bounds)
+        assert not check.fits
+        assert check.expected.startswith(f"x {said}")
 
 
 def test_a_whole_number_is_no_share_of_one():
-    assert number("x", 2, ">= 1", "", whole=True)[:2] == (True, "x >= 1, a whole number")
-    assert not number("x", 2.5, ">= 1", "", whole=True)[0]
+    check = number("x", 2, "", at_least=1, whole=True)
+    assert (check.fits, check.expected) == (True, "x >= 1, a whole number")
+    assert not number("x", 2.5, "", at_least=1, whole=True).fits
+
+
+def test_a_word_is_one_of_those_that_are_said():
+    assert one_of("norm", "l2", "l1", "l2", "linf").fits
+    check = one_of("norm", "l3", "l1", "l2", "linf")
+    assert (check.fits, check.expected) == (False, "norm 'l1', 'l2' or 'linf'")
 
 
 @pytest.mark.parametrize(

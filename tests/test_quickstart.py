@@ -19,7 +19,17 @@ def quickstart(tmp_path_factory):
     results = tmp_path_factory.mktemp("quickstart")
     code = "from robsearch.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "launch", "search_spaces.quickstart:digits", "--name", "q", "--parallel", "2"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "launch",
+            "search_spaces.quickstart:digits",
+            "--name",
+            "q",
+            "--parallel",
+            "2",
+        ],
         env={**os.environ, "ROBSEARCH_RESULTS": str(results)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -35,7 +45,8 @@ def quickstart(tmp_path_factory):
 
 
 def _memory(pid):
-    """Memory of a process and its children, each shared page counted once among those who share it."""
+    """Memory of a process and its children, each shared page counted once among those who share
+    it."""
     total = 0
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         try:
@@ -54,12 +65,17 @@ def test_suggestions_are_modelled_and_poor_trials_pruned(quickstart):
     assert (searched.groupby("width").size() > 5).all()  # TPE draws five at random, then models
 
 
-def test_the_best_net_of_each_width_is_ten_points_above_one_trained_without_adversarial_loss(quickstart):
+def test_the_best_net_of_each_width_is_ten_points_above_one_trained_without_adversarial_loss(
+    quickstart,
+):
     search, _, _ = quickstart
     done = search.trials[search.trials["state"] == "COMPLETE"]
     for width in search.widths:
         of_width = done[done["width"] == width]
-        searched, control = of_width[of_width["control"].isna()], of_width[of_width["control"] == "standard"]
+        searched, control = (
+            of_width[of_width["control"].isna()],
+            of_width[of_width["control"] == "standard"],
+        )
         best = searched.sort_values("value").iloc[-1]["test/robust_accuracy"]
         assert best >= control["test/robust_accuracy"].item() + 0.10
         assert best >= control["test_last/robust_accuracy"].item() + 0.10

@@ -1,4 +1,5 @@
-"""Every shipped plugin keeps its contract, and each promise of a contract fails on a plugin that breaks it."""
+"""Every shipped plugin keeps its contract, and each promise of a contract fails on a plugin that
+breaks it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -15,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robsearch.attacks import FGSM, PGD, AutoAttack, WorstCase
 from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 from robsearch.measures import (
     AttackDistance,
@@ -30,13 +30,22 @@ from robsearch.measures import (
     SampledMargin,
     SingularValues,
 )
-from robsearch.models import MLP, PreActResNet, SmallCNN, WideResNet
-from robsearch.modes import evaluating
-from robsearch.objectives import ALP, MART, PGDAT, TRADES, Standard
-from robsearch.optimisers import Cosine, Halving, Piecewise
-from robsearch.penalties import AverageMargin, NormDecay, Orthogonality, SingularValueClipping
+from robsearch.network.modes import evaluating
+from robsearch.parts.attacks import FGSM, PGD, AutoAttack, TwoLosses, WorstCase
+from robsearch.parts.models import MLP, PreActResNet, SmallCNN, WideResNet
+from robsearch.parts.objectives import ALP, MART, PGDAT, TRADES, Standard
+from robsearch.parts.optimisers import (
+    SGD,
+    Adam,
+    AdamW,
+    Cosine,
+    Halving,
+    Piecewise,
+    parameter_groups,
+)
+from robsearch.parts.penalties import AverageMargin, NormDecay, Orthogonality, SingularValueClipping
+from robsearch.parts.schedules import WAR, Fixed, Warmup
 from robsearch.protocols import About, ImageSpec, Split
-from robsearch.schedules import WAR, Fixed, Warmup
 from robsearch.testing import (
     check_attack,
     check_dataset,
@@ -45,6 +54,7 @@ from robsearch.testing import (
     check_measure,
     check_model,
     check_objective,
+    check_optimiser,
     check_penalty,
     check_schedule,
 )
@@ -65,6 +75,10 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
         PGD(eps=0),
         FGSM(),
         WorstCase((FGSM(), PGD(restarts=2))),
+        TwoLosses(),
+        TwoLosses(eps=0.5, step_size=0.1, norm="l2", restarts=2),
+        TwoLosses(steps=0),
+        TwoLosses(eps=0),
         AutoAttack(eps=0.1, attacks=("apgd-ce", "apgd-t", "fab", "fab-t")),
         AutoAttack(eps=0.5, norm="l2", attacks=("apgd-dlr", "square")),
     ),
@@ -85,9 +99,21 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
         WAR(target=1.0, lam_init=6.0),
         WAR(target=1.0, lam_init=6.0, ema=0.0, freeze_at=0.5),
         WAR(target=((0.0, 1.0), (1.0, 0.5)), form="paper"),
+        WAR(((0.0, 1.0), (1.0, 0.5)), 6.0, hold=0.1, alpha_per="progress", interpolation="log"),
     ),
-    check_model: (MLP(width=16), SmallCNN(width=0.5), PreActResNet(width=0.125), WideResNet(depth=10, width=1)),
-    check_dataset: (Digits(), Digits(train=100, label_noise=0.3)),
+    check_model: (
+        MLP(width=16),
+        MLP(width=16, init="ntk"),
+        MLP(width=16, init="he", parametrisation="mup", base_width=4),
+        SmallCNN(width=0.5),
+        PreActResNet(width=0.125),
+        WideResNet(depth=10, width=1),
+    ),
+    check_dataset: (
+        Digits(),
+        Digits(train=100, label_noise=0.3),
+        Digits(train=100, label_noise=0.3, noisy_val=True, draw=1),
+    ),
     check_measure: (
         LogitMargin(),
         InputMargin(),
@@ -108,6 +134,13 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
         GlobalBound(),
     ),
     check_learning_rate: (Piecewise(), Cosine(), Halving()),
+    check_optimiser: (
+        SGD(),
+        SGD(nesterov=True, decay_norms=False),
+        Adam(),
+        Adam(weight_decay=0.1, decay_norms=False),
+        AdamW(),
+    ),
     check_penalty: (
         NormDecay(),
         NormDecay(beta=0.1, mu=0.0, norm="l1"),
@@ -120,14 +153,18 @@ SHIPPED: dict[Check, tuple[object, ...]] = {
 }
 
 
-@pytest.mark.parametrize(("check", "plugin"), [(c, p) for c, ps in SHIPPED.items() for p in ps], ids=named)
+@pytest.mark.parametrize(
+    ("check", "plugin"), [(c, p) for c, ps in SHIPPED.items() for p in ps], ids=named
+)
 def test_a_shipped_plugin_keeps_its_contract(check: Check, plugin: object) -> None:
     before = torch.random.get_rng_state()
     check(plugin)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("dataset", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100(), SVHN()], ids=repr)
+@pytest.mark.parametrize(
+    "dataset", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100(), SVHN()], ids=repr
+)
 def test_real_images_keep_their_contract(dataset: CIFAR10, data_root: Path) -> None:
     if not (data_root / dataset.FOLDER / dataset.FILES[0]).exists():
         pytest.skip(f"ROBSEARCH_DATA has no {type(dataset).__name__}")
@@ -135,7 +172,8 @@ def test_real_images_keep_their_contract(dataset: CIFAR10, data_root: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "images", [ImageSpec((1, 8, 8), 10, (0.3,), (0.4,)), ImageSpec((2, 9, 11), 3, (0,) * 2, (1,) * 2)]
+    "images",
+    [ImageSpec((1, 8, 8), 10, (0.3,), (0.4,)), ImageSpec((2, 9, 11), 3, (0,) * 2, (1,) * 2)],
 )
 def test_a_model_is_checked_for_the_images_it_is_meant_for(images: ImageSpec) -> None:
     check_model(WideResNet(depth=10, width=1), images=images)
@@ -155,7 +193,9 @@ class BadAttack:
     eps: float = 0.1
     norm: str = "linf"
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         self._look_at(model, x, loss)
         self._disturb(model, x, y)
         scale = 1.1 if self.how in ("outside the ball", "outside the l2 ball") else 1.0
@@ -204,7 +244,9 @@ class BadAttack:
 class Forgetful:
     """An attack that puts the mode back, but not when the loss raises at its second call."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         with evaluating(model):
             loss(model(x))
         flags = [(module, module.training) for module in model.modules()]
@@ -227,11 +269,16 @@ class BadObjective:
             "inner is whole": lambda logits: (logits.argmax(1) != y).long(),
             "inner is NaN": lambda logits: F.cross_entropy(logits, y, reduction="none") * math.nan,
             "inner has no gradient": lambda logits: (logits.argmax(1) != y).float(),
-            "inner has an infinite gradient": lambda logits: (logits - logits.detach()).abs().sum(1).sqrt(),
+            "inner has an infinite gradient": lambda logits: (
+                (logits - logits.detach()).abs().sum(1).sqrt()
+            ),
         }.get(self.how, lambda logits: F.cross_entropy(logits, y, reduction="none"))
 
     def terms(self, clean: Tensor, adv: Tensor, y: Tensor) -> Any:
-        natural, robust = F.cross_entropy(clean, y), F.cross_entropy(adv, y) - F.cross_entropy(clean, y)
+        natural, robust = (
+            F.cross_entropy(clean, y),
+            F.cross_entropy(adv, y) - F.cross_entropy(clean, y),
+        )
         return {
             "one term": natural + robust,
             "a list": [natural, robust],
@@ -242,6 +289,16 @@ class BadObjective:
             "adv detached": (natural, robust.detach()),
             "all detached": (natural.detach(), robust.detach()),
         }.get(self.how, (natural, robust))
+
+
+@dataclass(frozen=True)
+class AdversarialFirst(BadObjective):
+    """Says that its first term is the natural loss, and puts the adversarial one there."""
+
+    natural_first: ClassVar[bool] = True
+
+    def terms(self, clean: Tensor, adv: Tensor, y: Tensor) -> Any:
+        return F.cross_entropy(adv, y), (clean - adv).square().mean()
 
 
 @dataclass(frozen=True)
@@ -307,7 +364,9 @@ class BadModel:
     width: float = 1.0
 
     def build(self, images: ImageSpec) -> Any:
-        linear = nn.Linear(math.prod(images.shape), images.num_classes + (self.how == "too many classes"))
+        linear = nn.Linear(
+            math.prod(images.shape), images.num_classes + (self.how == "too many classes")
+        )
         match self.how:
             case "own randomness":
                 nn.init.constant_(linear.weight, next(CALLS))
@@ -323,7 +382,9 @@ class BadModel:
                 linear = nn.Linear(7, 10)
             case "squeezes":
                 return Squeezed(nn.Flatten(), linear)
-        return nn.Sequential(Detached() if self.how == "detached" else nn.Identity(), nn.Flatten(), linear)
+        return nn.Sequential(
+            Detached() if self.how == "detached" else nn.Identity(), nn.Flatten(), linear
+        )
 
 
 class Detached(nn.Module):
@@ -358,7 +419,9 @@ class BadDataset:
             "float labels": Split(images, labels / 1),
             "one-hot labels": Split(images, F.one_hot(labels)),
         }.get(self.how, Split(images, labels))
-        return dict.fromkeys(("train", "test") if self.how == "no val" else ("train", "val", "test"), split)
+        return dict.fromkeys(
+            ("train", "test") if self.how == "no val" else ("train", "val", "test"), split
+        )
 
 
 @dataclass(frozen=True)
@@ -447,6 +510,62 @@ class BadLearningRate:
         }.get(self.how, 1 - progress if self.how != "divides" else 1 / progress)
 
 
+class Stubborn(torch.optim.SGD):
+    """Steps at the rate that it was built with, whatever its groups say."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr)
+        self.first = lr
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["lr"] = self.first
+        super().step()
+
+
+class Counted(torch.optim.SGD):
+    """Remembers beside its state how many steps it took."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> None:
+        self.steps += 1
+        for group in self.param_groups:
+            group["lr"] *= self.steps
+        super().step()
+
+
+@dataclass(frozen=True)
+class BadOptimiser:
+    """Plain gradient descent."""
+
+    how: str = ""
+    lr: Any = 0.1
+
+    def build(self, model: nn.Module) -> Any:
+        groups = parameter_groups(model, "sgd", self.lr, 0.0, True)
+        parameters = list(model.parameters())
+        match self.how:
+            case "no optimiser":
+                return groups
+            case "some":
+                return torch.optim.SGD(parameters[1:], self.lr)
+            case "a stranger":
+                return torch.optim.SGD([*parameters, nn.Parameter(torch.ones(1))], self.lr)
+            case "rates of its own":
+                groups = [
+                    {"params": [p], "lr": self.lr / (i + 1)} for i, p in enumerate(parameters)
+                ]
+            case "deaf":
+                return torch.optim.SGD(parameters, self.lr)
+            case "negative factor":
+                groups[0]["lr_factor"] = -1.0
+            case "spoils weights":
+                parameters[0].data.mul_(0.9)
+        kinds: dict[str, Any] = {"stubborn": Stubborn, "remembers": Counted}
+        return kinds.get(self.how, torch.optim.SGD)(groups, lr=self.lr)
+
+
 SEEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """What a penalty remembers of a network beside its state."""
 
@@ -487,7 +606,9 @@ class BadPenalty:
 
     def before_step(self, model: nn.Module, state: Any, step: int) -> Any:
         SEEN[model] = SEEN.get(model, 0) + 1
-        strength = {"remembers": next(CALLS), "remembers the network": SEEN[model]}.get(self.how, state["n"] + 1)
+        strength = {"remembers": next(CALLS), "remembers the network": SEEN[model]}.get(
+            self.how, state["n"] + 1
+        )
         trained = [p for p in model.parameters() if p.requires_grad]
         for p in trained:
             p.grad.add_(0.01 * strength * p.detach())
@@ -521,12 +642,17 @@ class BadPenalty:
                 model[-1].weight = nn.Parameter(0.99 * model[-1].weight.detach())
             case "after_step wakes frozen weights":
                 model[-1].bias.requires_grad_()
-        return {**state, "n": state["n"] + (step if self.how != "after_step mutates" else state["n"].add_(1))}
+        return {
+            **state,
+            "n": state["n"] + (step if self.how != "after_step mutates" else state["n"].add_(1)),
+        }
 
 
 BROKEN: dict[Check, dict[object, str]] = {
     check_attack: {
-        BadAttack("shape"): r"images of torch.float32 \(6, 3, 8, 8\), got torch.float32 \(5, 3, 8, 8\)",
+        BadAttack(
+            "shape"
+        ): r"images of torch.float32 \(6, 3, 8, 8\), got torch.float32 \(5, 3, 8, 8\)",
         BadAttack("dtype"): r"images of torch.float32 .* got torch.float64",
         BadAttack("outside the box"): r"images in \[0, 1\], got -0",
         BadAttack("NaN"): r"images in \[0, 1\], got nan",
@@ -536,33 +662,52 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadAttack("no_grad"): "no error, got RuntimeError: .*grad",
         BadAttack("own randomness", eps=1.0): "the same images from the same seed",
         BadAttack("clean images"): "the clean images untouched",
-        BadAttack("attacks in train mode"): "the model in eval mode during the attack, got train mode",
+        BadAttack(
+            "attacks in train mode"
+        ): "the model in eval mode during the attack, got train mode",
         BadAttack(
             "forgets the mode"
         ): "the model's training flags untouched, got a change in the model, 0, 1, 3, 4, 5$",
         BadAttack("wakes frozen"): "the model's training flags untouched, got a change in 2$",
         BadAttack("zeroes gradients"): "the model's gradients untouched, got a change in 1.weight$",
         BadAttack("leaves gradients"): "the model's gradients untouched",
-        BadAttack("weights"): "the model's weights and statistics untouched, got a change in 1.weight$",
-        BadAttack("requires_grad"): "the model's requires_grad untouched, got a change in 1.weight$",
+        BadAttack(
+            "weights"
+        ): "the model's weights and statistics untouched, got a change in 1.weight$",
+        BadAttack(
+            "requires_grad"
+        ): "the model's requires_grad untouched, got a change in 1.weight$",
         Forgetful(): "the model's training flags untouched",
         TRADES(): r"all of robsearch.protocols.Attack, got no __call__",
         PGD: "an instance, got a class",
     },
     check_objective: {
-        BadObjective("inner is a mean"): r"the inner loss to give one float per example, \(6,\), got .*\(\)",
-        BadObjective("inner is whole"): "the inner loss to give one float per example, .*got torch.int64",
+        BadObjective(
+            "inner is a mean"
+        ): r"the inner loss to give one float per example, \(6,\), got .*\(\)",
+        BadObjective(
+            "inner is whole"
+        ): "the inner loss to give one float per example, .*got torch.int64",
         BadObjective("inner is NaN"): "the inner loss to give numbers, got NaN",
         BadObjective("inner has no gradient"): "the inner loss to have a finite gradient, got none",
-        BadObjective("inner has an infinite gradient"): "the inner loss to have a finite gradient, got NaN or inf",
+        BadObjective(
+            "inner has an infinite gradient"
+        ): "the inner loss to have a finite gradient, got NaN or inf",
         BadObjective("one term"): r"two terms, \(natural, robust\)",
         BadObjective("a list"): r"two terms, \(natural, robust\)",
         BadObjective("per example"): "a finite scalar as natural term",
         BadObjective("naive log"): "a finite scalar as natural term, got inf",
         BadObjective("a sum"): "the robust term to be a batch mean, got .* for the batch twice",
-        BadObjective("clean detached"): "the terms in the clean logits to have a finite gradient, got none",
-        BadObjective("adv detached"): "the terms in the adversarial logits to have a finite gradient, got none",
-        BadObjective("all detached"): "the terms in the clean logits to have a finite gradient, got none",
+        BadObjective(
+            "clean detached"
+        ): "the terms in the clean logits to have a finite gradient, got none",
+        BadObjective(
+            "adv detached"
+        ): "the terms in the adversarial logits to have a finite gradient, got none",
+        BadObjective(
+            "all detached"
+        ): "the terms in the clean logits to have a finite gradient, got none",
+        AdversarialFirst(): "natural_first=False, or a first term of clean logits alone",
         PGD(): r"all of robsearch.protocols.Objective, got no inner, terms",
     },
     check_schedule: {
@@ -598,15 +743,17 @@ BROKEN: dict[Check, dict[object, str]] = {
     check_dataset: {
         BadDataset("means"): "a mean and a positive std for each of 1 channel",
         BadDataset("std"): "a mean and a positive std for each of 1 channel",
-        BadDataset("no val"): r"splits train, val and test, got \['test', 'train'\]",
-        BadDataset("floats"): r"train.images to be torch.uint8 \(6, 1, 2, 2\), .* got torch.float32",
+        BadDataset("no val"): "the splits train, val and test, got no val",
+        BadDataset(
+            "floats"
+        ): r"train.images to be torch.uint8 \(6, 1, 2, 2\), .* got torch.float32",
         BadDataset("shape"): r"train.images to be torch.uint8 .* got torch.uint8 \(6, 1, 4, 1\)",
         BadDataset("too few labels"): r"train.images to be torch.uint8 \(5, 1, 2, 2\)",
         BadDataset("empty"): "train.images .* not empty",
-        BadDataset("label too high"): "train.labels .* 0 to 2, got .* from 1 to 3",
-        BadDataset("label too low"): "train.labels .* 0 to 2, got .* from -1 to 1",
-        BadDataset("float labels"): "train.labels to be whole numbers in a row, .*float",
-        BadDataset("one-hot labels"): r"train.labels to be whole numbers in a row, .*\(6, 3\)",
+        BadDataset("label too high"): "train.labels .* 0 to 2, got 1 to 3",
+        BadDataset("label too low"): "train.labels .* 0 to 2, got -1 to 1",
+        BadDataset("float labels"): "train.labels to be whole numbers in one row, .*float",
+        BadDataset("one-hot labels"): r"train.labels to be whole numbers in one row, .*\(6, 3\)",
         BadDataset("other each time"): "the same train from each read",
         NamelessDataset(): "no error, got InputError: expected NamelessDataset and its fields",
         PGD(): r"all of robsearch.protocols.Dataset, got no spec, read",
@@ -623,7 +770,9 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadMeasure(
             about=About("bound", "logits", "made up")
         ): "a kind out of exact, lower bound, upper bound, estimate, got 'bound'",
-        BadMeasure("per class"): r"a call to give one float per example, \(6,\), got torch.float32 \(6, 5\)",
+        BadMeasure(
+            "per class"
+        ): r"a call to give one float per example, \(6,\), got torch.float32 \(6, 5\)",
         BadMeasure("mean"): r"a call to give one float per example, .* got torch.float32 \(\)",
         BadMeasure("whole"): "a call to give one float per example, .* got torch.int64",
         BadMeasure("NaN"): "a call to give numbers, got NaN",
@@ -636,10 +785,16 @@ BROKEN: dict[Check, dict[object, str]] = {
     check_layer_measure: {
         BadLayerMeasure(name="acc@1"): "a name of letters, .* got 'acc@1'",
         BadLayerMeasure(about="exact"): "about to be a robsearch.protocols.About, got 'exact'",
-        BadLayerMeasure("list"): "by_layer to give a mapping from layers' names, got <class 'list'>",
+        BadLayerMeasure(
+            "list"
+        ): "by_layer to give a mapping from layers' names, got <class 'list'>",
         BadLayerMeasure("stranger"): r"names of layers, .* got \['nowhere'\]",
-        BadLayerMeasure("scalar"): r"one or more floats in a row for layer '5', got torch.float32 \(\)",
-        BadLayerMeasure("none"): r"one or more floats in a row for layer '5', got torch.float32 \(0,\)",
+        BadLayerMeasure(
+            "scalar"
+        ): r"one or more floats in a row for layer '5', got torch.float32 \(\)",
+        BadLayerMeasure(
+            "none"
+        ): r"one or more floats in a row for layer '5', got torch.float32 \(0,\)",
         BadLayerMeasure("whole"): "one or more floats in a row for layer '5', got torch.int64",
         BadLayerMeasure("number"): "one or more floats in a row for layer '5', got 1.0",
         BadLayerMeasure("NaN"): "layer '5' to have numbers, got NaN",
@@ -656,13 +811,17 @@ BROKEN: dict[Check, dict[object, str]] = {
         TRADES(): r"all of robsearch.protocols.LearningRate, got no __call__",
     },
     check_penalty: {
-        BadPenalty("init forgets the mode"): "the model's training flags untouched, got a change in 1.1$",
+        BadPenalty(
+            "init forgets the mode"
+        ): "the model's training flags untouched, got a change in 1.1$",
         BadPenalty("not a dict"): r"init to give a dict of named tensors, got \[tensor",
         BadPenalty("numbers"): r"init to give a dict of named tensors, got {'n': 0.0}",
         BadPenalty("numbered"): r"init to give a dict of named tensors, got {0: tensor",
         BadPenalty("attached"): "init to give a state without gradient, got one in n$",
         BadPenalty("NaN state"): "init's state to survive torch.save",
-        BadPenalty("loss changes weights"): "the model's weights and statistics untouched, got a change in 0.0.weight$",
+        BadPenalty(
+            "loss changes weights"
+        ): "the model's weights and statistics untouched, got a change in 0.0.weight$",
         BadPenalty("loss leaves gradients"): "the model's gradients untouched",
         BadPenalty("float"): "a finite scalar as loss, or None, got 1.0",
         BadPenalty("per example"): r"a finite scalar as loss, or None, got tensor\(\[",
@@ -671,25 +830,58 @@ BROKEN: dict[Check, dict[object, str]] = {
         BadPenalty("steep"): "a loss with a finite gradient, got NaN or infinity",
         BadPenalty("before_step changes weights"): "the model's weights and statistics untouched",
         BadPenalty("before_step changes its state"): "before_step to leave its state alone",
-        BadPenalty("before_step spoils gradients"): "a finite gradient from before_step in 0.0.weight, got tensor",
-        BadPenalty("before_step drops gradients"): "a finite gradient from before_step in 0.0.weight, got None",
-        BadPenalty("before_step gives frozen weights a gradient"): "the model's frozen weights' gradients untouched",
-        BadPenalty("before_step gives nothing"): "before_step to give a dict of named tensors, got None",
-        BadPenalty("after_step changes gradients"): "the model's gradients untouched, got a change in 0.0.weight$",
-        BadPenalty("after_step changes statistics"): "the model's frozen weights and statistics untouched",
-        BadPenalty("after_step changes frozen weights"): "the model's frozen weights and statistics untouched",
-        BadPenalty("after_step replaces weights"): "the model's parameters untouched, got a change in 3.weight$",
-        BadPenalty("after_step wakes frozen weights"): "the model's requires_grad untouched, got a change in 3.bias$",
+        BadPenalty(
+            "before_step spoils gradients"
+        ): "a finite gradient from before_step in 0.0.weight, got tensor",
+        BadPenalty(
+            "before_step drops gradients"
+        ): "a finite gradient from before_step in 0.0.weight, got None",
+        BadPenalty(
+            "before_step gives frozen weights a gradient"
+        ): "the model's frozen weights' gradients untouched",
+        BadPenalty(
+            "before_step gives nothing"
+        ): "before_step to give a dict of named tensors, got None",
+        BadPenalty(
+            "after_step changes gradients"
+        ): "the model's gradients untouched, got a change in 0.0.weight$",
+        BadPenalty(
+            "after_step changes statistics"
+        ): "the model's frozen weights and statistics untouched",
+        BadPenalty(
+            "after_step changes frozen weights"
+        ): "the model's frozen weights and statistics untouched",
+        BadPenalty(
+            "after_step replaces weights"
+        ): "the model's parameters untouched, got a change in 3.weight$",
+        BadPenalty(
+            "after_step wakes frozen weights"
+        ): "the model's requires_grad untouched, got a change in 3.bias$",
         BadPenalty("after_step mutates"): "after_step to leave its state alone",
         BadPenalty("remembers"): "the same weights and state from the same start",
         BadPenalty("remembers the network"): "a resumed training to end like one that went on",
         PGD(): r"all of robsearch.protocols.Penalty, got no init, loss, before_step, after_step",
     },
+    check_optimiser: {
+        BadOptimiser("no optimiser"): "a torch.optim.Optimizer from build, got list",
+        BadOptimiser("some"): "each parameter in one group",
+        BadOptimiser("a stranger"): "each parameter in one group",
+        BadOptimiser("rates of its own"): r"a group at the base rate, 0\.1, times its lr_factor, 1",
+        BadOptimiser("deaf"): r"lr_factor 2 or 3 for 0\.0\.weight, as the network asks, got 1",
+        BadOptimiser("negative factor"): "a finite lr_factor > 0, got -1",
+        BadOptimiser("spoils weights"): "the model's weights and statistics untouched",
+        BadOptimiser("stubborn"): "steps at the lr of its groups, got steps where that is 0",
+        BadOptimiser("remembers"): "a resumed training to end like one that went on",
+        BadOptimiser(lr=0.0): "a finite lr > 0",
+        PGD(): "all of robsearch.protocols.Optimiser, got no lr, build",
+    },
 }
 
 
 @pytest.mark.parametrize(
-    ("check", "plugin", "broken"), [(c, p, b) for c, ps in BROKEN.items() for p, b in ps.items()], ids=named
+    ("check", "plugin", "broken"),
+    [(c, p, b) for c, ps in BROKEN.items() for p, b in ps.items()],
+    ids=named,
 )
 def test_a_broken_promise_is_named(check: Check, plugin: object, broken: str) -> None:
     with pytest.raises(AssertionError, match=f"expected {broken}") as caught:

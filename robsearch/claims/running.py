@@ -1,61 +1,60 @@
-"""``robsearch validate``: the experiments of a paper as searches, then a verdict for each of its claims."""
+"""``robsearch validate``: the experiments of a paper as searches, then a verdict for each of its
+claims."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from robsearch.claims.experiment import ARM, Experiment, Found, Study
-from robsearch.claims.form import Evidence, Verdict, judge
-from robsearch.claims.page import Page, write
-from robsearch.errors import InputError, refusal
+from robsearch.claims.claim import Evidence, Part, Verdict, judge
+from robsearch.claims.experiment import ARM, Experiment, Findings, PaperStudy
+from robsearch.claims.figures import forest
+from robsearch.claims.page import REPORT, Validation, write
+from robsearch.drawing.style import Drawing
+from robsearch.errors import InputError, counted, refusal, refused
 from robsearch.identity import mismatch
-from robsearch.report.canvas import Drawing
-from robsearch.search import Means, Place, Search, launch, load_search, resume, search_names
-from robsearch.search.belonging import is_search
+from robsearch.search import (
+    ResultsStore,
+    RunOptions,
+    Search,
+    launch,
+    load_search,
+    resume,
+    search_names,
+)
+from robsearch.search.options import in_store
 from robsearch.search.preflight import check_names
-from robsearch.search.workplace import in_place
-from robsearch.selection import collapsed_among
+from robsearch.search.recording import Recorder
+from robsearch.search.results_store import is_search
+from robsearch.search.syncing import begin_old_search
 from robsearch.study import COLUMN
-from robsearch.tracking import Tracker
-from robsearch.wording import counted
+from robsearch.tracking import SEARCH, Tracker
+from robsearch.trials.selection import collapsed_among
 
 SEEDS_APART = 100
-"""Experiments of one study have seeds of their own, so that what was chosen in one is tested on fresh ones."""
+"""Experiments of one study have seeds of their own, so that what was chosen in one is tested on
+fresh ones."""
 VERDICTS = "verdicts.json"
 RESUMED_BY = "<an experiment of `robsearch validate`, which goes on when it is called again>"
+TESTED = "test/robust_accuracy"
 
 
-@dataclass(frozen=True)
-class Validation:
-    """A paper's claims, judged.
-
-    Attributes:
-        name: of the validation; its searches are called ``NAME-EXPERIMENT``.
-        folder: where the verdicts, the tables and the page lie.
-        verdicts: one for each claim.
-        found: the evidence, by experiment.
-        tables: what else the study shows, by caption.
-    """
-
-    name: str
-    folder: Path
-    verdicts: tuple[Verdict, ...]
-    found: Found
-    tables: Mapping[str, pd.DataFrame]
-    figures: Sequence[Drawing]
-
-
-@in_place
+@in_store
 def validate(
-    study: Study, name: str, *, seed: int = 0, means: Means | None = None, console: Console | None = None
+    study: PaperStudy,
+    name: str,
+    *,
+    seed: int = 0,
+    options: RunOptions | None = None,
+    console: Console | None = None,
 ) -> Validation | None:
     """Runs what has not been run of a study, judges its claims, and writes everything down.
 
@@ -65,67 +64,134 @@ def validate(
         study: the experiments and the claims of one paper.
         name: of the validation.
         seed: every training's derives from it.
-        means: where and how much.
+        options: where and how much.
         console: where progress is shown.
 
     Returns:
-        The validation, or None where an experiment was stopped before its end: the same call goes on. Trainings that
-        failed, or could not be judged on ``test``, are missing from the evidence; a seed that lacks one is left out of
-        what is compared with it.
+        The validation, or None where an experiment was stopped before its end: the same call goes
+        on. Trainings that failed, or could not be judged on ``test``, are missing from the
+        evidence; a seed that lacks one is left out of what is compared with it.
 
     Raises:
         InputError: everything that is wrong with the study, the options or the places.
     """
-    means, console = replace(means or Means(), models=False), console or Console()
-    check_names(name, *(f"{name}-{each.name}" for each in study.experiments), place=means.place)
-    _check_free(study, name, means.place)
-    found: dict[str, Evidence] = {}
+    # The best net of each width is no result here, so none is exported.
+    options = replace(options or RunOptions(), models=False)
+    console = console or Console()
+    searches = _search_names(study, name)
+    check_names(name, *searches, store=options.store)
+    _check_free(study, name, options.store)
+    findings: dict[str, Evidence] = {}
     for number, experiment in enumerate(study.experiments):
-        search = _run(experiment, f"{name}-{experiment.name}", seed * SEEDS_APART + number, found, means, console)
-        if search.stopped or not _over(experiment, search):
+        # Fresh seeds for each experiment: what one chose, the next does not judge on the same nets.
+        its_seed = seed * SEEDS_APART + number
+        search = _run(experiment, searches[number], its_seed, findings, options, console)
+        if search.stopped or not _is_over(experiment, search):
             return None
-        found[experiment.name] = experiment.evidence(search, found)
-    validation = judged(study, name, found, means.place.folder(name))
-    _tell(validation, study, means, console)
+        findings[experiment.name] = experiment.evidence(search, findings)
+    validation = judge_study(study, name, findings, options.store.folder(name))
+    _publish(validation, study, options, console)
     return validation
 
 
-def _check_free(study: Study, name: str, place: Place) -> None:
-    """Refuses the name of a search, whose report would be written over, and of another study's validation."""
-    folder, do = place.folder(name), "choose another --name"
-    if name in search_names(place) or is_search(folder):
-        raise InputError(refusal("the name of a validation", f"{name!r}, which is a search's", do))
-    if (folder / VERDICTS).exists():
-        known = [each["claim"] for each in json.loads((folder / VERDICTS).read_text())]
-        if known != (claims := [claim.name for claim in study.claims]):
-            got = f"verdicts on {', '.join(known)} in {folder}"
-            raise InputError(refusal(f"a validation of {', '.join(claims)} under the name {name!r}", got, do))
+def judge_study(
+    study: PaperStudy,
+    name: str,
+    findings: Findings,
+    folder: Path,
+) -> Validation:
+    """The verdicts on what was found and judged on ``test``; nothing is trained or written."""
+    tested = {}
+    for experiment, (trials, epochs) in findings.items():
+        tested[experiment] = Evidence(trials[_is_tested(trials)], epochs)
+    pooled = _pooled(tested)
+    verdicts = tuple(judge(study.claims, pooled))
+    figures = [*_effects(verdicts), *study.figures(tested)]
+    # A table of an experiment of which nothing was judged has no rows, and then not even heads.
+    tables = {caption: frame for caption, frame in study.tables(tested).items() if not frame.empty}
+    return Validation(name, folder, verdicts, tested, tables, figures)
 
 
-def judged(study: Study, name: str, found: Found, folder: Path) -> Validation:
-    """The verdicts on what has been found and judged on ``test``; nothing is trained or written."""
-    found = {each: Evidence(trials[_tested(trials)], epochs) for each, (trials, epochs) in found.items()}
-    evidence = Evidence(*(pd.concat(frames) for frames in zip(*found.values(), strict=True)))
-    return Validation(
-        name, folder, tuple(judge(study.claims, evidence)), found, study.tables(found), study.figures(found)
-    )
+def _pooled(findings: Findings) -> Evidence:
+    """The evidence of all experiments as one."""
+    parts = zip(*findings.values(), strict=True)
+    return Evidence(*map(pd.concat, parts))
 
 
-def _run(experiment: Experiment, name: str, seed: int, found: Found, means: Means, console: Console) -> Search:
-    space = experiment.space(found)
-    if name not in search_names(means.place):
-        return launch(space, name=name, seed=seed, means=means, console=console, resumed_by=RESUMED_BY)
-    search = load_search(name, means.results, means.storage)
-    if problems := list(_differences(experiment, search, seed, found)):
+def _effects(verdicts: Sequence[Verdict]) -> Iterator[Drawing]:
+    """One picture of all effects, if there are any."""
+    parts = []
+    for verdict in verdicts:
+        for effect, estimate in verdict.parts:
+            named = effect._replace(what=f"{verdict.claim.name}: {effect.what}")
+            parts.append(Part(named, estimate))
+    if parts:
+        caption = (
+            "What each claim says is above 0, with 95 % intervals over seeds. The grey dash is the "
+            "smallest effect that matters."
+        )
+        yield forest(parts, "Effects", caption)
+
+
+def _search_names(study: PaperStudy, name: str) -> list[str]:
+    return [f"{name}-{experiment.name}" for experiment in study.experiments]
+
+
+def _check_free(study: PaperStudy, name: str, store: ResultsStore) -> None:
+    """Refuses the name of a search, whose report would be written over, and of another study's
+    validation."""
+    folder = store.folder(name)
+    do = "choose another --name"
+    if name in search_names(store) or is_search(folder):
+        raise refused("the name of a validation", f"{name!r}, which is a search's", do)
+    if not (folder / VERDICTS).exists():
+        return
+    verdicts = json.loads((folder / VERDICTS).read_text())
+    written = [verdict["claim"] for verdict in verdicts]
+    claims = [claim.name for claim in study.claims]
+    if written != claims:
+        expected = f"a validation of {', '.join(claims)} under the name {name!r}"
+        got = f"verdicts on {', '.join(written)} in {folder}"
+        raise refused(expected, got, do)
+
+
+def _run(
+    experiment: Experiment[Any],
+    name: str,
+    seed: int,
+    findings: Findings,
+    options: RunOptions,
+    console: Console,
+) -> Search:
+    space = experiment.space(findings)
+    if name not in search_names(options.store):
+        return launch(
+            space,
+            name=name,
+            seed=seed,
+            options=options,
+            console=console,
+            resumed_by=RESUMED_BY,
+        )
+    # What was trained under other settings would be other evidence than the claims ask for.
+    search = load_search(name, options.results, options.storage)
+    differences = list(_differences(experiment, search, seed, findings))
+    if differences:
         do = "choose another --name, or the plan and the --seed that it was begun with"
-        raise InputError(*(refusal(f"{name} with {asked}", got, do) for asked, got in problems))
+        raise InputError(*(refusal(f"{name} with {asked}", got, do) for asked, got in differences))
+    # Resuming also measures what was trained and not judged on test.
     trained = search.trials[search.trials["state"] == "COMPLETE"]
-    if _over(experiment, search) and _tested(trained).all():
+    if _is_over(experiment, search) and _is_tested(trained).all():
         return search
-    return resume(name, space=space, means=means, console=console)
+    return resume(name, space=space, options=options, console=console)
 
 
-def _differences(experiment: Experiment, search: Search, seed: int, found: Found) -> Iterator[tuple[str, object]]:
+def _differences(
+    experiment: Experiment[Any],
+    search: Search,
+    seed: int,
+    findings: Findings,
+) -> Iterator[tuple[str, object]]:
     """What is asked for and what there is, where an existing search is of another plan."""
     record = search.record
     if record.trials != experiment.trainings:
@@ -135,101 +201,119 @@ def _differences(experiment: Experiment, search: Search, seed: int, found: Found
     if record.widths != experiment.widths:
         yield f"widths {experiment.widths}", record.widths
         return
-    for row in search.trials.dropna(subset=["recipe"]).to_dict("records"):
-        arm, width = str(row[f"{COLUMN}{ARM}"]), float(row["width"])
-        if arm not in experiment.arms:
-            yield f"arms {', '.join(experiment.arms)}", arm
+    for trial in search.trials.dropna(subset=["recipe"]).to_dict("records"):
+        arm = str(trial[f"{COLUMN}{ARM}"])
+        width = float(trial["width"])
+        if arm not in experiment.arm_names:
+            yield f"arms {', '.join(experiment.arm_names)}", arm
             return
-        recipe = replace(experiment.recipe(arm, width, found), seed=int(row["seed"]))
-        if why := mismatch(str(row["recipe"]), recipe.resolved):
-            yield f"the recipe of arm {arm!r} at width {width:g}", f"{why}, in {row['trial']}"
+        recipe = experiment.recipe_of(arm, width, findings)
+        recipe = replace(recipe, seed=int(trial["seed"]), derivation=record.derivation)
+        why = mismatch(str(trial["recipe"]), recipe.resolved)
+        if why:
+            yield f"the recipe of arm {arm!r} at width {width:g}", f"{why}, in {trial['trial']}"
             return
 
 
-def _over(experiment: Experiment, search: Search) -> bool:
-    """Whether every arm was tried at every width; what fails is tried once, and is missing from the evidence."""
+def _is_over(experiment: Experiment[Any], search: Search) -> bool:
+    """Whether every arm was tried at every width; what fails is tried once, and is missing from the
+    evidence."""
     tried = search.trials.drop_duplicates(["width", "number"])
-    asked = len(experiment.arms) * len(experiment.widths)
-    return len(tried) >= asked and not (search.trials["suggestion"] == "RUNNING").any()
+    expected = len(experiment.arms) * len(experiment.widths)
+    is_running = search.trials["suggestion"] == "RUNNING"
+    return len(tried) >= expected and not is_running.any()
 
 
-def _tested(trials: pd.DataFrame) -> pd.Series:
+def _is_tested(trials: pd.DataFrame) -> pd.Series:
     """Whether each training was judged on ``test``."""
-    return trials.reindex(columns=["test/robust_accuracy"])["test/robust_accuracy"].notna()
+    return trials.reindex(columns=[TESTED])[TESTED].notna()
 
 
-def _tell(validation: Validation, study: Study, means: Means, console: Console) -> None:
+def _publish(
+    validation: Validation,
+    study: PaperStudy,
+    options: RunOptions,
+    console: Console,
+) -> None:
     """The verdicts into the folder, and to the MLflow run of the last search that they rest on."""
     folder = validation.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERDICTS).write_text(json.dumps(as_json(validation.verdicts), indent=1))
-    for part, frame in zip(("trials", "epochs"), zip(*validation.found.values(), strict=True), strict=True):
-        pd.concat(frame).to_parquet(folder / f"{part}.parquet")
-    last = load_search(f"{validation.name}-{study.experiments[-1].name}", means.results, means.storage)
-    write(_page(validation, study, last), folder / "report.html")
-    uri, results = means.uri(last.record.tracking), means.place.results
-    tracker = Tracker(uri, last.name, results, last.record.identity, patient=True)
-    tracker.tag("search", {f"robsearch.verdict.{each.claim.name}": each.answer for each in validation.verdicts})
-    for file in (folder / VERDICTS, folder / "report.html"):
-        tracker.artifact("search", file, "claims")
-    if unsent := tracker.close():
+    verdicts = json.dumps(as_json(validation.verdicts), indent=1)
+    (folder / VERDICTS).write_text(verdicts)
+    for part, frame in _pooled(validation.findings)._asdict().items():
+        frame.to_parquet(folder / f"{part}.parquet")
+    searches = _search_names(study, validation.name)
+    last = load_search(searches[-1], options.results, options.storage)
+    trainings = "; ".join(_trainings(validation, study))
+    setting = {"searches": ", ".join(searches), "trainings": trainings, **last.setting}
+    write(validation, len(study.experiments[0].widths), setting)
+    tracker = Tracker(
+        options.uri(last.record.tracking),
+        last.name,
+        options.store.results,
+        last.record.identity,
+        patient=True,
+    )
+    recorder = Recorder(tracker, last.folder / "trials", last.record)
+    begin_old_search(recorder, last.record, options)
+    answers: dict[str, str] = {
+        f"robsearch.verdict.{verdict.claim.name}": verdict.answer for verdict in validation.verdicts
+    }
+    copies = last.folder / "claims"
+    copies.mkdir(exist_ok=True)
+    for file in (VERDICTS, REPORT):
+        shutil.copy(folder / file, copies)
+    recorder.tag(SEARCH, answers)
+    if tracker.close():
         console.print(
-            f"note: {counted(unsent, 'record')} did not reach MLflow; the same command delivers what waits",
+            "note: the verdicts did not reach MLflow; the same command delivers them",
             soft_wrap=True,
         )
 
 
-def _page(validation: Validation, study: Study, last: Search) -> Page:
-    searches = [f"{validation.name}-{experiment.name}" for experiment in study.experiments]
-    trainings = [
-        f"{len(trials := validation.found[each.name].trials)} of {each.trainings} in {each.name} "
-        + f"({counted(each.seeds, 'seed')})"
-        + (f", {bad} of them collapsed" if (bad := int(collapsed_among(trials).sum())) else "")
-        for each in study.experiments
-    ]
-    setting = {"searches": ", ".join(searches), "trainings": "; ".join(trainings), **last.setting}
-    widths = study.experiments[0].widths
-    return Page(
-        validation.name,
-        ", ".join(searches),
-        validation.verdicts,
-        validation.tables,
-        validation.figures,
-        widths,
-        setting,
-    )
+def _trainings(validation: Validation, study: PaperStudy) -> Iterator[str]:
+    """What each experiment has of the trainings that it planned."""
+    for experiment in study.experiments:
+        trials = validation.findings[experiment.name].trials
+        of_all = f"{len(trials)} of {experiment.trainings} in {experiment.name}"
+        text = f"{of_all} ({counted(experiment.seeds, 'seed')})"
+        collapsed = int(collapsed_among(trials).sum())
+        if collapsed:
+            text += f", {collapsed} of them collapsed"
+        yield text
 
 
-def as_json(verdicts: tuple[Verdict, ...]) -> list[dict[str, Any]]:
+def as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Verdicts as plain data; an end of an interval that is not finite is None."""
     return [
         {
-            "claim": each.claim.name,
-            "sentence": each.claim.sentence,
-            "source": each.claim.source,
-            "answer": each.answer,
-            "p_holm": each.p_holm,
-            "seeds": each.seeds,
-            "needed": each.needed,
-            "reason": each.reason,
-            "change": each.claim.change,
-            "parts": [
-                {
-                    "what": part.effect.what,
-                    "unit": part.effect.unit,
-                    "delta": part.effect.delta,
-                    "mean": _finite(part.found.mean),
-                    "low": _finite(part.found.low),
-                    "high": _finite(part.found.high),
-                    "p": part.found.p,
-                    "per_seed": list(part.effect.per_seed),
-                }
-                for part in each.parts
-            ],
+            "claim": verdict.claim.name,
+            "sentence": verdict.claim.sentence,
+            "source": verdict.claim.source,
+            "answer": verdict.answer,
+            "p_holm": verdict.p_holm,
+            "seeds": verdict.seeds,
+            "needed": verdict.needed,
+            "reason": verdict.reason,
+            "change": verdict.claim.change,
+            "parts": [_part_as_json(part) for part in verdict.parts],
         }
-        for each in verdicts
+        for verdict in verdicts
     ]
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def _part_as_json(part: Part) -> dict[str, Any]:
+    effect, estimate = part
+    # JSON has no infinity.
+    ends: dict[str, float | None] = {}
+    for end in ("mean", "low", "high"):
+        number = getattr(estimate, end)
+        ends[end] = number if math.isfinite(number) else None
+    return {
+        "what": effect.what,
+        "unit": effect.unit,
+        "delta": effect.delta,
+        **ends,
+        "p": estimate.p,
+        "per_seed": list(effect.per_seed),
+    }

@@ -7,23 +7,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import refused
 
 if TYPE_CHECKING:
     from robsearch.protocols import Dataset
 
-data_app = typer.Typer(help="Data sets and the store that the trials of a node share.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Data sets and the store that the trials of a node share.", no_args_is_help=True
+)
 
 
 @data_app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="digits, mnist, fashionmnist, cifar10, cifar100 or svhn")],
-    root: Annotated[str | None, typer.Option(help="folder or URI of the images (default: ROBSEARCH_DATA)")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="digits, mnist, fashionmnist, cifar10, cifar100 or svhn"
+        ),
+    ],
+    root: Annotated[
+        str | None, typer.Option(help="folder or URI of the images (default: ROBSEARCH_DATA)")
+    ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder to build in (default: ROBSEARCH_CACHE, else ~/.cache/robsearch)")
+        Path | None,
+        typer.Option(help="folder to build in (default: ROBSEARCH_CACHE, else ~/.cache/robsearch)"),
     ] = None,
 ) -> None:
-    """Build the Arrow file of a set with its default splits, so that the first trial on this node need not."""
+    """Build the Arrow file of a set with its default splits, so that the first trial on this node
+    need not."""
     import time
 
     from robsearch.data import arrow_file, load
@@ -32,6 +43,7 @@ def prepare(
     file = arrow_file(dataset, cache)
     before, start = file.stat().st_mtime_ns if file.exists() else None, time.perf_counter()
     splits = load(dataset, cache)
+    # A file that is up to date is not written again.
     done = "checked" if file.stat().st_mtime_ns == before else "built"
     sizes = ", ".join(f"{split} {len(part.labels):,}" for split, part in splits.items())
     typer.echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
@@ -40,11 +52,13 @@ def prepare(
 def _known_set(name: str, root: str | None) -> Dataset:
     from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 
-    rooted = {kind.__name__.lower(): kind for kind in (MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN)}
+    rooted = {
+        kind.__name__.lower(): kind for kind in (MNIST, FashionMNIST, CIFAR10, CIFAR100, SVHN)
+    }
     if name.lower() in rooted:
         return rooted[name.lower()](root=root)
     if name.lower() != "digits":
-        raise InputError(refusal("the name of a data set", repr(name), f"one of digits, {', '.join(rooted)}"))
+        raise refused("the name of a data set", repr(name), f"one of digits, {', '.join(rooted)}")
     if root is not None:
-        raise InputError(refusal("no --root for digits", root, "they come with scikit-learn"))
+        raise refused("no --root for digits", root, "they come with scikit-learn")
     return Digits()

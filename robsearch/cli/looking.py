@@ -1,34 +1,38 @@
-"""Commands that look and change nothing of a search: for a person as text, for a machine as JSON."""
+"""Commands that look and change nothing of a search: for a person as text, for a machine as
+JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from robsearch.child import warm_up
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
 from robsearch.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from robsearch.spaces import Draw, Price
 
 Json = Annotated[bool, typer.Option("--json", help="for machines: JSON instead of text")]
 
 
-def check(space: SpaceArgument, results: Results = None, storage: Storage = None, as_json: Json = False) -> None:
-    """Draw suggestions from a space, try a first step of each kind, and say all that is wrong with it."""
+def check(
+    space: SpaceArgument, results: Results = None, storage: Storage = None, as_json: Json = False
+) -> None:
+    """Draw suggestions from a space, try a first step of each kind, and say all that is wrong with
+    it."""
+    from robsearch.trials.child.client import warm_up
+
     warm_up()
-    from robsearch.spaces import check as check_space
-    from robsearch.spaces import load_space, prices
+    from robsearch.spaces import check as check_space, load_space, prices
 
     notes: list[str] = []
     try:
@@ -42,33 +46,47 @@ def check(space: SpaceArgument, results: Results = None, storage: Storage = None
         _print_json({"space": space, "ready": False, "problems": error.problems})
         raise typer.Exit(2) from error
     if as_json:
-        told = {"notes": notes, "costs": [cost._asdict() for cost in costs]}
-        _print_json({"space": space, "ready": True, "problems": [], **_drawn(draws), **told})
+        _print_json(
+            {
+                "space": space,
+                "ready": True,
+                "problems": [],
+                **_draws_json(draws),
+                "notes": notes,
+                "costs": [cost._asdict() for cost in costs],
+            }
+        )
     else:
         _print(_draw_lines(space, draws, notes, costs))
 
 
 def _read_in(results: Path | None, storage: str | None) -> AbstractContextManager[None]:
-    """Where a space finds the other searches that it reads; without one named, nothing of Ray's is imported."""
+    """Where a space finds the other searches that it reads; without one named, nothing of Ray's is
+    imported."""
     if results is None and storage is None:
         return nullcontext()
-    from robsearch.search import Place
+    from robsearch.search import ResultsStore
 
-    return Place.of(results, storage).current()
+    return ResultsStore.of(results, storage).current()
 
 
-def _drawn(draws: list[Draw]) -> dict[str, Any]:
+def _draws_json(draws: list[Draw]) -> dict[str, Any]:
     from robsearch.spaces import distributions
 
-    searched = distributions(draws).items()
+    ranges = distributions(draws)
     return {
         "widths": list(dict.fromkeys(draw.width for draw in draws)),
-        "searched": {name: {"kind": type(one).__name__, **one._asdict()} for name, one in searched},
+        "searched": {
+            name: {"kind": type(values).__name__, **values._asdict()}
+            for name, values in ranges.items()
+        },
         "draws": [{"width": draw.width, "params": draw.params} for draw in draws],
     }
 
 
-def _draw_lines(space: str, draws: list[Draw], notes: list[str], costs: list[Price]) -> Iterator[str]:
+def _draw_lines(
+    space: str, draws: list[Draw], notes: list[str], costs: list[Price]
+) -> Iterator[str]:
     from robsearch.spaces import distributions, price_lines
     from robsearch.study import range_text
 
@@ -80,66 +98,78 @@ def _draw_lines(space: str, draws: list[Draw], notes: list[str], costs: list[Pri
         yield f"width {draw.width:g}: {drawn or 'nothing is searched'}"
     for name, distribution in distributions(draws).items():
         yield f"searches {name}: {range_text(distribution)}"
-    yield from (f"note: {note}" for note in notes)
+    yield from (f"note: {text}" for text in notes)
     yield from price_lines(costs)
     yield f"{space} is ready to launch: {len({draw.width for draw in draws})} widths"
 
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="of the search; without one, all are listed"),
     ] = None,
     results: Results = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Show how a search stands: trials by width and state, failures with their reasons, the law so far."""
-    from robsearch.search import Place, load_search, search_names
-    from robsearch.search.standing import driver_line, standing
-    from robsearch.search.table import status_lines
+    """Show how a search stands: trials by width and state, failures with their reasons, the law so
+    far."""
+    from robsearch.search import ResultsStore, load_search, search_names
+    from robsearch.search.commands.status import driver_line, status_json, status_lines
 
-    place = Place.of(results, storage)
+    store = ResultsStore.of(results, storage)
     if name is None:
-        names = search_names(place)
+        names = search_names(store)
         if as_json:
-            _print_json({"results": place.results, "searches": names})
+            _print_json({"results": store.results, "searches": names})
         else:
-            _print(names or [f"no searches in {place.results}"])
+            _print(names or [f"no searches in {store.results}"])
         return
     search = load_search(name, results, storage)
     if as_json:
-        _print_json(standing(search, place))
+        _print_json(status_json(search))
     else:
-        _print([*status_lines(search), driver_line(search, place)])
+        _print([*status_lines(search), driver_line(search)])
 
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="names of searches")],
     out: Annotated[
-        Path | None, typer.Option(help="folder for comparison.csv and comparison.parquet (default: the results folder)")
+        Path | None,
+        typer.Option(
+            help="folder for comparison.csv and comparison.parquet (default: the results folder)"
+        ),
     ] = None,
     results: Results = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Put searches side by side: lambda*, rates, Lipschitz, margin and cost by width, with intervals."""
-    from robsearch.search import Place, load_search
-    from robsearch.search import compare as compare_searches
-    from robsearch.search.comparison_table import shown
+    """Put searches side by side: lambda*, rates, Lipschitz, margin and cost by width, with
+    intervals."""
+    from robsearch.search import ResultsStore, compare as compare_searches, load_search
+    from robsearch.search.commands.compare import comparison_parts
 
     comparison = compare_searches(*(load_search(name, results, storage) for name in names))
-    files = comparison.write(out or Place.of(results, storage).results)
+    files = comparison.write(out or ResultsStore.of(results, storage).results)
     if as_json:
-        rows = comparison.rows.to_dict("records")
-        told = {"rows": rows, "differences": comparison.differences, "notes": comparison.notes, "files": files}
-        _print_json(told)
+        _print_json(
+            {
+                "rows": comparison.rows.to_dict("records"),
+                "differences": comparison.differences,
+                "notes": comparison.notes,
+                "files": files,
+            }
+        )
     else:
-        _print([*shown(comparison), *(f"written: {file}" for file in files)])
+        _print([*comparison_parts(comparison), *(f"written: {file}" for file in files)])
 
 
 def doctor(
     space: Annotated[
-        str | None, typer.Argument(metavar="[SPACE]", help="module:name; with one, its recipes and data are tried too")
+        str | None,
+        typer.Argument(
+            metavar="[SPACE]", help="module:name; with one, its recipes and data are tried too"
+        ),
     ] = None,
     results: Results = None,
     storage: Storage = None,
@@ -149,62 +179,81 @@ def doctor(
         bool,
         typer.Option(
             "--connect",
-            help="also join the Ray cluster, or start one here: its room, and whether nodes share the results",
+            help=(
+                "also join the Ray cluster, or start one here: its room, and whether nodes "
+                "share the results"
+            ),
         ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Try out results folder, storage, tracking, cluster, GPUs and data before a launch; exit code 1 if one fails."""
+    """Try out results folder, storage, tracking, cluster, GPUs and data before a launch; exit code
+    1 if one fails."""
     from robsearch.doctor import examine, finding_lines
-    from robsearch.search import Means
+    from robsearch.search import RunOptions
 
-    findings = examine(Means(results, storage, tracking, address), space, connect)
+    findings = examine(
+        RunOptions(results=results, storage=storage, tracking=tracking, address=address),
+        space,
+        connect,
+    )
+    ok = all(finding.ok for finding in findings)
     if as_json:
-        _print_json({"ok": all(one.ok for one in findings), "findings": [one.facts for one in findings]})
+        _print_json({"ok": ok, "findings": [finding.facts for finding in findings]})
     else:
         _print(finding_lines(findings))
-    if not all(one.ok for one in findings):
+    if not ok:
         raise typer.Exit(1)
 
 
 def report(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
     """Write a search's HTML report anew, from whatever is there."""
     from robsearch.report import write
-    from robsearch.search import Means, load_search
+    from robsearch.search import RunOptions, load_search
     from robsearch.tracking import run_pages
 
     search = load_search(name, results, storage)
-    uri = Means(results, storage).uri(search.record.tracking)
+    uri = RunOptions(results=results, storage=storage).uri(search.record.tracking)
     pages = run_pages(uri, name, search.record.identity)
     typer.echo(f"report: {write(search, search.report, pages)}")
 
 
 def ui(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="of the search to open at")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="of the search to open at")
+    ] = None,
     port: Annotated[int, typer.Option(help="to serve on")] = 5000,
     host: Annotated[
-        str, typer.Option(help="to serve on: this machine only, or such as 0.0.0.0 for all who can reach it")
+        str,
+        typer.Option(
+            help="to serve on: this machine only, or such as 0.0.0.0 for all who can reach it"
+        ),
     ] = "127.0.0.1",
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
 ) -> None:
-    """Serve the MLflow UI on a search's runs until Ctrl-C, and print the address that compares them."""
-    from robsearch.search import Means
-    from robsearch.search.opening import serve
+    """Serve the MLflow UI on a search's runs until Ctrl-C, and print the address that compares
+    them."""
+    from robsearch.search import RunOptions
+    from robsearch.search.commands.ui import serve_ui
 
-    sys.exit(serve(name, port, Means(results, storage, tracking), host))
+    sys.exit(
+        serve_ui(name, port, RunOptions(results=results, storage=storage, tracking=tracking), host)
+    )
 
 
-def _print(parts: Iterator[Any] | list[Any], console: Console | None = None) -> None:
-    """Text wraps on a terminal only: in a file, or behind a pipe, a sentence is one line; so is a ``str`` anywhere."""
+def _print(parts: Iterable[Any]) -> None:
+    """Text wraps on a terminal only: in a file, or behind a pipe, a sentence is one line; so is a
+    ``str`` anywhere."""
     from rich.text import Text
 
     from robsearch.search.grid import printed
 
-    console = console or printed()
+    console = printed()
     for part in parts:
         shown: RenderableType = Text(part) if isinstance(part, str) else part
+        # A grid folds its own cells; only sentences wrap.
         wrap = isinstance(part, Text) and console.is_terminal
         console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text) and not wrap)
 
@@ -219,8 +268,11 @@ def _plain(content: Any) -> Any:
         return {str(name): _plain(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
         return [_plain(value) for value in content]
+    # NumPy's numbers are no numbers for JSON.
     if hasattr(content, "item"):
         content = content.item()
     if isinstance(content, float) and not math.isfinite(content):
         return None
-    return content if content is None or isinstance(content, bool | int | float | str) else str(content)
+    if content is None or isinstance(content, bool | int | float | str):
+        return content
+    return str(content)

@@ -12,7 +12,10 @@ SpaceArgument = Annotated[
 ]
 SpaceOption = Annotated[
     str | None,
-    typer.Option("--space", help="module:name, if the space cannot be imported as it was recorded at the launch"),
+    typer.Option(
+        "--space",
+        help="module:name, if the space cannot be imported as it was recorded at the launch",
+    ),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
 
@@ -23,24 +26,32 @@ Results = Annotated[
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(envvar="ROBSEARCH_STORAGE", help="Optuna storage URL (default: a journal beside the results)"),
+    typer.Option(
+        envvar="ROBSEARCH_STORAGE",
+        help="Optuna storage URL (default: a journal beside the results)",
+    ),
 ]
 Tracking = Annotated[
     str | None,
     typer.Option(help="MLflow URI (default: MLFLOW_TRACKING_URI, else sqlite beside the results)"),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)")
+    str | None,
+    typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)"),
 ]
-Parallel = Annotated[int | None, typer.Option(help="trainings at once (default: as many as there is room for)")]
+Parallel = Annotated[
+    int | None, typer.Option(help="trainings at once (default: as many as there is room for)")
+]
 Gpus = Annotated[
     float | None,
-    typer.Option(help="GPUs per trial, or a share of one (default: the space's, else 1 if there are any)"),
+    typer.Option(
+        help="GPUs per trial, or a share of one (default: the space's, else 1 if there are any)"
+    ),
 ]
 
 
 def _number_or_word(text: str) -> float | str:
-    """A word goes on to ``Means``, which knows the one that it takes."""
+    """A word goes on to ``RunOptions``, which knows the one that it takes."""
     try:
         return float(text)
     except ValueError:
@@ -52,11 +63,17 @@ GpusOrAuto = Annotated[
     typer.Option(
         parser=_number_or_word,
         metavar="NUMBER|auto",
-        help="GPUs per trial, or a share of one; auto: as many trials share a GPU as its memory holds, measured at "
+        help="GPUs per trial, or a share of one; auto: as many trials share a GPU as its memory "
+        "holds, measured at "
         "each width first (default: the space's, else 1 if there are any)",
     ),
 ]
 DiskBudget = Annotated[
-    float | None, typer.Option(help="GiB of weights to keep: those of the worst finished trials go (default: all stay)")
+    float | None,
+    typer.Option(
+        help="GiB of weights to keep: those of the worst finished trials go (default: all stay)"
+    ),
 ]
-HangAfter = Annotated[float, typer.Option(help="seconds without a report until a trial counts as hung")]
+HangAfter = Annotated[
+    float, typer.Option(help="seconds without a report until a trial counts as hung")
+]

@@ -1,4 +1,4 @@
-"""The connected cluster's nodes: how much room they have, and whether they see the same results folder."""
+"""The connected cluster's nodes: their capacity, and whether they see the same results folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from robsearch.errors import InputError, refusal
-from robsearch.resources import Resources
+from robsearch.errors import refusal, refuse, refused
+from robsearch.spaces.resources import Resources
 
 SHARED_SECONDS = 60
-"""How long all nodes together have to write into the results folder: a node's first worker starts in some seconds."""
+"""How long all nodes together have to write into the results folder: a node's first worker starts
+in some seconds."""
 ELSEWHERE = "another folder there"
+DO = "put the results on storage that is mounted at the same path on every node (--results)"
 
 
 def total(resource: str) -> float:
@@ -23,7 +25,7 @@ def total(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0))
 
 
-def most(resource: str) -> float:
+def most_on_a_node(resource: str) -> float:
     """How many of a resource the connected node that has most of it has."""
     return max((float(node["Resources"].get(resource, 0)) for node in _nodes()), default=0.0)
 
@@ -33,25 +35,41 @@ def node_count() -> int:
     return len(_nodes())
 
 
-def slots(resources: Resources) -> int:
-    """How many such jobs fit on the empty cluster at once: a job lies on one node, and a share of a GPU on one GPU."""
-    return sum(_fits(node["Resources"], resources) for node in _nodes())
+def gpu_kinds() -> list[str]:
+    """The kinds of GPU in the connected cluster, as Ray names them, such as ``H100``; it does not
+    know their memory."""
+    prefix = "accelerator_type:"
+    names = ray.cluster_resources()
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+def capacity(resources: Resources) -> int:
+    """How many such jobs fit on the empty cluster at once: a job lies on one node, and a share of a
+    GPU on one GPU."""
+    return sum(jobs_on(node["Resources"], resources) for node in _nodes())
 
 
 def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
 
 
-def _fits(has: dict[str, float], takes: Resources) -> int:
-    room = [has.get("CPU", 0) / (takes.cpus * takes.processes)]
-    if takes.gpus:
-        gpus = has.get("GPU", 0)
-        room.append(int(gpus) * int(1 / takes.gpus + 1e-9) if takes.gpus < 1 else gpus / takes.gpus)
-    return int(min(room) + 1e-9)
+def jobs_on(node: dict[str, float], resources: Resources) -> int:
+    """How many jobs of these resources fit on a node that has so many ``CPU`` and ``GPU``."""
+    jobs = node.get("CPU", 0) / (resources.cpus * resources.processes)
+    # A share lies on one GPU, so what is left over on several does not add up.
+    share = resources.gpus
+    gpus = node.get("GPU", 0)
+    if share >= 1:
+        jobs = min(jobs, gpus / share)
+    elif share:
+        jobs = min(jobs, int(gpus) * int(1 / share + 1e-9))
+    # Shares such as 1/3 are not exact, so a whole number may lie just below itself.
+    return int(jobs + 1e-9)
 
 
 def check_shared(folder: Path) -> None:
-    """Sees that every node that can run jobs reads and writes the same folder, and can import robsearch.
+    """Sees that every node that can run jobs reads and writes the same folder, and can import
+    robsearch.
 
     Each node reads a token that the driver wrote, and writes one that the driver reads.
 
@@ -59,41 +77,44 @@ def check_shared(folder: Path) -> None:
         folder: exists on the driver; not resolved, so that each node follows its own links.
 
     Raises:
-        InputError: one sentence per node that sees another folder, cannot write it, or does not answer.
+        InputError: one sentence per node that sees another folder, cannot write it, or does not
+            answer.
     """
-    nodes, folder, token = _nodes(), folder.absolute(), uuid.uuid4().hex
-    place = folder / f".shared-{token}"
-    do = "put the results on storage that is mounted at the same path on every node (--results)"
+    folder = folder.absolute()
+    token = uuid.uuid4().hex
+    exchange = folder / f".shared-{token}"
     try:
-        place.mkdir(parents=True)
+        exchange.mkdir(parents=True)
     except OSError as error:
-        raise InputError(refusal(f"to write in {folder}", error, do)) from error
+        raise refused(f"to write in {folder}", error, DO) from error
     try:
-        (place / "driver").write_text(token)
-        seen = {node["NodeID"]: _exchange(place, node["NodeID"]) for node in nodes}
-        ray.wait(list(seen.values()), num_returns=len(seen), timeout=SHARED_SECONDS)
-        problems = {_label(node): _problem(seen[node["NodeID"]], place / node["NodeID"], token) for node in nodes}
+        (exchange / "driver").write_text(token)
+        nodes = _nodes()
+        answers = [_ask(exchange, node["NodeID"]) for node in nodes]
+        ray.wait(answers, num_returns=len(answers), timeout=SHARED_SECONDS)
+        refusals = []
+        for node, answer in zip(nodes, answers, strict=True):
+            problem = _problem(answer, exchange / node["NodeID"], token)
+            if problem:
+                label = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, "
+                label += f"{node['NodeID'][:8]})"
+                refusals.append(refusal(f"node {label} to share {folder}", problem, DO))
     finally:
-        shutil.rmtree(place, ignore_errors=True)
-    wrong = [refusal(f"node {label} to share {folder}", problem, do) for label, problem in problems.items() if problem]
-    if wrong:
-        raise InputError(*wrong)
+        shutil.rmtree(exchange, ignore_errors=True)
+    refuse(refusals)
 
 
-def _label(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
-
-
-def _exchange(place: Path, node: str) -> Any:
+def _ask(exchange: Path, node: str) -> Any:
     there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     task: Any = ray.remote(_answer)
-    return task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(place, node)
+    return task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(exchange, node)
 
 
-def _answer(place: Path, node: str) -> str | None:
-    """On a node: what is wrong, or None if the driver's token was there and now lies in a file named like the node."""
+def _answer(exchange: Path, node: str) -> str | None:
+    """On a node: what is wrong, or None if the driver's token was there and now lies in a file
+    named like the node."""
     try:
-        (place / node).write_text((place / "driver").read_text())
+        (exchange / node).write_text((exchange / "driver").read_text())
     except FileNotFoundError:
         return ELSEWHERE
     except OSError as error:
@@ -103,9 +124,10 @@ def _answer(place: Path, node: str) -> str | None:
 
 def _problem(answer: Any, file: Path, token: str) -> str | None:
     try:
-        said: str | None = ray.get(answer, timeout=0)
+        problem: str | None = ray.get(answer, timeout=0)
     except ray.exceptions.GetTimeoutError:
         return f"no answer within {SHARED_SECONDS} s"
     except Exception as error:  # the node cannot import robsearch, or died: Ray says so
         return str(error).strip().splitlines()[-1]
-    return said or (None if file.exists() and file.read_text() == token else ELSEWHERE)
+    shared = file.exists() and file.read_text() == token
+    return problem or (None if shared else ELSEWHERE)

@@ -10,20 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, FailureConfig, PlacementGroupFactory, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune import (
+    Callback,
+    FailureConfig,
+    PlacementGroupFactory,
+    RunConfig,
+    Stopper,
+    TuneConfig,
+    Tuner,
+)
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from robsearch.cluster.device import limit_memory, wait_for_memory
+from robsearch.cluster.connection import environment
 from robsearch.cluster.jobs import Job, Jobs
-from robsearch.cluster.patience import Patience
-from robsearch.cluster.secrets import forget_secrets
-from robsearch.cluster.speaking import speaking
-from robsearch.cluster.waiting import Waiting, bundles
-from robsearch.costs import hold_gpus
-from robsearch.trial import Report
+from robsearch.cluster.watching import CapacityNotice, Unsaved, Watchdog
+from robsearch.cluster.worker import forget_secrets, limit_memory, wait_for_memory, with_warnings
+from robsearch.training.costs import hold_gpus
+from robsearch.trials.trial import Report
 
-NOTHING = Report()
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+}
+"""Read by Tune when it runs: no output, no files beside ours, no handler of Ctrl-C of its own."""
+NO_REPORT = Report()
 
 
 def run(
@@ -33,73 +46,87 @@ def run(
     patience_s: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster has room for.
+    """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster
+    has the capacity for.
 
-    Jobs start in the order in which they are given out. One for which there is no room now waits, and those behind
-    it wait with it, so that a large one is not overtaken for ever; one that fits on no node would wait until such a
-    node joins: see ``slots``.
+    Jobs start in the order in which they are given out. One that does not fit now waits, and those
+    behind it wait with it, so that a large one is not overtaken for ever; one that fits on no node
+    would wait until such a node joins: see ``capacity``.
 
     Args:
         jobs: who decides.
-        folder: on storage that all nodes share; Ray keeps its own notes there, on which nothing depends.
-        max_retries: how often a job whose process died, was ended or whose node died is started again.
-        patience_s: of silence after which a job counts as hung and is ended, see ``Patience``; None: never.
-        say: prints one line; told when nothing runs because others have taken the cluster's room.
+        folder: on storage that all nodes share; Ray keeps its own notes there, on which nothing
+            depends.
+        max_retries: how often a job whose process died, was ended or whose node died is started
+            again.
+        patience_s: of silence after which a job counts as hung and is ended, see ``Watchdog``;
+            None: never.
+        say: prints one line; told when nothing runs because others have taken the cluster's
+            capacity.
     """
-    bridge, patience = _Bridge(jobs), Patience(patience_s)
-    listener = _Listener(bridge, patience)
-    waiting = [Waiting(bridge.running, say)] if say else []
-    tuner = Tuner(
-        tune.with_resources(_work, _bundle),
-        tune_config=TuneConfig(search_alg=bridge, scheduler=listener, num_samples=-1, reuse_actors=True),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder.resolve()),
-            verbose=0,
-            stop=_Stop(jobs),
-            callbacks=[patience, *waiting, _Forget()],
-            failure_config=FailureConfig(max_failures=max_retries),
-        ),
-    )
+    watchdog = Watchdog(patience_s)
+    searcher = _Searcher(jobs)
+    callbacks: list[Callback] = [watchdog, _Forget()]
+    if say:
+        callbacks.append(CapacityNotice(searcher.running, say))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    tuner.fit()
+    with environment(SETTINGS):
+        tuner = Tuner(
+            tune.with_resources(_work, _placement),
+            tune_config=TuneConfig(
+                search_alg=searcher,
+                scheduler=_Scheduler(searcher, watchdog),
+                num_samples=-1,  # as many as the searcher suggests
+                reuse_actors=True,  # a process takes seconds to start
+                trial_dirname_creator=_folder_name,
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(folder.resolve()),
+                verbose=0,
+                stop=_Stop(jobs),
+                callbacks=callbacks,
+                failure_config=FailureConfig(max_failures=max_retries),
+            ),
+        )
+        tuner.fit()
 
 
-def _bundle(config: dict[str, Any]) -> PlacementGroupFactory:
-    """One bundle for each process; several lie on one node, and who starts them and waits takes nothing."""
-    job: Job = config["job"]
-    own = bundles(job)
-    return PlacementGroupFactory(own if len(own) == 1 else [{}, *own], strategy="STRICT_PACK")
+def _folder_name(trial: Any) -> str:
+    """Of a job's folder among Ray's notes: a job may run again, so its name alone is not enough."""
+    return f"{trial.config['job'].name}-{trial.trial_id}"
+
+
+def _placement(config: dict[str, Any]) -> PlacementGroupFactory:
+    """One bundle for each process; several lie on one node, and who starts them and waits takes
+    nothing."""
+    bundles = config["job"].bundles
+    return PlacementGroupFactory(
+        bundles if len(bundles) == 1 else [{}, *bundles], strategy="STRICT_PACK"
+    )
 
 
 def _work(config: dict[str, Any]) -> None:
     forget_secrets()
-    job: Job = config["job"]
-    with contextlib.closing(_reports(job)) as reports:
+    with contextlib.closing(_reports(config["job"])) as reports:
         for report in reports:
             tune.report({"report": report})
 
 
 def _reports(job: Job) -> Generator[Report]:
     if job.processes > 1:
-        from robsearch.cluster.together import together  # a second: Ray Train is needed nowhere else
+        # Ray Train takes a second to import, and is needed nowhere else.
+        from robsearch.cluster.data_parallel import data_parallel
 
-        yield from together(job)
+        yield from data_parallel(job)
     else:
         wait_for_memory(job.resources)
         limit_memory(job.resources)
         hold_gpus(job.gpus)
-        yield from speaking(job.work(job.recipe, job.folder))
+        yield from with_warnings(job.work(job.recipe, job.folder))
 
 
-class _Unsaved:
-    """Tune pickles what it is given into its snapshots. Ours hold a live driver, and nothing depends on them."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Bridge(_Unsaved, Searcher):
+class _Searcher(Unsaved, Searcher):
     """What Tune asks for trials, and tells of their end."""
 
     def __init__(self, jobs: Jobs) -> None:
@@ -118,7 +145,9 @@ class _Bridge(_Unsaved, Searcher):
         self.running[trial_id] = job
         return {"job": job}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         job = self.running.pop(trial_id, None)
         self.last.pop(trial_id, None)
         if job:
@@ -131,47 +160,55 @@ class _Bridge(_Unsaved, Searcher):
         """Nothing, for the same reason."""
 
 
-class _Listener(_Unsaved, FIFOScheduler):
+class _Scheduler(Unsaved, FIFOScheduler):
     """What Tune asks whether a trial goes on."""
 
-    def __init__(self, bridge: _Bridge, patience: Patience) -> None:
+    def __init__(self, searcher: _Searcher, watchdog: Watchdog) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._bridge, self._patience = bridge, patience
+        self._searcher = searcher
+        self._watchdog = watchdog
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        job, report = self._bridge.running.get(trial.trial_id), result["report"]
-        if job is None or self._bridge.last.get(trial.trial_id) is report:
-            return str(TrialScheduler.CONTINUE)  # Tune repeats the last result when a function returns
-        self._bridge.last[trial.trial_id] = report
-        self._patience.heard(trial)
-        goes_on = self._bridge.jobs.heard(job, report)
+        job = self._searcher.running.get(trial.trial_id)
+        report = result["report"]
+        # Tune repeats the last result when a function returns.
+        if job is None or self._searcher.last.get(trial.trial_id) is report:
+            return str(TrialScheduler.CONTINUE)
+        self._searcher.last[trial.trial_id] = report
+        self._watchdog.heard(trial)
+        goes_on = self._searcher.jobs.heard(job, report)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._bridge.errors[trial.trial_id] = self._patience.reasons.get(trial.trial_id) or _in_one_line(trial)
+        reason = self._watchdog.reasons.get(trial.trial_id) or _in_one_line(trial)
+        self._searcher.errors[trial.trial_id] = reason
 
 
-class _Forget(_Unsaved, Callback):
-    """Drops what Tune keeps of a job that has ended, which a search of thousands would carry along to its end."""
+class _Forget(Unsaved, Callback):
+    """Drops what Tune keeps of a job that has ended, which a search of thousands would carry along
+    to its end."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        kept = trial.run_metadata
-        kept.metric_analysis, kept.metric_n_steps = {}, {}
-        kept.last_result = {**kept.last_result, "report": NOTHING}  # without one, Tune prints that a trial has ended
+        metadata = trial.run_metadata
+        metadata.metric_analysis = {}
+        metadata.metric_n_steps = {}
+        # Without a report, Tune prints that a trial has ended.
+        metadata.last_result = {**metadata.last_result, "report": NO_REPORT}
 
 
 def _in_one_line(trial: Any) -> str:
     try:
-        # Not by ``get_pickled_error``: at this moment Tune has not copied the file to where that looks for it.
+        # Not by ``get_pickled_error``: at this moment Tune has not copied the file to where that
+        # looks for it.
         text = str(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
-    except Exception as error:  # an exception of the user's may not unpickle here; the trial still fails as one
+    except Exception as error:  # one of the user's may not unpickle here; the trial still fails
         return f"an error that the driver cannot read ({type(error).__name__}: {error})"
     lines = [line for line in text.splitlines() if line.strip()] or ["unknown error"]
     raised = lines[0].startswith(("\x1b", "ray::")) or "traceback" in lines[0].lower()
     return lines[-1] if raised else lines[0]
 
 
-class _Stop(_Unsaved, Stopper):
+class _Stop(Unsaved, Stopper):
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 

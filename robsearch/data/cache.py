@@ -1,4 +1,5 @@
-"""The node's cache folder: where it is, one process at a time per file, and files that are whole or not there."""
+"""The node's cache folder: where it is, one process at a time per file, and files that are whole or
+not there."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ _CHOSEN: ContextVar[Path | None] = ContextVar("cache folder", default=None)
 
 
 def cache_folder(chosen: Path | None = None) -> Path:
-    """The folder for what can be made again: ``chosen``, else ROBSEARCH_CACHE, else ``~/.cache/robsearch``."""
-    folder = chosen or _CHOSEN.get() or Path(os.environ.get("ROBSEARCH_CACHE") or "~/.cache/robsearch")
+    """The folder for what can be made again: ``chosen``, else ROBSEARCH_CACHE, else
+    ``~/.cache/robsearch``."""
+    from_environment = os.environ.get("ROBSEARCH_CACHE") or "~/.cache/robsearch"
+    folder = chosen or _CHOSEN.get() or Path(from_environment)
     return folder.expanduser().absolute()
 
 
 @contextmanager
 def caching_in(folder: Path) -> Iterator[None]:
-    """Inside, ``cache_folder()`` is ``folder``: what a data set copies to read itself lies where its file will."""
+    """Inside, ``cache_folder()`` is ``folder``: what a data set copies to read itself lies where
+    its file will."""
     token = _CHOSEN.set(folder)
     try:
         yield
@@ -34,10 +38,11 @@ def caching_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Waits for other processes that build this file; removes what dead ones left.
 
-    Without the lock all would still be correct, but each would read the source and make a file of its own.
+    Without the lock all would still be correct, but each would read the source and make a file of
+    its own.
 
     Raises:
         InputError: the folder cannot be written.
@@ -50,16 +55,18 @@ def alone(path: Path) -> Iterator[None]:
     with lock:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
+        # A process that died while it wrote leaves its temporary file behind.
+        for remnant in path.parent.glob(f".{path.name}.*.tmp"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink()
+                if time.time() - remnant.stat().st_mtime > _STALE:
+                    remnant.unlink()
         yield
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which becomes ``path`` at the end; after an error nothing is left.
+    """A name beside ``path`` to write to, which becomes ``path`` at the end; after an error nothing
+    is left.
 
     Raises:
         InputError: an ``OSError`` inside, such as a full disk.
@@ -77,4 +84,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _unwritable(folder: Path, problem: OSError) -> InputError:
     do = "set ROBSEARCH_CACHE to a folder on a local disk with room that you may write"
-    return InputError(refusal(f"to write the data cache in {folder}", problem.strerror or problem, do))
+    expected = f"to write the data cache in {folder}"
+    return InputError(refusal(expected, problem.strerror or problem, do))

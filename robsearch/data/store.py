@@ -1,34 +1,47 @@
 """The Arrow store: one checked, memory-mapped file per data set and node, shared by all its trials.
 
-A file is written once, beside its final name, and renamed: it is never changed in place, because a mapped
-file that shrinks kills its readers. Its name holds the digest of the data set, so another configuration is
-another file. The maps are read-only: gather from them, never write (writing ends the process).
+A file is written once, beside its final name, and renamed: it is never changed in place, because a
+mapped file that shrinks kills its readers. Its name holds the digest of the data set, so another
+configuration is another file. The maps are read-only: gather from them, never write (writing ends
+the process).
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
+import math
+import mmap
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from robsearch.data.cache import alone, cache_folder, caching_in, replacing
-from robsearch.data.contents import Facts, facts_of
-from robsearch.errors import InputError, refusal
+from robsearch.data.cache import cache_folder, caching_in, locked, replacing
+from robsearch.data.contents import Facts, facts_of, lasting
+from robsearch.data.folder import Folder, parts
+from robsearch.data.maps import mapped, pieces
+from robsearch.data.splits import Parts
+from robsearch.errors import InputError, problems_of, refusal, refuse
+from robsearch.identity import recorded_fields
 from robsearch.protocols import Dataset, ImageSpec, Split
 
 FORMAT = 1
 """Raise it when the layout of the file changes, or what the sets of this package contain."""
+
+LARGE = 2**30
+"""Bytes of a file from which on it is hashed when it is first opened, and then only after a
+change."""
 
 _NOTES = b"robsearch"
 _SPLITS = ("train", "val", "test")
@@ -36,15 +49,19 @@ _SPLITS = ("train", "val", "test")
 
 class _Opened(NamedTuple):
     splits: dict[str, Split]
-    digests: dict[str, str] | None
-    """SHA-256 by split; None if the file was written before it carried these."""
+    digests: dict[str, str]
+    """SHA-256 by split."""
 
 
 def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
-    """The splits of a data set as read-only memory maps of its Arrow file, which is built when missing.
+    """The splits of a data set as read-only memory maps of its Arrow file, which is built when
+    missing.
 
-    Processes that start at once build the file once and share its pages. A damaged file (truncated, altered)
-    is found by its checksum, warned about and replaced by a new one.
+    Processes that start at once build the file once and share its pages. A damaged file (truncated,
+    altered) is found by its checksum, warned about and replaced by a new one. A file of more than
+    a GiB is hashed only when its size, inode or times are not those at which it was found intact.
+    No more than about 100 MB of a file are in this process's memory at a time. So it is with a
+    ``Folder`` whose file is made; other sets are in memory meanwhile as their ``read`` gives them.
 
     Args:
         dataset: what to load; it is read only when there is no valid file.
@@ -55,33 +72,38 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
         By name: uint8 images ``(n, c, h, w)`` and int64 labels ``(n,)``.
 
     Raises:
-        InputError: the folder cannot be written, the source is missing, or a user's data set gives splits
-            that do not fit its ``spec``.
+        InputError: the folder cannot be written, the source is missing, or a user's data set gives
+            splits that do not fit its ``spec``.
     """
     path = arrow_file(dataset, cache)
-    found = _attempt(path)
-    if isinstance(found, _Opened):
-        return found.splits
-    with alone(path), caching_in(path.parent):
-        found = _attempt(path)
-        if isinstance(found, _Opened):
-            return found.splits
-        if not isinstance(found, FileNotFoundError):
-            warnings.warn(f"{path} is damaged ({found}): rebuilding it from its source", stacklevel=2)
-        _write(path, _fitting(dataset.spec, dataset.read()))
+    with suppress(Exception):  # what is wrong with the file is said below
+        return _open(path).splits
+    with locked(path), caching_in(path.parent):
+        # While this process waited for the lock another may have built the file.
+        try:
+            return _open(path).splits
+        except FileNotFoundError:
+            pass
+        except Exception as problem:  # altered bytes can break Arrow, UTF-8, JSON or the shapes
+            message = f"{path} is damaged ({problem}): rebuilding it from its source"
+            warnings.warn(message, stacklevel=2)
+        _write(path, dataset.spec, _parts(dataset))
         return _open(path).splits
 
 
 def arrow_file(dataset: Dataset, cache: Path | None = None) -> Path:
-    """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest`` does."""
+    """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest``
+    does."""
     return cache_folder(cache) / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
 
 
 def content_digest(dataset: Dataset, cache: Path | None = None) -> str:
-    """16 hexadecimal digits of the images and labels of all splits: those that ``load`` gives on this node.
+    """16 hexadecimal digits of the images and labels of all splits: those that ``load`` gives on
+    this node.
 
-    They are the same on every machine, whatever class reads the data, and whatever it or its file is called.
-    The Arrow file is built when missing, and a process hashes it once. Raises as ``load`` does.
+    They are the same on every machine, whatever class reads the data, and whatever it or its file
+    is called. The Arrow file is built when missing, and a process hashes it once. Raises as
+    ``load`` does.
     """
     return content_digests(dataset, cache)["all"]
 
@@ -89,19 +111,19 @@ def content_digest(dataset: Dataset, cache: Path | None = None) -> str:
 def content_digests(dataset: Dataset, cache: Path | None = None) -> dict[str, str]:
     """``content_digest`` by split, such as ``train``, ``val`` and ``test``, and of ``all`` of them.
 
-    A split's digits depend on its images and labels, their types and shapes, and on nothing else, so splits
-    of different sets can be compared. Those of ``all`` depend on the names of the splits too.
+    A split's digits depend on its images and labels, their types and shapes, and on nothing else,
+    so splits of different sets can be compared. Those of ``all`` depend on the names of the splits
+    too.
     """
     path = arrow_file(dataset, cache)
     try:
-        found = _digests(path, facts_of(path), _notes(path))
+        digests = _digests(path, facts_of(path), _notes(path))
     except Exception:  # not built yet, or damaged: load builds it, or says what is wrong
         load(dataset, cache)
-        found = _digests(path, facts_of(path), _notes(path))
-    total = hashlib.sha256()
-    for name, sha256 in sorted(found.items()):
-        total.update(f"{name}\0{sha256}\n".encode())
-    return {name: sha256[:16] for name, sha256 in found.items()} | {"all": total.hexdigest()[:16]}
+        digests = _digests(path, facts_of(path), _notes(path))
+    lines = [f"{name}\0{sha256}\n" for name, sha256 in sorted(digests.items())]
+    whole = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {name: sha256[:16] for name, sha256 in {**digests, "all": whole}.items()}
 
 
 def commonest_share(dataset: Dataset, split: str) -> float:
@@ -109,7 +131,8 @@ def commonest_share(dataset: Dataset, split: str) -> float:
     content = content_digests(dataset)[split]
     if content not in _SHARES:  # the driver asks before each training
         labels = load(dataset)[split].labels
-        _SHARES[content] = int(labels.bincount().max()) / len(labels)
+        commonest = int(labels.bincount().max())
+        _SHARES[content] = commonest / len(labels)
     return _SHARES[content]
 
 
@@ -121,41 +144,46 @@ _SHARES: dict[str, float] = {}
 def _digests(path: Path, facts: Facts, notes: bytes) -> Mapping[str, str]:
     """SHA-256 of each split of a file.
 
-    Another file of this name has other ``facts``, or other ``notes`` if it was made at the same time of
-    a coarse clock.
+    Another file of this name has other ``facts``, or other ``notes`` if it was made at the same
+    time of a coarse clock.
     """
-    splits, digests = _open(path)
-    return digests or _of_splits(splits)
+    return _open(path).digests
 
 
 def digest(dataset: Dataset) -> str:
     """16 hexadecimal digits that name the content of a data set, without reading it.
 
-    They depend on the format of the file, the class (module, name and source code) and every field that takes
-    part in ``==``. So declare a field that says where the data lies, not what it is, as
-    ``field(compare=False)``. Code that ``read`` calls outside its class is not seen: give the class a field
-    ``version`` and raise it.
+    They depend on the format of the file, the class (module, name and source code) and every field
+    that takes part in ``==``, but for those with the metadata ``robsearch.identity.LATER`` that
+    have their default. So declare a field that says where the data lies, not what it is, as
+    ``field(compare=False)``. Code that ``read`` calls outside its class is not seen: give the class
+    a field ``version`` and raise it.
 
     Raises:
-        InputError: ``dataset`` is not a dataclass, or a field is not made of numbers, strings, paths, tuples,
-            dictionaries or dataclasses of these.
+        InputError: ``dataset`` is not a dataclass, or a field is not made of numbers, strings,
+            paths, tuples, dictionaries or dataclasses of these.
     """
-    odd: list[object] = []
+    # All that has no name is refused at once.
+    nameless: list[object] = []
 
     def plain(value: Any) -> object:
         if isinstance(value, Path):
             return str(value)
         if not is_dataclass(value) or isinstance(value, type):
-            odd.append(value)
+            nameless.append(value)
             return None
-        content = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
+        content = {f.name: getattr(value, f.name) for f in recorded_fields(value) if f.compare}
         return [type(value).__module__, type(value).__qualname__, content]
 
-    text = json.dumps([FORMAT, _code(type(dataset)), dataset], default=plain, sort_keys=True)
-    if odd:
-        do = "such an object has no lasting name; keep its parameters as fields, or use field(compare=False)"
-        expected = f"{type(dataset).__name__} and its fields to be dataclasses, numbers, strings or tuples"
-        raise InputError(*(refusal(expected, repr(value), do) for value in odd))
+    kind = type(dataset)
+    # json calls ``plain`` for what it does not know, and again for what that returns.
+    text = json.dumps([FORMAT, _code(kind), dataset], default=plain, sort_keys=True)
+    do = (
+        "such an object has no lasting name; keep its parameters as fields, or use "
+        "field(compare=False)"
+    )
+    expected = f"{kind.__name__} and its fields to be dataclasses, numbers, strings or tuples"
+    refuse([refusal(expected, repr(value), do) for value in nameless])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -165,71 +193,120 @@ def _code(kind: type) -> str:
     return ""
 
 
-def _fitting(spec: ImageSpec, splits: Mapping[str, Split]) -> dict[str, Split]:
-    """The splits as contiguous uint8 and int64 CPU tensors; refuses what does not fit ``spec``."""
+def split_problems(spec: ImageSpec, splits: Mapping[str, Split]) -> list[str]:
+    """Why what a data set has read does not fit its ``spec``; empty if it does."""
     do = "correct the data set's read()"
+    # A data set may be the user's own, so nothing is taken for granted.
     missing = [name for name in _SPLITS if name not in splits]
     problems = [refusal("the splits train, val and test", f"no {name}", do) for name in missing]
     for name, (images, labels) in splits.items():
         shape = (len(labels), *spec.shape)
-        if images.dtype != torch.uint8 or tuple(images.shape) != shape or not len(labels):
-            got = f"{images.dtype} {tuple(images.shape)}"
-            problems.append(refusal(f"{name}.images to be torch.uint8 {shape}, not empty", got, do))
-        legal = f"{name}.labels to be whole numbers in one row, from 0 to {spec.num_classes - 1}"
-        if labels.ndim != 1 or labels.is_floating_point():
-            problems.append(refusal(legal, f"{labels.dtype} {tuple(labels.shape)}", do))
-        elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.num_classes:
-            problems.append(refusal(legal, f"{int(labels.min())} to {int(labels.max())}", do))
-    if problems:
-        raise InputError(*problems)
+        fits = images.shape == shape and len(labels) > 0 and images.dtype == torch.uint8
+        got = f"{images.dtype} {tuple(images.shape)}"
+        expected = f"{name}.images to be torch.uint8 {shape}, not empty"
+        problems += problems_of((fits, expected, got, do))
+        is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        fits = is_whole and labels.ndim == 1
+        got = f"{labels.dtype} {tuple(labels.shape)}"
+        if fits and len(labels) > 0:
+            low = int(labels.min())
+            high = int(labels.max())
+            fits = 0 <= low <= high < spec.num_classes
+            got = f"{low} to {high}"
+        expected = f"{name}.labels to be whole numbers in one row, from 0 to {spec.num_classes - 1}"
+        problems += problems_of((fits, expected, got, do))
+    return problems
+
+
+def _fitting(spec: ImageSpec, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The splits as contiguous uint8 and int64 CPU tensors; refuses what does not fit ``spec``."""
+    refuse(split_problems(spec, splits))
     return {
-        name: Split(split.images.cpu().contiguous(), split.labels.cpu().to(torch.int64).contiguous())
-        for name, split in splits.items()
+        name: Split(images.cpu().contiguous(), labels.cpu().long().contiguous())
+        for name, (images, labels) in splits.items()
     }
 
 
-def _of_splits(splits: Mapping[str, Split]) -> dict[str, str]:
-    return {name: _split_digest(split) for name, split in splits.items()}
+def _parts(dataset: Dataset) -> dict[str, Parts]:
+    if isinstance(dataset, Folder):
+        return parts(dataset)
+    splits = _fitting(dataset.spec, dataset.read())
+    return {name: Parts(pieces(images), labels) for name, (images, labels) in splits.items()}
 
 
 def _split_digest(split: Split) -> str:
-    images, labels = split.images.flatten().numpy(), split.labels.numpy()
-    shape = tuple(split.images.shape)
-    total = hashlib.sha256(f"{images.dtype} {shape} {labels.dtype}\n".encode())
-    total.update(images.data)
-    total.update(labels.astype("<i8", copy=False).data)  # the same on machines of either byte order
+    total = hashlib.sha256(_split_head(tuple(split.images.shape)))
+    for images in pieces(split.images):
+        total.update(images.flatten().numpy().data)
+    total.update(_label_bytes(split.labels))
     return total.hexdigest()
 
 
+def _split_head(shape: tuple[int, ...]) -> bytes:
+    return f"uint8 {shape} int64\n".encode()
+
+
+def _label_bytes(labels: Tensor) -> bytes:
+    """The same on machines of either byte order."""
+    return labels.numpy().astype("<i8", copy=False).tobytes()
+
+
 def _checksum(path: Path, splits: Mapping[str, Split]) -> str:
-    """What files without digests are checked by; written still, for versions that know only this."""
+    """What files without digests are checked by; written still, for versions that know only
+    this."""
     total = hashlib.sha256(path.name.encode())
     for name, (images, labels) in splits.items():
-        total.update(f"{name} {images.dtype} {tuple(images.shape)} {labels.dtype}".encode())
-        total.update(images.flatten().numpy().data)
+        total.update(_checksum_head(name, tuple(images.shape)))
+        for piece in pieces(images):
+            total.update(piece.flatten().numpy().data)
         total.update(labels.numpy().data)
     return total.hexdigest()
 
 
-def _attempt(path: Path) -> _Opened | Exception:
-    try:
-        return _open(path)
-    except Exception as problem:  # altered bytes can break any layer: Arrow, UTF-8, JSON, the shapes
-        return problem
+def _checksum_head(name: str, shape: tuple[int, ...]) -> bytes:
+    return f"{name} torch.uint8 {shape} torch.int64".encode()
 
 
 def _open(path: Path) -> _Opened:
     reader = _reader(path)
     notes = json.loads(reader.schema.metadata[_NOTES])
-    splits = {name: _mapped(reader.get_batch(i)) for i, name in enumerate(notes["splits"])}
-    digests = _of_splits(splits) if "digests" in notes else None
-    if digests is None:
-        intact = notes["sha256"] == _checksum(path, splits)
-    else:
+    splits = {}
+    for i, name in enumerate(notes["splits"]):
+        batch = reader.get_batch(i)
+        images = batch.column("images").to_numpy_ndarray()
+        labels = batch.column("labels").to_numpy(zero_copy_only=True)
+        splits[name] = Split(_view(images), _view(labels))
+    facts = facts_of(path)
+    if "digests" in notes and _was_intact(path, facts):
+        return _Opened(splits, notes["digests"])
+    digests = {name: _split_digest(split) for name, split in splits.items()}
+    if "digests" in notes:
         intact = (notes["file"], notes["digests"]) == (path.name, digests)
+    else:  # files of earlier versions carry one checksum over everything
+        intact = notes["sha256"] == _checksum(path, splits)
     if not intact:
         raise ValueError("its content does not match its checksum")
+    _remember_intact(path, facts)
     return _Opened(splits, digests)
+
+
+def _was_intact(path: Path, facts: Facts) -> bool:
+    """Whether the file is the one that some process of this node has hashed."""
+    with suppress(OSError, ValueError):
+        remembered = json.loads(_intact_file(path).read_text())
+        return facts == tuple(remembered)
+    return False
+
+
+def _remember_intact(path: Path, facts: Facts) -> None:
+    size = facts[0]
+    if size > LARGE and facts_of(path) == facts and lasting(facts):
+        with suppress(InputError), replacing(_intact_file(path)) as temporary:
+            temporary.write_text(json.dumps(facts))
+
+
+def _intact_file(path: Path) -> Path:
+    return path.with_suffix(".intact")
 
 
 def _notes(path: Path) -> bytes:
@@ -238,35 +315,105 @@ def _notes(path: Path) -> bytes:
 
 
 def _reader(path: Path) -> pa.ipc.RecordBatchFileReader:
-    return pa.ipc.open_file(pa.memory_map(str(path)))
-
-
-def _mapped(batch: pa.RecordBatch) -> Split:
-    """Views of one record batch, without a copy."""
-    images, labels = batch.column("images"), batch.column("labels")
-    return Split(_view(images.to_numpy_ndarray()), _view(labels.to_numpy(zero_copy_only=True)))
+    return pa.ipc.open_file(pa.py_buffer(mapped(path)))
 
 
 def _view(array: Any) -> Tensor:
+    """A read-only array as a tensor, without a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
-def _write(path: Path, splits: Mapping[str, Split]) -> None:
-    notes = {
-        "splits": list(splits),
-        "sha256": _checksum(path, splits),
-        "file": path.name,
-        "digests": _of_splits(splits),
-    }
-    batches = [_batch(split) for split in splits.values()]
+def _write(path: Path, spec: ImageSpec, splits: Mapping[str, Parts]) -> None:
+    """Images are written as they come. What they are is known only then and stands before them: so
+    the file's frame is written twice, first without a look at what it says of them."""
+    shapes = {name: (len(split.labels), *spec.shape) for name, split in splits.items()}
+    labels = {name: split.labels for name, split in splits.items()}
+    unknown = {"sha256": "0" * 64, "digests": dict.fromkeys(splits, "0" * 64)}
+    with replacing(path) as temporary, temporary.open("x+b") as file:
+        offsets = _write_frame(file, path.name, shapes, labels, unknown)
+        notes = _write_images(file, path.name, shapes, splits, offsets)
+        _write_frame(file, path.name, shapes, labels, notes)
+
+
+def _write_images(
+    file: IO[bytes],
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    splits: Mapping[str, Parts],
+    offsets: list[int],
+) -> dict[str, Any]:
+    """Writes the images to their offsets in the file, and returns what its notes say of them."""
+    whole = hashlib.sha256(name.encode())
+    digests = {}
+    for (split, (images, labels)), offset in zip(splits.items(), offsets, strict=True):
+        of_split = hashlib.sha256(_split_head(shapes[split]))
+        whole.update(_checksum_head(split, shapes[split]))
+        file.seek(offset)
+        for part in images:
+            pixels = part.numpy().reshape(-1).data
+            file.write(pixels)
+            of_split.update(pixels)
+            whole.update(pixels)
+        of_split.update(_label_bytes(labels))
+        whole.update(labels.numpy().data)
+        digests[split] = of_split.hexdigest()
+    # Of earlier versions that read this file, some know only the one checksum.
+    return {"sha256": whole.hexdigest(), "digests": digests}
+
+
+def _write_frame(
+    file: IO[bytes],
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    labels: Mapping[str, Tensor],
+    notes: Mapping[str, Any],
+) -> list[int]:
+    """Writes all of the file but the images, and returns at which byte each split begins."""
+    most = max(map(math.prod, shapes.values()))
+    if not file.seek(0, io.SEEK_END):
+        file.truncate(most)
+    # Arrow wants to see images before it makes room for them: it is shown a map of the file.
+    stand_in = np.frombuffer(mmap.mmap(file.fileno(), most, access=mmap.ACCESS_READ), np.uint8)
+    notes = {"splits": list(shapes), "sha256": notes["sha256"], "file": name, **notes}
+    batches = []
+    for split, shape in shapes.items():
+        pixels = stand_in[: math.prod(shape)].reshape(shape)
+        columns = {
+            "images": pa.FixedShapeTensorArray.from_numpy_ndarray(pixels),
+            "labels": pa.array(labels[split].numpy()),
+        }
+        batches.append(pa.record_batch(columns))
     schema = batches[0].schema.with_metadata({_NOTES: json.dumps(notes)})
-    with replacing(path) as temporary, temporary.open("xb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    sink = _Frame(file, stand_in.ctypes.data)
+    with pa.ipc.new_file(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
+    file.flush()
+    return sink.offsets
 
 
-def _batch(split: Split) -> pa.RecordBatch:
-    images = pa.FixedShapeTensorArray.from_numpy_ndarray(split.images.numpy())
-    return pa.record_batch({"images": images, "labels": pa.array(split.labels.numpy())})
+class _Frame(io.RawIOBase):
+    """Writes into a file all buffers but those at one address, for which it leaves room."""
+
+    def __init__(self, file: IO[bytes], left_out: int) -> None:
+        self.offsets: list[int] = []
+        self._file = file
+        self._left_out = left_out
+        file.seek(0)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, content: Any) -> int:
+        buffer = pa.py_buffer(content)
+        if buffer.address == self._left_out:
+            self.offsets.append(self._file.tell())
+            self._file.seek(buffer.size, io.SEEK_CUR)
+        else:
+            self._file.write(buffer)
+        return int(buffer.size)

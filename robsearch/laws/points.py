@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from robsearch.errors import InputError, refusal
-from robsearch.wording import counted
+from robsearch.errors import Condition, counted, refuse_unless
 
 Array: TypeAlias = NDArray[Any]
 Number: TypeAlias = float | int
+
+MATTERS = 0.005
+"""A loss of robust accuracy, as a share, below which one lambda is as good as another."""
+MOST_TRIALS = 10_000
+"""More than a person would wait for."""
 
 
 class Point(NamedTuple):
     """A finished trial; ``value`` is its robust accuracy as a rate in [0, 1].
 
-    Points of one (width, seed) share an effect: ``seed`` names a replicate under which several lambdas were
-    tried. A number of its own for every trial leaves nothing to compare.
+    Points of one (width, seed) share an effect: ``seed`` names a replicate under which several
+    lambdas were tried. A number of its own for every trial leaves nothing to compare.
     """
 
     width: Number
@@ -31,37 +35,48 @@ class Point(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """Least squares within groups: ``beta`` (k,), the curvature first, with its ``covariance`` (k, k)."""
+    """Least squares within groups: ``beta`` (k,), the curvature first, with its ``covariance`` (k,
+    k)."""
 
     beta: Array
     covariance: Array
     df: int
-    sd: float
 
     @property
-    def crests(self) -> Array:
+    def peaks(self) -> Array:
         """Where ``beta[0] u^2 + beta[i] u`` peaks, for each i > 0."""
         return np.asarray(-self.beta[1:] / (2 * self.beta[0]))
 
-    @property
-    def crest_errors(self) -> Array:
-        """Standard errors of ``crests`` by the delta method."""
-        slopes = np.column_stack([-self.crests / self.beta[0], -np.eye(len(self.beta) - 1) / (2 * self.beta[0])])
-        return np.asarray(np.sqrt(np.diag(slopes @ self.covariance @ slopes.T)))
+    def lacks_peak(self, trials: TrialColumns, confidence: float) -> str | None:
+        """Why the curvature c gives no peak, or None where it is clearly negative.
 
-    def flat(self, confidence: float) -> str | None:
-        """Why the curvature gives no peak, or None where it is clearly negative."""
-        c, error = self.beta[0], math.sqrt(self.covariance[0, 0])
-        if c + quantile(self.df, confidence) * error < 0:
+        With standard error s and Student's t, a peak of this curvature takes the least N more
+        trials with t(df + N) s sqrt(n / (n + N)) < |c|, if these are spread over lambda as those
+        tried, for then s shrinks as 1 / sqrt(n). It is too flat, however many trials there are, if
+        even the most curved surface that the data allow loses little from the middle to the ends
+        of the range tried: (|c| + t s) (log(high / low) / 2)^2 < ``MATTERS``.
+        """
+        curvature = self.beta[0]
+        error = math.sqrt(self.covariance[0, 0])
+        margin = quantile(self.df, confidence) * error
+        if curvature + margin < 0:
             return None
-        told = f"(curvature {c:.2g}, standard error {error:.2g})"
-        if c >= 0:
-            return f"robust accuracy has no peak in lambda {told}"
-        return f"robust accuracy is too flat in lambda to place a peak {told}"
+        estimate = f"(curvature {curvature:.2g}, standard error {error:.2g})"
+        if curvature >= 0:
+            return f"robust accuracy has no peak in lambda {estimate}"
+        n = len(trials.u)
+        if (margin - curvature) * trials.reach**2 >= MATTERS:
+            for more in range(1, MOST_TRIALS):
+                shrunk = error * math.sqrt(n / (n + more))
+                if quantile(self.df + more, confidence) * shrunk < -curvature:
+                    lacking = f"too few trials: about {more} more"
+                    return f"{lacking}, spread like these, would place a peak {estimate}"
+        return f"robust accuracy is too flat in lambda to place a peak {estimate}"
 
 
-class Data(NamedTuple):
-    """Points as columns (n,); ``u`` and ``v`` are log lambda and log width less their means, ``centre``."""
+class TrialColumns(NamedTuple):
+    """Points as columns (n,); ``u`` and ``v`` are log lambda and log width less their means,
+    ``centre``."""
 
     u: Array
     v: Array
@@ -72,81 +87,80 @@ class Data(NamedTuple):
     centre: tuple[float, float]
 
     @property
-    def known(self) -> list[float]:
+    def widths(self) -> list[float]:
         """The widths, thin to wide."""
         return [float(width) for width in np.unique(self.width)]
 
     @property
-    def by_width(self) -> list[Array]:
-        """Log lambda at each known width, 0 elsewhere."""
-        return [self.u * (self.width == width) for width in self.known]
+    def reach(self) -> float:
+        """Half the widest range of log lambda that was tried at one width."""
+        return max(float(np.ptp(self.u[self.width == width])) / 2 for width in self.widths)
 
-    def fit(self, slopes: Sequence[Array]) -> Fit | str:
-        """Values on group effects, u^2 and ``slopes`` (each (n,)); or why there is too little data for it."""
-        columns = np.column_stack([self.u**2, *slopes])
+    def fit(self) -> Fit | str:
+        """Values on group effects, u^2, u and, of several widths, u v; or why there is too little
+        data for it."""
+        terms = [self.u**2, self.u]
+        if len(self.widths) > 1:
+            terms.append(self.u * self.v)
+        columns = np.column_stack(terms)
         within = within_groups(columns, self.group)
         groups = len(np.unique(self.group))
+        lams = len(np.unique(self.u))
+        # The effect of each group is fitted too, and takes one degree of freedom.
         df = len(self.u) - groups - columns.shape[1]
-        if (lams := len(np.unique(self.u))) < 3:
-            return f"{counted(lams, 'lambda')} tried, and a peak takes at least 3"
+        # Three lambdas make a peak, and one residual at least has to be left.
+        lacking = f"too few trials: at least {max(3 - lams, 1 - df)} more"
+        if lams < 3:
+            return f"{lacking} ({counted(lams, 'lambda')} tried, and a peak takes at least 3)"
         if df < 1:
+            trials = counted(len(self.u), "trial")
             grouped = counted(groups, "(width, seed) group")
-            return f"{counted(len(self.u), 'trial')} in {grouped} leave nothing to judge the noise by"
+            return f"{lacking} ({trials} in {grouped} leave nothing to judge the noise by)"
+        # Each column is scaled by its own size, so that the tolerance means the same for all.
         scale = np.maximum(np.abs(columns).max(axis=0), 1e-6)
         if np.linalg.matrix_rank(within / scale, tol=1e-9) < columns.shape[1]:
-            return "the lambdas tried within (width, seed) groups are too few to tell a peak from a slope"
+            lams_tried = "the lambdas tried within (width, seed) groups"
+            return f"{lams_tried} are too few to tell a peak from a slope"
         inverse = np.linalg.pinv(within)
         value = within_groups(self.value, self.group)
         beta = inverse @ value
+        misfit = float(np.linalg.norm(value - within @ beta))
         # Rounding alone makes a constant look significant; rates are not known to 1e-12.
-        sd = max(float(np.linalg.norm(value - within @ beta)) / math.sqrt(df), 1e-12)
-        return Fit(beta, sd**2 * inverse @ inverse.T, df, sd)
+        sd = max(misfit / math.sqrt(df), 1e-12)
+        return Fit(beta, sd**2 * inverse @ inverse.T, df)
 
 
-def read(points: Sequence[Point]) -> Data:
+def columns_of(points: Sequence[Point]) -> TrialColumns:
     """The points as columns. Raises InputError that names every malformed one."""
-    table = np.array([tuple(point) for point in valid(points)], dtype=float).reshape(-1, 4)
-    groups = np.unique(table[:, [0, 3]], axis=0, return_inverse=True)[1].reshape(-1)
-    u, v = np.log(table[:, 1]), np.log(table[:, 0])
-    centre = (float(u.mean()), float(v.mean())) if len(table) else (0.0, 0.0)
-    return Data(u - centre[0], v - centre[1], table[:, 2], groups, table[:, 0], table[:, 1], centre)
+    expected = "a point with width and lambda positive, value in [0, 1], all finite"
+    conditions = []
+    for point in points:
+        fits = has_finite_place(point) and 0 <= point.value <= 1
+        conditions.append(Condition(fits, expected, point, "leave it out"))
+    refuse_unless(*conditions)
+    table = np.array(points, dtype=float).reshape(-1, 4)
+    width, lam, value, _ = table.T
+    _, group = np.unique(table[:, [0, 3]], axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    u = np.log(lam)
+    v = np.log(width)
+    centre = (0.0, 0.0)
+    if len(points):
+        centre = (float(u.mean()), float(v.mean()))
+    return TrialColumns(u - centre[0], v - centre[1], value, group, width, lam, centre)
 
 
-def valid(points: Sequence[Point]) -> Sequence[Point]:
-    """The same points. Raises InputError that names every malformed one."""
-    bad = [
-        refusal("a point with width and lambda positive, value in [0, 1], all finite", point, "leave it out")
-        for point in points
-        if not (0 < point.width < math.inf and 0 < point.lam < math.inf and 0 <= point.value <= 1)
-    ]
-    if bad:
-        raise InputError(*bad)
-    return points
-
-
-def demand(data: Data, slopes: Sequence[Array]) -> Fit:
-    """The fit, when it has a peak at 95 % confidence."""
-    fit = data.fit(slopes)
-    if isinstance(fit, str) or (problem := fit.flat(0.95)):
-        raise undetermined(fit if isinstance(fit, str) else str(problem))
-    return fit
-
-
-def demand_widths(data: Data) -> None:
-    """Raises InputError unless there are two widths."""
-    if len(data.known) < 2:
-        raise undetermined(f"{counted(len(data.known), 'width')} only")
-
-
-def undetermined(got: str) -> InputError:
-    """The refusal to fit a law."""
-    return InputError(refusal("trials that determine the law", got, "run more, over a wider range of lambda"))
+def has_finite_place(point: Point) -> bool:
+    """Whether width and lambda have logarithms."""
+    return 0 < point.width < math.inf and 0 < point.lam < math.inf
 
 
 def within_groups(columns: Array, group: Array) -> Array:
-    """Columns (n,) or (n, k) less their group's mean: regressing on these is fitting group effects."""
+    """Columns (n,) or (n, k) less their group's mean: regressing on these is fitting group
+    effects."""
     member = np.equal.outer(np.unique(group), group).astype(float)
-    means: Array = (member / member.sum(axis=1, keepdims=True)) @ columns
+    averaging = member / member.sum(axis=1, keepdims=True)
+    means: Array = averaging @ columns
     return np.asarray(columns - member.T @ means)
 
 
@@ -162,20 +176,10 @@ def bounded_exp(log: Number) -> float:
 
 def log_width(width: Number) -> float:
     """Log width. Raises InputError unless it is positive."""
-    check({"width": width})
+    refuse_unless(positive("width", width))
     return math.log(width)
 
 
-def positive(lam: float, law: object, width: Number) -> float:
-    """The same lambda. Raises InputError unless a law may answer with it."""
-    check({f"lambda at width {width:g} of {law}": lam})
-    return lam
-
-
-def check(positive: Mapping[str, Number], finite: Mapping[str, Number] | None = None) -> None:
-    """Raises InputError that names every number which is not finite, or not positive where it must be."""
-    bad = [refusal(f"a finite {name} above 0", x, "correct it") for name, x in positive.items() if not 0 < x < math.inf]
-    loose = (finite or {}).items()
-    bad += [refusal(f"a finite {name}", x, "correct it") for name, x in loose if not math.isfinite(x)]
-    if bad:
-        raise InputError(*bad)
+def positive(name: str, value: Number) -> Condition:
+    """A condition on a number that is finite and above 0."""
+    return Condition(0 < value < math.inf, f"a finite {name} above 0", value, "correct it")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robsearch.modes import checked_logits, evaluating
-from robsearch.protocols import Attack, Images, Labels, PerExample
+from robsearch.network.modes import checked_logits, evaluating
+from robsearch.protocols import Attack, Images, Labels, Logits, PerExample
 
 
 class Rates(NamedTuple):
@@ -40,30 +40,48 @@ class Rates(NamedTuple):
 def rates(model: nn.Module, x: Images, y: Labels, attack: Attack) -> Rates:
     """Attacks the prediction ``yhat(x)``, not the label, and says what it did to each example.
 
-    On correctly classified images the two are the same attack, so robust accuracy is the usual one; on the
-    others stability still means something. The attack maximises the cross-entropy against ``yhat(x)``.
+    On correctly classified images the two are the same attack, so robust accuracy is the usual one;
+    on the others stability still means something. The attack maximises the cross-entropy against
+    ``yhat(x)``.
 
     Args:
-        model: images in [0, 1] to logits; in eval mode meanwhile, and back in its own mode afterwards.
+        model: images in [0, 1] to logits; in eval mode meanwhile, and back in its own mode
+            afterwards.
         x: images in [0, 1].
         y: labels.
         attack: such as ``PGD(steps=20)``.
 
     Raises:
-        InputError: images outside [0, 1], also the attack's; labels out of range; logits not finite.
+        InputError: images outside [0, 1], also the attack's; labels out of range; logits not
+            finite.
     """
     with evaluating(model), torch.no_grad():
         logits = checked_logits(model, x, y)
         before = logits.argmax(dim=1)
-        x_adv = attack(model, x, before, lambda z: F.cross_entropy(z, before, reduction="none"))
+        x_adv = attack_prediction(attack, model, x, before)
         after = checked_logits(model, x_adv, y).argmax(dim=1)
         right = before == y
+        right_after = after == y
         return Rates(
             natural=right.to(logits.dtype),
-            robust=(right & (after == y)).to(logits.dtype),
+            robust=(right & right_after).to(logits.dtype),
             stable=(after == before).to(logits.dtype),
-            wrong_to_right=(~right & (after == y)).to(logits.dtype),
+            wrong_to_right=(~right & right_after).to(logits.dtype),
             confidence=logits.softmax(dim=1).amax(dim=1),
             loss=F.cross_entropy(logits, y.long(), reduction="none"),
             x_adv=x_adv,
         )
+
+
+def attack_prediction(
+    attack: Attack,
+    model: nn.Module,
+    x: Images,
+    prediction: Labels,
+) -> Images:
+    """Images of an attack on the cross-entropy against the prediction ``yhat(x)``."""
+
+    def loss(logits: Logits) -> PerExample:
+        return F.cross_entropy(logits, prediction, reduction="none")
+
+    return attack(model, x, prediction, loss)

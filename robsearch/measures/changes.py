@@ -1,7 +1,7 @@
 """How far a network's entries may move: the network itself is run on bounds in place of values.
 
-Layers written as modules or as functions, strides, padding, folded batch norms and residual sums thus count as the
-network computes them, and what has no known bound is refused by its name.
+Layers written as modules or as functions, strides, padding, folded batch norms and residual sums
+thus count as the network computes them, and what has no known bound is refused by its name.
 """
 
 from __future__ import annotations
@@ -14,26 +14,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import refused
 
 LARGE = 1e30
-"""Bounds above this are held as multiples: small enough for float32, too, to multiply them by any sound layer."""
-SLOPES = {"relu": 1.0, "relu_": 1.0, "silu": 1.0998394, "sigmoid": 0.25, "tanh": 1.0, "softplus": 1.0}
+"""Bounds above this are held as multiples: small enough for float32, too, to multiply them by any
+sound layer."""
+SLOPES = {
+    "relu": 1.0,
+    "relu_": 1.0,
+    "silu": 1.0998394,
+    "sigmoid": 0.25,
+    "tanh": 1.0,
+    "softplus": 1.0,
+}
 """The largest slope of each activation; SiLU's is 1.09983932... at 2.39936..., rounded up."""
 
 
 class Change(Tensor):
     """Bounds, entry by entry, on ``|z(x) - z(x')|`` of the tensor ``z`` in whose place it stands.
 
-    torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e`` for a sum. Bounds
-    that would leave the range of floats are held as multiples of ``exp(exponent)``: all operations multiply their
-    result when their bounds are multiplied.
+    torch's functions pass them on: ``|W| d`` for a layer, ``slope d`` for an activation, ``d + e``
+    for a sum. Bounds that would leave the range of floats are held as multiples of
+    ``exp(exponent)``: all operations multiply their result when their bounds are multiplied.
     """
 
     exponent: float = 0.0
     operations: ClassVar[frozenset[str]]
     expected: ClassVar[str] = "operations whose change has a known bound"
-    do: ClassVar[str] = "build the model of convolutions, linear layers, batch norms, ReLU or SiLU, sums and means"
+    do: ClassVar[str] = (
+        "build the model of convolutions, linear layers, batch norms, ReLU or SiLU, sums and means"
+    )
 
     @classmethod
     def __torch_function__(
@@ -46,21 +56,29 @@ class Change(Tensor):
         """The function's result for bounds.
 
         Raises:
-            InputError: the function is none of ``operations``, or multiplies changes with each other.
+            InputError: the function is none of ``operations``, or multiplies changes with each
+                other.
         """
-        name, options = func.__name__, dict(kwargs or {})
+        name = func.__name__
+        options = dict(kwargs or {})
         with torch._C.DisableTorchFunctionSubclass():
-            if name in _FACTS and not isinstance(fact := func(*args, **options), Tensor):
-                return fact
+            if name in _FACTS:
+                fact = func(*args, **options)
+                if not isinstance(fact, Tensor):
+                    return fact
             if name not in cls.operations or not _fits(name, args, options):
-                raise InputError(refusal(cls.expected, name, cls.do))
+                raise refused(cls.expected, name, cls.do)
+            changes = [value for value in (*args, *options.values()) if isinstance(value, Change)]
+            log = max(change.exponent for change in changes)
+            entering = [cls.entering(name, _in_units_of(log, arg)) for arg in args]
+            options = {key: _in_units_of(log, value) for key, value in options.items()}
             rule: Callable[..., Tensor] = _RULES.get(name, func)
-            log = max(value.exponent for value in (*args, *options.values()) if isinstance(value, Change))
-            entering = (cls.entering(name, _in_units_of(log, arg)) for arg in args)
-            size = rule(*entering, **{key: _in_units_of(log, value) for key, value in options.items()})
+            size = rule(*entering, **options)
+            # Deep networks leave the range of floats, so the size is kept apart as an exponent.
             peak = float(size.detach().amax()) if size.numel() else 0.0
             if LARGE < peak < math.inf:
-                size, log = size / peak, log + math.log(peak)
+                size = size / peak
+                log += math.log(peak)
             if options.get("inplace") or name in _IN_PLACE:
                 size = args[0].copy_(size)
             result = size.as_subclass(cls)
@@ -74,7 +92,8 @@ class Change(Tensor):
 
 
 class LayerChange(Change):
-    """Lets only the largest entry into each operation, so that layers multiply by their linf operator norms.
+    """Lets only the largest entry into each operation, so that layers multiply by their linf
+    operator norms.
 
     But into a batch norm all of them: what a convolution feeds to it is bounded for both together.
     """
@@ -98,11 +117,14 @@ def _in_units_of(log: float, value: Any) -> Any:
     """Bounds as a multiple of ``exp(log)``; anything else as it is."""
     if not isinstance(value, Change) or value.exponent == log:
         return value
-    return (value.as_subclass(Tensor) * math.exp(value.exponent - log)).as_subclass(type(value))
+    factor = math.exp(value.exponent - log)
+    size = value.as_subclass(Tensor) * factor
+    return size.as_subclass(type(value))
 
 
-def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tensor:
-    """How far each entry of the module's output moves at most if its input's entries move by ``size`` at most.
+def propagated(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tensor:
+    """How far each entry of the module's output moves at most if its input's entries move by
+    ``size`` at most.
 
     Args:
         module: in eval mode.
@@ -112,75 +134,75 @@ def moved(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> Tenso
     Raises:
         InputError: an operation that ``kind`` does not know; names it.
     """
-    after, log = moved_in_logs(module, size, kind)
+    after, log = propagated_in_logs(module, size, kind)
     return after * math.exp(log) if log else after
 
 
-def moved_in_logs(module: nn.Module, size: Tensor, kind: type[Change] = Change) -> tuple[Tensor, float]:
-    """As ``moved``, but the bounds are the tensor times ``exp`` of the number, which may be beyond any float."""
+def propagated_in_logs(
+    module: nn.Module,
+    size: Tensor,
+    kind: type[Change] = Change,
+) -> tuple[Tensor, float]:
+    """As ``propagated``, but the bounds are the tensor times ``exp`` of the number, which may be
+    beyond any float."""
     after = module(size.as_subclass(kind))
     if not isinstance(after, Change):
         return torch.zeros_like(after, dtype=size.dtype), 0.0
     return after.as_subclass(Tensor), after.exponent
 
 
-def _conv2d(d: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
+def _conv2d(
+    d: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *rest: Any,
+    **options: Any,
+) -> Tensor:
     return F.conv2d(d, weight.to(d.dtype).abs(), None, *rest, **options)
 
 
-def _linear(d: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.linear(d, weight.to(d.dtype).abs())
-
-
 def _batch_norm(
-    d: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    d: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     if training or var is None:
-        raise InputError(refusal("batch norms with running statistics", "none", "build them so"))
+        raise refused("batch norms with running statistics", "none", "build them so")
     scale = (var.to(d.dtype) + eps).rsqrt()
-    scale = scale if weight is None else scale * weight.to(d.dtype).abs()
+    if weight is not None:
+        scale = scale * weight.to(d.dtype).abs()
     return d * scale.view(1, -1, *[1] * (d.ndim - 2))
 
 
-def _dropout(d: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def _dropout(
+    d: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Tensor:
     if training:
-        raise InputError(refusal("dropout in eval mode", "dropout that is always on", "call it with self.training"))
+        do = "call it with self.training"
+        raise refused("dropout in eval mode", "dropout that is always on", do)
     return d
-
-
-def _pad(d: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    return F.pad(d, pad, mode)
 
 
 def _sum(a: Any, b: Any, alpha: float = 1.0) -> Tensor:
-    total: Tensor = _own(a) + abs(alpha) * _own(b)
+    total: Tensor = _change_of(a) + abs(alpha) * _change_of(b)
     return total
 
 
-def _own(value: Any) -> Any:
+def _change_of(value: Any) -> Any:
     """A constant does not change, but may have the larger shape."""
     if isinstance(value, Change):
         return value
-    return torch.zeros_like(value) if isinstance(value, Tensor) else 0.0
-
-
-def _product(a: Any, b: Any) -> Tensor:
-    product: Tensor = abs(a) * abs(b)
-    return product
-
-
-def _quotient(d: Tensor, by: Any) -> Tensor:
-    quotient: Tensor = d / abs(by)
-    return quotient
-
-
-def _unchanged(d: Tensor) -> Tensor:
-    return d
-
-
-def _cast(d: Tensor, *_: Any, **__: Any) -> Tensor:
-    return d
+    if isinstance(value, Tensor):
+        return torch.zeros_like(value)
+    return 0.0
 
 
 def _activation(slope: float) -> Callable[..., Tensor]:
@@ -188,30 +210,44 @@ def _activation(slope: float) -> Callable[..., Tensor]:
 
 
 def _fits(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
-    """No changes but one, which comes first: two may be added, and a constant may come first in a product."""
-    first, *others = (isinstance(value, Change) for value in (*args, *options.values()))
-    return name in _SUMS or (first and not any(others)) or (name in _PRODUCTS and sum(others) == 1 and not first)
+    """No changes but one, which comes first: two may be added, and a constant may come first in a
+    product."""
+    are_changes = [isinstance(value, Change) for value in (*args, *options.values())]
+    if name in _SUMS:
+        return True
+    return sum(are_changes) == 1 and (are_changes[0] or name in _PRODUCTS)
 
 
 _SUMS = {"add", "add_", "sub", "sub_", "__radd__", "__rsub__"}
 _PRODUCTS = {"mul", "__rmul__"}
 _IN_PLACE = {"relu_", "add_", "sub_"}
-_LIKE_VALUES = {"flatten", "reshape", "view", "mean", "avg_pool2d", "adaptive_avg_pool2d", "contiguous", "clone"}
+_LIKE_VALUES = {
+    "flatten",
+    "reshape",
+    "view",
+    "mean",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "contiguous",
+    "clone",
+}
 """Affine with weights of at least 0 and no constant: bounds go through them as values do."""
 _FACTS = {"dim", "size", "numel", "is_floating_point", "__len__", "__get__"}
 """Answered as for values, where the answer is not a tensor."""
+_CASTS = {"float", "double", "half", "bfloat16", "to", "type_as"}
 _RULES: Mapping[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
-    "linear": _linear,
+    "linear": lambda d, weight, bias=None: F.linear(d, weight.to(d.dtype).abs()),
     "batch_norm": _batch_norm,
     "dropout": _dropout,
-    "pad": _pad,
-    "neg": _unchanged,
-    **dict.fromkeys(("float", "double", "half", "bfloat16", "to", "type_as"), _cast),
-    "div": _quotient,
+    "pad": lambda d, pad, mode="constant", value=None: F.pad(d, pad, mode),
+    "neg": lambda d: d,
+    "div": lambda d, by: d / abs(by),
+    **dict.fromkeys(_CASTS, lambda d, *_, **__: d),
     **dict.fromkeys(_SUMS, _sum),
-    **dict.fromkeys(_PRODUCTS, _product),
+    **dict.fromkeys(_PRODUCTS, lambda a, b: abs(a) * abs(b)),
     **{name: _activation(slope) for name, slope in SLOPES.items()},
 }
+"""What an operation does to bounds where that is not what it does to values."""
 AffineChange.operations = frozenset({*_RULES, *_LIKE_VALUES} - {*SLOPES})
 Change.operations = frozenset({*_RULES, *_LIKE_VALUES, "max_pool2d"})

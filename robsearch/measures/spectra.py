@@ -9,28 +9,28 @@ from typing import Literal
 import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
-from robsearch.layers import traced, warn_of_rest
-from robsearch.modes import check_in_parts, evaluating
-from robsearch.operators import BatchNorm, Layer, Shape, reshaped, singular_values
+from robsearch.errors import one_of, refuse_unless
+from robsearch.network.layers import covered_maps
+from robsearch.network.operators import BatchNorm, Layer, Shape, reshaped, singular_values
 from robsearch.protocols import About, Images, Labels, PerLayer
 
 
 @dataclass(frozen=True)
 class SingularValues:
-    """All singular values of each convolution, transposed or not, and each linear layer that the model runs.
+    """All singular values of each convolution, transposed or not, and each linear layer that the
+    model runs.
 
     The matrices of ``nn.MultiheadAttention`` are among them. Weights of other layers have none: a
     ``NotCoveredWarning`` names them.
 
-    ``reshaped``: of the weight as an (out, in * kernel height * kernel width) matrix, as arXiv 2011.07478 and much
-    other work has it. Cheap, and for a kernel larger than 1x1 not those of the map that the layer is. Of a
-    convolution by groups all rows stand below each other.
+    ``reshaped``: of the weight as an (out, in * kernel height * kernel width) matrix, as arXiv
+    2011.07478 and much other work has it. Cheap, and for a kernel larger than 1x1 not those of the
+    map that the layer is. Of a convolution by groups all rows stand below each other.
 
-    ``circular``: of the layer's own matrix on its own input size, stride, dilation and groups included, **as if it
-    wrapped around the image** (arXiv 1805.10408): exact for circular padding only. Networks here pad by zeros, and
-    their layers' values differ near the border. One SVD for each frequency of the image, so it takes long for wide
-    layers on large images.
+    ``circular``: of the layer's own matrix on its own input size, stride, dilation and groups
+    included, **as if it wrapped around the image** (arXiv 1805.10408): exact for circular padding
+    only. Networks here pad by zeros, and their layers' values differ near the border. One SVD for
+    each frequency of the image, so it takes long for wide layers on large images.
 
     Attributes:
         method: ``reshaped`` or ``circular``; the same for linear layers.
@@ -42,8 +42,7 @@ class SingularValues:
     method: Literal["reshaped", "circular"] = "reshaped"
 
     def __post_init__(self) -> None:
-        if self.method not in ("reshaped", "circular"):
-            raise InputError(refusal("method 'reshaped' or 'circular'", repr(self.method), "pass one of these"))
+        refuse_unless(one_of("method", self.method, "reshaped", "circular"))
 
     @property
     def name(self) -> str:
@@ -57,17 +56,18 @@ class SingularValues:
         return About("exact", "1", source, norm="l2")
 
     def by_layer(self, model: nn.Module, x: Images, y: Labels) -> Mapping[str, PerLayer]:
-        """All values of each layer, the largest first, with their multiplicity, by layer in order of execution.
+        """All values of each layer, the largest first, with their multiplicity, by layer in order
+        of execution.
 
         Raises:
             InputError: images outside [0, 1], labels out of range, logits not finite.
         """
-        with evaluating(model), torch.no_grad():
-            check_in_parts(model, x, y)
-            run = traced(model, x[:1])
-            warn_of_rest(model, run)
-            maps = ((t.name, t.module, t.shape) for t in run if t.as_written)
-            return {name: self._of(m, shape) for name, m, shape in maps if not isinstance(m, BatchNorm)}
+        values = {}
+        for layer in covered_maps(model, x, y):
+            # How a layer pads does not matter here, so that more layers count than have norms.
+            if layer.as_written and not isinstance(layer.module, BatchNorm):
+                values[layer.name] = self._of(layer.module, layer.shape)
+        return values
 
     def _of(self, layer: Layer, shape: Shape) -> PerLayer:
         if self.method == "circular":

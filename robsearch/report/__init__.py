@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from importlib.resources import files
-from itertools import count
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from robsearch.wording import counted
+from markupsafe import Markup
 
-from .against_width import rates_against_width
-from .answer import answer
-from .belief import belief_over_width
-from .by_layer import norms_and_spectra
-from .canvas import Drawing, variables
-from .cost import cost_by_width
-from .crest import lam_against_width
-from .evidence import Evidence, LeftOutError, Searched
-from .failures import failures
-from .front import front_of_metrics, several_metrics
-from .markup import Html, definitions, html, join, left_out, link, tag
-from .measured import lipschitz_and_margin, natural_against_robust
-from .numerals import plain
-from .response import accuracy_against_lam
-from .training import accuracy_over_epochs, ratio_over_epochs
-from .trial_table import all_trials
+from robsearch.drawing.pages import render, render_page
+from robsearch.drawing.style import look
+from robsearch.report.answer import answer
+from robsearch.report.cost import cost_by_width, time_by_width
+from robsearch.report.evidence import Evidence, LeftOutError, Searched
+from robsearch.report.front import front_of_metrics
+from robsearch.report.layers import norms_and_spectra
+from robsearch.report.on_test import (
+    measures_against_lam,
+    measures_against_width,
+    natural_against_robust,
+    rates_against_width,
+)
+from robsearch.report.response import accuracy_against_lam
+from robsearch.report.surface import lam_over_width
+from robsearch.report.training import accuracy_over_epochs, ratio_over_epochs
+from robsearch.report.trials import all_trials, failures, setting
 
 __all__ = ["Searched", "write"]
 
-
-Content = Html | Drawing | list[Html | Drawing]
+PageElement = Callable[[Evidence], dict[str, Any] | None]
+"""What the template of its name is filled in with; None where the search has no such piece."""
 
 
 class Section(NamedTuple):
-    """A part of the page: its title, the entry in the list of contents, what makes it, and which searches have it."""
+    """A part of the page: its title, its entry in the list of contents, and its pieces."""
 
     title: str
     short: str
-    make: Callable[[Evidence], Content]
-    wanted: Callable[[Evidence], bool] = lambda _: True
+    pieces: tuple[PageElement, ...]
+
+
+FRONT = Section("The front", "Front", (front_of_metrics,))
+SECTIONS = (
+    Section("The answer", "Answer", (answer,)),
+    Section("Robust accuracy against λ", "Accuracy by λ", (accuracy_against_lam,)),
+    Section("λ* against width", "λ* by width", (lam_over_width,)),
+    FRONT,
+    Section(
+        "On the test split",
+        "Test",
+        (
+            natural_against_robust,
+            rates_against_width,
+            measures_against_lam,
+            measures_against_width,
+        ),
+    ),
+    Section("The best trials over training", "Training", (accuracy_over_epochs, ratio_over_epochs)),
+    Section("Layer norms and spectra", "Layers", (norms_and_spectra,)),
+    Section("Cost by width", "Cost", (cost_by_width, time_by_width)),
+    Section("Failures", "Failures", (failures,)),
+    Section("All trials, and how they were searched", "All trials", (all_trials, setting)),
+)
 
 
 def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) -> Path:
@@ -52,7 +72,8 @@ def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) 
     Args:
         search: to be told of.
         path: of the HTML file.
-        pages: the address of each trial's run, by its name, as far as it is known: points and names link there.
+        pages: the address of each trial's run, by its name, as far as it is known: points and names
+            link there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(search, pages), encoding="utf-8")
@@ -62,94 +83,37 @@ def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) 
 def page(search: Searched, pages: Mapping[str, str] | None = None) -> str:
     """The whole page as text."""
     evidence = Evidence.of(search, pages)
-    template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
-    widths = len(evidence.widths)
-    return template.substitute(
-        title=html(search.name),
-        space=html(search.space),
-        links=join([*(link(label, target) for label, target in search.links.items()), *runs_told(evidence)], " · "),
-        light=variables(widths, dark=False),
-        dark=variables(widths, dark=True),
-        contents=join((tag("a", each.short, href=f"#{anchor(each)}") for each in sections(evidence)), " "),
-        body=join(parts(evidence), "\n"),
+    sections = []
+    for section in SECTIONS:
+        if section is not FRONT or len(search.maximise) > 1:
+            pieces = [render_piece(piece, evidence) for piece in section.pieces]
+            content = Markup().join(dict.fromkeys(pieces))  # one reason is told once
+            anchor = section.short.lower().replace(" ", "-")
+            sections.append({**section._asdict(), "anchor": anchor, "content": content})
+    # The theme has a colour for each width.
+    return render_page(
+        __name__,
+        "report.html",
+        len(evidence.widths),
+        title=search.name,
+        source=search.space,
+        links=search.links,
+        has_pages=bool(evidence.pages),
+        sections=sections,
     )
 
 
-def runs_told(evidence: Evidence) -> list[Html]:
-    """Where names and points lead, if they lead anywhere."""
-    told = "trials' names and points lead to their runs, while the MLflow UI is up"
-    return [tag("span", told)] if evidence.pages else []
-
-
-def sections(evidence: Evidence) -> list[Section]:
-    """Those that a search of this kind has."""
-    return [section for section in SECTIONS if section.wanted(evidence)]
-
-
-def parts(evidence: Evidence) -> Iterator[Html]:
-    """The sections in order, figures numbered as they come."""
-    numbers = count(1)
-    for section in sections(evidence):
-        made = attempt(section, evidence)
-        pieces = made if isinstance(made, list) else [made]
-        content = [figure(piece, next(numbers)) if isinstance(piece, Drawing) else piece for piece in pieces]
-        yield tag("section", tag("h2", section.title), *content, id=anchor(section))
-
-
-def attempt(section: Section, evidence: Evidence) -> Content:
-    """The section, or the line that says why it is missing."""
+def render_piece(piece: PageElement, evidence: Evidence) -> Markup:
+    """The piece, or the line that says why it is missing."""
     try:
-        return section.make(evidence)
-    except LeftOutError as reason:
-        return left_out(reason)
-    except Exception as error:  # one broken section must not cost the page that GPU-days paid for
-        return left_out(f"it could not be made ({type(error).__name__}: {error})")
-
-
-def figure(drawing: Drawing, number: int) -> Html:
-    """A numbered figure with its caption."""
-    caption = tag("figcaption", tag("b", f"Figure {number}."), " ", drawing.caption)
-    return tag("figure", tag("div", drawing.svg, class_="scroll"), caption)
-
-
-def anchor(section: Section) -> str:
-    """The section's id in the page."""
-    return section.short.lower().replace(" ", "-")
-
-
-def setting(evidence: Evidence) -> Html:
-    """What is needed to judge and to repeat the numbers."""
-    search, trials = evidence.search, evidence.trials
-    seeds = trials["seed"].nunique()
-    facts = {
-        "space": search.space,
-        "widths": ", ".join(plain(width) for width in evidence.widths),
-        "trials": ", ".join(
-            counted(len(rows), noun)
-            for rows, noun in ((trials, "trial"), (evidence.scouts, "scout"), (evidence.controls, "control"))
-            if len(rows) or noun != "scout"
-        ),
-        "training seeds": str(seeds) if seeds else "not recorded",
-        **search.setting,
-        "page written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    return definitions(facts.items())
-
-
-SECTIONS = (
-    Section("The answer", "Answer", answer),
-    Section("Robust accuracy against λ", "Accuracy by λ", accuracy_against_lam),
-    Section("λ* against width", "λ* by width", lam_against_width),
-    Section("What the trials say together", "Belief", belief_over_width),
-    Section("The front", "Front", front_of_metrics, several_metrics),
-    Section("Natural against robust accuracy", "Trade-off", natural_against_robust),
-    Section("Natural accuracy, stability and robust accuracy by width", "Decomposition", rates_against_width),
-    Section("The best trials over training", "Training", accuracy_over_epochs),
-    Section("The ratio of the two terms over training", "Ratio of terms", ratio_over_epochs),
-    Section("Lipschitz ratio and margin", "Lipschitz and margin", lipschitz_and_margin),
-    Section("Layer norms and spectra", "Layers", norms_and_spectra),
-    Section("Cost by width", "Cost", cost_by_width),
-    Section("Failures", "Failures", failures),
-    Section("All trials", "All trials", all_trials),
-    Section("How this was made", "Setting", setting),
-)
+        # What a figure looks like is settled when its axes and lines are made.
+        with look():
+            values = piece(evidence)
+        if values is None:
+            return Markup()
+        return render(__name__, f"{piece.__name__}.html", evidence=evidence, **values)
+    except LeftOutError as missing:
+        reason = str(missing)
+    except Exception as error:  # one broken piece must not cost the page that GPU-days paid for
+        reason = f"it could not be made ({type(error).__name__}: {error})"
+    return render(__name__, "left_out.html", reason=reason)

@@ -1,25 +1,88 @@
-"""What a report reads of a search, tidied once: nothing below this module meets a missing column."""
+"""What a report reads of a search, tidied once: nothing below this module meets a missing
+column."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
+from matplotlib.axes import Axes
 from pandas import DataFrame, Series
 
-from robsearch.laws import Ridge
-from robsearch.selection import best_of, sound
-from robsearch.wording import counted
+from robsearch.drawing.formatting import names_of, number, percent
+from robsearch.drawing.style import Tone, tone
+from robsearch.drawing.tooltips import Spot
+from robsearch.errors import counted
+from robsearch.laws import ResponseSurface
+from robsearch.metrics import LAM, NATURAL_LOSS, ROBUST_LOSS, TEST_ROBUST, VALUE
+from robsearch.spaces import AtLeast
+from robsearch.training.costs import COLUMNS
+from robsearch.trials.selection import best_of, sound
 
-TRIAL_NUMBERS = ("width", "number", "lam", "value", "best_epoch", "epochs", "seconds")
-TRIAL_COLUMNS = (
-    "trial", *TRIAL_NUMBERS, "control", "rung", "state", "feasible", "collapsed", "choices", "reason", "seed",
-)  # fmt: skip
-LAYER_COLUMNS = ("trial", "width", "measure", "layer", "position", "kind", "mean", "max")
-EPOCH_NUMBERS = ("epoch", "train/lam", "val/robust_accuracy", "train/natural_loss", "train/robust_loss")
+RATES = ("natural_accuracy", "stability", "robust_accuracy")
+MEASURES = {
+    "test/lipschitz/logit_ratio/mean": "local Lipschitz, lower bound\n(logits per unit of pixel)",
+    "test/margin/logit/mean": "logit margin (logits)",
+}
+"""What is drawn of the measures, with its title."""
+STRONGEST = "strongest/robust_accuracy"
+GPU_MEMORY = "memory/peak_gib"
+CPU_MEMORY = "memory/peak_rss_gib"
+SPEED = "time/images_per_second"
+NUMBERS = (
+    "width",
+    "number",
+    "lam",
+    "value",
+    "best_epoch",
+    "epochs",
+    *COLUMNS,
+    *(f"test/{rate}" for rate in RATES),
+    *(f"test/{rate}_se" for rate in RATES),
+    *MEASURES,
+    "test_last/robust_accuracy",
+    STRONGEST,
+    "strongest/n",
+    "strongest/low",
+    "strongest/high",
+)
+WORDS = (
+    "trial",
+    "control",
+    "rung",
+    "state",
+    "feasible",
+    "collapsed",
+    "choices",
+    "reason",
+    "seed",
+    "strongest/attack",
+    "strongest/on",
+)
+EPOCH_NUMBERS = (
+    "epoch",
+    LAM,
+    VALUE,
+    NATURAL_LOSS,
+    ROBUST_LOSS,
+    GPU_MEMORY,
+    CPU_MEMORY,
+    SPEED,
+)
+LAYER_COLUMNS = (
+    "trial",
+    "width",
+    "measure",
+    "layer",
+    "position",
+    "kind",
+    "mean",
+    "max",
+)
 
 
 class LeftOutError(Exception):
@@ -56,6 +119,11 @@ class Searched(Protocol):
         ...
 
     @property
+    def subject_to(self) -> Sequence[AtLeast]:
+        """The constraints, none for most."""
+        ...
+
+    @property
     def maximise(self) -> Sequence[str]:
         """The metrics that decide, such as ``val/robust_accuracy``."""
         ...
@@ -67,7 +135,8 @@ class Searched(Protocol):
 
     @property
     def front(self) -> DataFrame:
-        """Of the trials those that no other at their width beats in all metrics that are maximised."""
+        """Of the trials those that no other at their width beats in all metrics that are
+        maximised."""
         ...
 
     @property
@@ -77,12 +146,14 @@ class Searched(Protocol):
 
     @property
     def layers(self) -> DataFrame:
-        """Of the best trial of each width, a row per layer measure and layer (``LAYER_COLUMNS``)."""
+        """Of the best trial of each width, a row per layer measure and layer
+        (``LAYER_COLUMNS``)."""
         ...
 
     @property
-    def ridge(self) -> Ridge:
-        """The response surface fitted to all finished trials; it may say that it determines nothing."""
+    def ridge(self) -> ResponseSurface:
+        """The response surface fitted to all finished trials; it may say that it determines
+        nothing."""
         ...
 
 
@@ -90,7 +161,8 @@ class Searched(Protocol):
 class Evidence:
     """A search as the report reads it: numbers are floats, absent is NaN.
 
-    Controls stand apart, and so do trials of lower fidelity (``scouts``).
+    Controls stand apart, and so do trials of lower fidelity (``scouts``). ``pages`` has the
+    address of each trial's run, as far as it is known.
     """
 
     search: Searched
@@ -102,114 +174,176 @@ class Evidence:
 
     @classmethod
     def of(cls, search: Searched, pages: Mapping[str, str] | None = None) -> Evidence:
-        """The evidence in a search; ``pages`` has the address of each trial's run, as far as it is known."""
-        rows = tidy(search.trials, TRIAL_COLUMNS, TRIAL_NUMBERS, ("test", "val/"))
-        epochs = tidy(search.epochs, ("trial", *EPOCH_NUMBERS), EPOCH_NUMBERS, ("val/",))
-        epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last").sort_values(["trial", "epoch"])
-        is_control, is_scout = (rows[kind].map(words) != "" for kind in ("control", "rung"))
-        return cls(search, rows[~is_control & ~is_scout], rows[is_control], rows[is_scout], epochs, pages or {})
+        """The evidence in a search."""
+        trials = typed_columns(search.trials, WORDS, NUMBERS)
+        epochs = typed_columns(search.epochs, ("trial",), EPOCH_NUMBERS)
+        # An epoch that was done again after an interruption counts once.
+        epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last")
+        epochs = with_ratio(epochs.sort_values(["trial", "epoch"]))
+        # What is no control, or no scout, has an absent cell, which text_of makes empty.
+        is_control = trials["control"].map(text_of) != ""
+        is_scout = trials["rung"].map(text_of) != ""
+        searched = trials[~is_control & ~is_scout]
+        controls = trials[is_control]
+        return cls(
+            search,
+            searched,
+            controls,
+            trials[is_scout],
+            epochs,
+            pages or {},
+        )
+
+    @property
+    def ridge(self) -> ResponseSurface:
+        """The one answer."""
+        return self.search.ridge
+
+    @property
+    def interval_name(self) -> str:
+        """``95 % interval``."""
+        return f"{number(100 * self.ridge.confidence)} % interval"
 
     @property
     def layers(self) -> DataFrame:
         """The layers of the best trials."""
         return self.search.layers.reindex(columns=list(LAYER_COLUMNS))
 
-    @property
+    @cached_property
     def widths(self) -> Sequence[float]:
         """The widths searched, thin to wide."""
         return sorted(float(width) for width in self.search.widths)
 
     @property
-    def finished(self) -> DataFrame:
-        """Completed trials that have a value and have not collapsed."""
-        return sound(self.complete)
+    def names(self) -> Mapping[float, str]:
+        """Of the widths: in as many digits as tell them apart."""
+        return names_of(self.widths)
+
+    @property
+    def all_trials(self) -> DataFrame:
+        """With controls and scouts."""
+        return pd.concat([self.trials, self.controls, self.scouts])
 
     @property
     def complete(self) -> DataFrame:
-        """The same with those that have collapsed."""
+        """Completed trials that have a value."""
         return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
+
+    @property
+    def finished(self) -> DataFrame:
+        """The same without those that have collapsed."""
+        return sound(self.complete)
 
     @property
     def fitted(self) -> DataFrame:
         """Those of them that the law is fitted from: where it has a group, these."""
-        group = self.search.ridge.group
+        group = self.ridge.group
         return self.finished[self.finished["choices"] == group] if group else self.finished
 
     @property
     def fitted_words(self) -> str:
         """The same in words: ``all finished trials``."""
-        group = self.search.ridge.group
+        group = self.ridge.group
         return f"the finished trials with {group}" if group else "all finished trials"
 
+    def by_width(self, rows: DataFrame) -> Iterator[tuple[float, Tone, DataFrame]]:
+        """Each width, thin to wide, with its look and its rows."""
+        for width in self.widths:
+            yield width, tone(self.widths, width), rows[rows["width"] == width]
+
     def best(self, width: float) -> Series | None:
-        """The finished trial of highest validation robust accuracy at a width, of those that meet all constraints."""
+        """The finished trial of highest validation robust accuracy at a width, of those that meet
+        all constraints."""
         return best_of(self.finished, width)
 
-    def bests(self) -> list[Series]:
+    @property
+    def bests(self) -> DataFrame:
         """The best trial of each width that has one."""
-        return [best for width in self.widths if (best := self.best(width)) is not None]
+        bests = [self.best(width) for width in self.widths]
+        names = [best["trial"] for best in bests if best is not None]
+        return self.finished[self.finished["trial"].isin(names)].sort_values("width")
 
     def curve(self, trial: str) -> DataFrame:
         """The epochs of one trial in order."""
         return self.epochs[self.epochs["trial"] == trial]
 
-    @property
-    def suggestions(self) -> DataFrame:
-        """Of the finished trials; see ``suggestions_of``."""
-        return suggestions_of(self.finished)
-
-    @property
-    def replicated(self) -> DataFrame:
-        """The suggestions with several finished seeds."""
-        return self.suggestions[self.suggestions["n"] > 1]
-
     def sample(self, rows: DataFrame, noun: str = "trial") -> str:
         """The n and the seeds behind some rows: ``n = 18 trials, 18 training seeds``."""
-        seeds = int(rows["seed"].nunique())
-        told = counted(seeds, "training seed") if seeds else "seeds not recorded"
-        return f"n\u00a0=\u00a0{counted(len(rows), noun)}, {told}"
+        count = int(rows["seed"].nunique())
+        seeds = counted(count, "training seed") if count else "seeds not recorded"
+        return f"n\u00a0=\u00a0{counted(len(rows), noun)}, {seeds}"
 
     def examples(self, split: str) -> str:
-        """How many examples a split has, from the setting's ``validation examples`` or ``test examples``."""
+        """How many examples a split has, from the setting's ``validation examples`` or
+        ``test examples``."""
         count = self.search.setting.get(f"{split} examples", "")
-        known = count.isdigit()  # not where it is searched
-        return counted(int(count), f"{split} example") if known else f"number of {split} examples not recorded"
+        if not count.isdigit():  # the data is searched
+            return f"number of {split} examples not recorded"
+        return counted(int(count), f"{split} example")
+
+    def spots(
+        self,
+        axes: Axes,
+        rows: DataFrame,
+        xs: Series[float],
+        ys: Series[float],
+    ) -> list[Spot]:
+        """Where some trials are drawn, each with what it says: ``w4-017: λ 6.31, robust 56.2 % on
+        validation, 55.0 % on test``."""
+        spots = []
+        for x, y, (_, trial) in zip(xs, ys, rows.iterrows(), strict=True):
+            # What has no number is not drawn, so it has nothing to say.
+            if not (math.isfinite(x) and math.isfinite(y)):
+                continue
+            name = trial["trial"]
+            value = percent(trial["value"])
+            text = f"{name}: λ {number(trial['lam'])}, robust {value} % on validation"
+            if math.isfinite(trial[TEST_ROBUST]):
+                text += f", {percent(trial[TEST_ROBUST])} % on test"
+            spots.append(Spot(axes, x, y, text, self.pages.get(name, "")))
+        return spots
 
 
-def suggestions_of(finished: DataFrame) -> DataFrame:
-    """One row per width and suggestion with ``n`` finished seeds: mean ``lam`` and ``value``, the values' ``sd``.
+def suggestions_of(trials: DataFrame) -> DataFrame:
+    """One row per width and suggestion with ``n`` finished seeds: mean ``lam`` and ``value``, the
+    values' ``sd``.
 
     ``feasible`` is whether all of its seeds meet the constraints.
     """
-    done = finished.assign(feasible=meets(finished))
-    grouped = done.groupby(["width", "number"], as_index=False, dropna=False)
-    return grouped.agg(
-        lam=("lam", "mean"), n=("value", "size"), value=("value", "mean"), sd=("value", "std"),
+    with_feasible = trials.assign(feasible=meets(trials))
+    return with_feasible.groupby(["width", "number"], as_index=False, dropna=False).agg(
+        lam=("lam", "mean"),
+        n=("value", "size"),
+        value=("value", "mean"),
+        sd=("value", "std"),
         feasible=("feasible", "all"),
-    )  # fmt: skip
+    )
 
 
 def meets(rows: DataFrame) -> Series:
     """Which of the rows meet all constraints, as far as it is known."""
-    return rows["feasible"].map(words) != "False"
+    return rows["feasible"].map(text_of) != "False"
 
 
-def tidy(frame: DataFrame, columns: Sequence[str], numbers: Sequence[str], prefixes: tuple[str, ...]) -> DataFrame:
-    """The frame with all ``columns``, and floats in ``numbers`` and wherever one of ``prefixes`` begins a name."""
-    full = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *columns])))
-    numeric = [name for name in full.columns if name in numbers or str(name).startswith(prefixes)]
-    full[numeric] = full[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
-    return full.reset_index(drop=True)
+def typed_columns(frame: DataFrame, texts: Sequence[str], numbers: Sequence[str]) -> DataFrame:
+    """The frame with all these columns, and floats in ``numbers`` and in what was measured."""
+    columns = dict.fromkeys([*frame.columns, *texts, *numbers])
+    frame = frame.reindex(columns=list(columns))
+    for name in frame.columns:
+        if name in numbers or str(name).startswith(("test", "val/")):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+    return frame.reset_index(drop=True)
 
 
-def number(row: Series, column: str) -> float:
-    """A number of a row, NaN where the search never got that far."""
-    value = row.get(column)
-    return float(value) if isinstance(value, (int, float)) else math.nan
+def with_ratio(epochs: DataFrame) -> DataFrame:
+    """The epochs with the ratio of the objective's two terms, absent where the second is zero."""
+    natural = epochs[NATURAL_LOSS]
+    robust = epochs[ROBUST_LOSS]
+    return epochs.assign(ratio=natural.where(natural > 0) / robust.where(robust > 0))
 
 
-def words(value: object) -> str:
+def text_of(value: Any) -> str:
     """A text cell, empty where absent."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if pd.isna(value):
         return ""
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,22 +1,24 @@
-"""Launch, resume, load and evaluate a search: composes Optuna's studies, Ray's cluster and MLflow's record."""
+"""Launch, resume, load and evaluate a search: composes Optuna's studies, Ray's cluster and MLflow's
+record.
 
-from robsearch.search.comparing import Comparison, compare
-from robsearch.search.engine import launch, resume
-from robsearch.search.evaluating import Evaluation, evaluate
-from robsearch.search.place import Place, search_names
-from robsearch.search.result import Search, load_search
-from robsearch.search.workplace import Means
+Each name brings what it needs when it is used: ``status`` needs neither torch nor Ray nor MLflow.
+"""
 
-__all__ = [
-    "Comparison",
-    "Evaluation",
-    "Means",
-    "Place",
-    "Search",
-    "compare",
-    "evaluate",
-    "launch",
-    "load_search",
-    "resume",
-    "search_names",
-]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robsearch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from robsearch.search.commands.compare import Comparison as Comparison, compare as compare
+    from robsearch.search.commands.evaluate import Evaluation as Evaluation, evaluate as evaluate
+    from robsearch.search.engine import launch as launch, resume as resume
+    from robsearch.search.options import RunOptions as RunOptions
+    from robsearch.search.result import Search as Search, load_search as load_search
+    from robsearch.search.results_store import (
+        ResultsStore as ResultsStore,
+        search_names as search_names,
+    )
+else:
+    __getattr__ = lazy_names(__name__, __file__)

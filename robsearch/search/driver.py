@@ -1,34 +1,152 @@
-"""The one process that decides: it asks Optuna, hands jobs to Ray, and tells Optuna and MLflow what came of them."""
+"""The one process that decides: it asks Optuna, hands jobs to Ray, and tells Optuna and MLflow what
+came of them."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robsearch.checkpoints import drop_weights
 from robsearch.cluster import Job, Work
-from robsearch.costs import Cost, cost_of, measuring, total
 from robsearch.errors import LeaseLostError
-from robsearch.resources import Resources
-from robsearch.search.live import Live
+from robsearch.metrics import LAM, VAL_NATURAL, VALUE
+from robsearch.protocols import Metrics
 from robsearch.search.recording import Recorder
-from robsearch.search.shelf import Shelf
-from robsearch.search.turns import Tally, Turns
-from robsearch.spaces import Stage
-from robsearch.study import Lease, Study, Suggestion, order_of, trainings_of
-from robsearch.trial import Report, measure, run
+from robsearch.search.scheduling import StudyCounts, StudyScheduler
+from robsearch.spaces.resources import Resources
+from robsearch.study import (
+    Lease,
+    RecordedTrial,
+    Study,
+    Suggestion,
+    others_than_lam,
+    params_text,
+    trials_of,
+)
+from robsearch.training.costs import Cost, cost_of, measuring
+from robsearch.training.memory import GIB
+from robsearch.trials.checkpoints import drop_weights
+from robsearch.trials.disk import best_of_each_width, to_drop, weights
+from robsearch.trials.loading import best_epoch
+from robsearch.trials.selection import Order
+from robsearch.trials.trial import Report, measure, run
 
 MAX_FAILURES_IN_A_ROW = 5
+
+
+@dataclass
+class RunningTrial:
+    """A trial that is being trained or measured, or waits for one of the two.
+
+    Attributes:
+        suggestion: what is trained.
+        study: whose it is.
+        started: when it was last handed out (Unix seconds).
+        heard: when it last reported an epoch.
+        before: seconds of the epochs that were saved before it was handed out.
+        history: its epochs so far.
+    """
+
+    suggestion: Suggestion
+    study: Study
+    started: float = field(default_factory=time.time)
+    heard: float = 0.0
+    before: float = 0.0
+    history: list[Metrics] = field(default_factory=list)
+
+    @property
+    def best(self) -> Metrics:
+        """The epoch with the best value so far."""
+        return self.history[best_epoch(self.history) - 1]
+
+    def spent(self, state: str, gpus: float) -> dict[str, float]:
+        """What the storage is to remember of what it took, now that it has ended.
+
+        Args:
+            state: how it ended.
+            gpus: that it held.
+        """
+        now = time.time()
+        cost = cost_of(self.history, {}, {})
+        spent = {"seconds": cost.seconds, "wall_seconds": self.before + now - self.started}
+        lost = 0.0
+        # What a worker did after the last epoch that it reported is in no history.
+        if state == "FAIL":
+            lost = now - max(self.started, self.heard)
+            spent["lost_seconds"] = lost
+        if gpus:
+            spent["gpu_seconds"] = cost.gpu_seconds
+            spent["lost_gpu_seconds"] = lost * gpus
+        return spent
+
+    def line(self, state: str, reason: str | None, collapsed: bool = False) -> str:
+        """What is printed when it has ended."""
+        words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "FAILED"}
+        start = f"{self.suggestion.trial:<9} {words[state]:<6}"
+        params = self.suggestion.params
+        if reason:
+            parts = [start, params_text(params, "  "), reason]
+            return " ".join(filter(None, parts))
+        best = self.best
+        others = params_text(others_than_lam(params), "  ")
+        parts = [f"{start} lam {self.history[-1][LAM]:<6.3g}"]
+        if others:
+            parts.append(f"{others} ")
+        parts.append(f"val robust {best[VALUE]:5.1%} natural {best[VAL_NATURAL]:5.1%}")
+        seconds = cost_of(self.history, {}, {}).seconds
+        parts.append(f"epoch {best['epoch']:.0f}/{len(self.history)} {seconds:.1f} s")
+        line = " ".join(parts)
+        return f"{line}, collapsed" if collapsed else line
+
+
+class WeightBudget:
+    """Whose weights go first when they take too much: those of failed trials, then of the worst.
+
+    Histories and measures stay; a trial without weights cannot be evaluated or trained further.
+
+    Args:
+        folder: of the trials' folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.gib: float | None = None
+        self._orders: dict[str, Order] = {}
+        self._widths: dict[str, float] = {}
+
+    def finished(self, trial: str, width: float, order: Order) -> None:
+        """A trial ended as good as this."""
+        self._orders[trial] = order
+        self._widths[trial] = width
+
+    def enforce(self, busy: Collection[str]) -> list[str]:
+        """Drops weights until the rest is within the budget; returns whose.
+
+        Args:
+            busy: trials being trained or not yet measured, which are left alone.
+        """
+        if self.gib is None or not self.folder.exists():
+            return []
+        sizes = weights(self.folder)
+        failed = [trial for trial in sizes if trial not in self._orders]
+        finished = [trial for trial in self._orders if trial in sizes]
+        worst_first = sorted(finished, key=lambda trial: self._orders[trial])
+        in_order = {trial: sizes[trial] for trial in [*failed, *worst_first]}
+        keep = {*busy, *best_of_each_width(self._orders, self._widths, 1)}
+        dropped = to_drop(in_order, keep, int(self.gib * GIB))
+        for trial in dropped:
+            drop_weights(self.folder / trial)
+        return dropped
 
 
 class Driver:
     """Answers Ray's questions (``cluster.Jobs``) for one search.
 
     Args:
-        turns: the search's studies, and which of them is asked next.
+        scheduler: the search's studies, and which of them is asked next.
         recorder: the search's trials in MLflow.
         lease: verified before everything that is written.
         folder: of the trials' folders.
@@ -41,104 +159,114 @@ class Driver:
 
     def __init__(
         self,
-        turns: Turns,
+        scheduler: StudyScheduler,
         recorder: Recorder,
         lease: Lease,
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        self.turns, self.recorder, self.lease, self.parallel = turns, recorder, lease, 1
-        self._resources: dict[float, Resources] = {}
-        self.shelf = Shelf(folder)
-        self.folder, self.say, self.started = folder, say, time.time()
-        self.problem, self._stopping = "", False
+        self.scheduler = scheduler
+        self.recorder = recorder
+        self.lease = lease
+        self.folder = folder
+        self.say = say
+        self.parallel = 1
+        self.weight_budget = WeightBudget(folder)
+        self.started = time.time()
+        self.problem = ""
         self.lost: LeaseLostError | None = None
-        self.live: dict[str, Live] = {}
+        self.running: dict[str, RunningTrial] = {}
+        self.waiting: deque[RunningTrial] = deque()
+        self.unmeasured: deque[RunningTrial] = deque()
+        self.measuring: dict[str, RunningTrial] = {}
+        self._resources: Mapping[float, Resources] = defaultdict(Resources)
+        self._stopping = False
         self._jobs: dict[str, Job] = {}
-        self.waiting: deque[Live] = deque()
-        self.unmeasured: deque[Suggestion] = deque()
-        self.measuring: dict[str, tuple[Stage, float]] = {}
         self._failures_in_a_row = 0
-        lease.when_asked_to_stop(lambda: say("stopping, as `robsearch stop` asked: waiting for the workers"))
-        for study, tally in turns.tallies.items():
-            self._recall(study, tally)
+        lease.when_asked_to_stop(
+            lambda: say("stopping, as `robsearch stop` asked: waiting for the workers")
+        )
+        for study, counts in scheduler.counts_of.items():
+            self._recall(study, counts)
 
-    def _recall(self, study: Study, tally: Tally) -> None:
+    def _recall(self, study: Study, counts: StudyCounts) -> None:
         self.lease.verify()  # an adopted trial may be told
-        self.waiting += [Live(suggestion, study) for suggestion in study.adopt()]
-        for trial in study.trials():
-            trainings = trainings_of(trial)
-            for training in trainings:
-                measured = tally.recall(training, self.folder / training.trial)
-                if training.state == "COMPLETE":
-                    self._finished(study, training.trial, training.width, training.facts, trial.params)
+        for suggestion in study.adopt():
+            self.waiting.append(RunningTrial(suggestion, study))
+        for recorded in study.trials():
+            counts.states[recorded.state.name] += 1
+            for trial in trials_of(recorded):
+                measured = counts.recall(trial, self.folder / trial.trial)
+                if trial.state == "COMPLETE":
+                    self._finished(study, trial, recorded.params)
                     if not measured and study.stage.rung is None:
-                        self.unmeasured.append(study.again(training))
-            tally.states[trial.state.name] += 1
+                        self.unmeasured.append(RunningTrial(study.suggestion_of(trial), study))
 
-    @property
-    def resources(self) -> dict[float, Resources]:
-        """What a training takes, by width."""
-        return self._resources
-
-    @resources.setter
-    def resources(self, resources: dict[float, Resources]) -> None:
+    def set_capacity(self, parallel: int, resources: Mapping[float, Resources]) -> None:
+        """Says how many jobs run at once, and what those of each width take."""
+        self.parallel = parallel
         self._resources = resources
-        self.turns.one_by_one = len(set(resources.values())) > 1
+        self.scheduler.one_by_one = len(set(resources.values())) > 1
 
     @property
     def stopping(self) -> bool:
-        """Whether to stop at once: after a signal, at the request of another process, or for a problem."""
+        """Whether to stop at once: after a signal, at the request of another process, or for a
+        problem."""
         return self._stopping or self.lease.stop_asked
 
     @stopping.setter
     def stopping(self, stopping: bool) -> None:
         self._stopping = stopping
 
-    @property
-    def left(self) -> int:
-        """Trials that a dead driver left, not yet handed out again."""
-        return len(self.waiting)
-
-    # -- what Ray asks -----------------------------------------------------------------------------------------
+    # --- what Ray asks ---
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return not (self._jobs or self.waiting or self.unmeasured or self.turns.next())
+        return not (self._jobs or self.waiting or self.unmeasured or self.scheduler.next())
 
     def next(self) -> Job | None:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
         if self.stopping or len(self._jobs) >= self.parallel:
             return None
-        study = None if self.unmeasured or self.waiting else self.turns.next()
-        if not (self.unmeasured or self.waiting or study) or not self._holds_lease():
+        due = self.unmeasured or self.waiting
+        study = None if due else self.scheduler.next()
+        # The lease is asked last: it is a look into the storage.
+        if not (due or study) or not self._holds_lease():
             return None
-        if self.unmeasured:
-            suggestion = self.unmeasured.popleft()
-            self.measuring[suggestion.trial] = suggestion.stage, time.time()
-            return self._handed(suggestion, measure)
-        live = self.waiting.popleft() if self.waiting else self._asked(study) if study else None
-        if live is None:
+        trial = due.popleft() if study is None else self._asked(study)
+        if trial is None:
             return None
-        live.started = time.time()
-        live.before = self.turns.tallies[live.study].spent.get(live.suggestion.trial, Cost()).seconds
-        self.live[live.suggestion.trial] = live
-        self.recorder.begin(live.suggestion)
-        return self._handed(live.suggestion, run)
+        suggestion = trial.suggestion
+        name = suggestion.trial
+        trial.started = time.time()
+        work: Work = measure
+        if due is self.unmeasured:
+            self.measuring[name] = trial
+        else:
+            work = run
+            # What a trial took before it is continued belongs to its wall time, too.
+            saved = self.scheduler.counts_of[trial.study].spent.get(name, Cost())
+            trial.before = saved.seconds
+            self.running[name] = trial
+            self.recorder.begin(suggestion)
+        resources = self._resources[suggestion.width]
+        job = Job(name, work, suggestion.recipe, self.folder / name, resources)
+        self._jobs[name] = job
+        return job
 
     def heard(self, job: Job, report: Report) -> bool:
         """Passes a report on to Optuna and MLflow; returns whether the job goes on."""
-        for text in report.said:
+        for text in report.warnings:
             self.say(f"{job.name}  {text}")
         if job.work is measure:
             if self._holds_lease():
                 self._measured(job, report)
-            return True
-        live = self.live.get(job.name)
-        if live is not None:
-            self._trained(live, report)
-        return job.name in self.live
+            return True  # nothing prunes a measuring
+        trial = self.running.get(job.name)
+        if trial is not None and self._holds_lease():
+            self._trained(trial, report)
+        return job.name in self.running
 
     def gone(self, job: Job, error: str | None) -> None:
         """A worker is free again."""
@@ -147,151 +275,122 @@ class Driver:
             return
         if job.work is measure:
             if error:
-                self._measured(job, Report(ended="FAIL", reason=f"the measuring process broke down: {error}"))
+                reason = f"the measuring process broke down: {error}"
+                self._measured(job, Report(ended="FAIL", reason=reason))
             self.measuring.pop(job.name, None)
-            self._tidy()
-        elif (live := self.live.get(job.name)) and not self.stopping:
-            what = f"broke down more often than it is retried: {error}" if error else "ended without a word"
-            self._fail(live, f"its worker {what} (what it saved: {job.folder})")
+            self._enforce_budget()
+        # Of a driver that stops, workers end without a word: their trials go on when it is resumed.
+        elif job.name in self.running and not self.stopping:
+            what = "ended without an error"
+            if error:
+                what = f"broke down more often than it is retried: {error}"
+            reason = f"its worker {what} (what it saved: {job.folder})"
+            self._end(self.running[job.name], "FAIL", reason)
 
-    # -- what to do next ---------------------------------------------------------------------------------------
+    # --- what to do next ---
 
-    def _asked(self, study: Study) -> Live | None:
-        suggestion = self.turns.ask(study)
+    def _asked(self, study: Study) -> RunningTrial | None:
+        suggestion = self.scheduler.ask(study)
+        states = self.scheduler.counts_of[study].states
         if suggestion is None:
-            self.turns.tallies[study].states["FAIL"] += 1
+            states["FAIL"] += 1
             self._count_failure(f"{study.label}: the space failed to define a recipe")
             return None
-        self.turns.tallies[study].states["RUNNING"] += 1
-        return Live(suggestion, study)
-
-    def _handed(self, suggestion: Suggestion, work: Work) -> Job:
-        folder, takes = self.folder / suggestion.trial, self.resources.get(suggestion.width, Resources())
-        job = Job(suggestion.trial, work, suggestion.recipe, folder, takes)
-        self._jobs[job.name] = job
-        return job
+        states["RUNNING"] += 1
+        return RunningTrial(suggestion, study)
 
     def _holds_lease(self) -> bool:
         try:
             self.lease.verify()
         except LeaseLostError as lost:
-            self.lost, self.stopping = lost, True
+            self.lost = lost
+            self.stopping = True
         return self.lost is None
 
-    # -- what became of it -------------------------------------------------------------------------------------
+    # --- what became of it ---
 
-    def _trained(self, live: Live, report: Report) -> None:
-        if not self._holds_lease():
-            return
-        suggestion = live.suggestion
-        if report.attempt != live.attempt:
-            live.attempt = report.attempt
-            self.recorder.attempted(suggestion.trial)
-        fresh = [entry for entry in report.epochs if entry["epoch"] > len(live.history)]
+    def _trained(self, trial: RunningTrial, report: Report) -> None:
+        suggestion = trial.suggestion
+        fresh = [entry for entry in report.epochs if entry["epoch"] > len(trial.history)]
         if fresh:
-            live.history += fresh
-            live.heard = time.time()
-            self.turns.tallies[live.study].spent[suggestion.trial] = cost_of(live.history, {}, {})
-        self.recorder.epochs(suggestion.trial, fresh)
-        prune = live.study.report(suggestion, fresh)
+            trial.history += fresh
+            trial.heard = time.time()
+            counts = self.scheduler.counts_of[trial.study]
+            counts.spent[suggestion.trial] = cost_of(trial.history, {}, {})
+        self.recorder.changed(suggestion.trial)
+        prune = trial.study.report(suggestion, fresh)
         if report.ended == "FAIL":
-            self._fail(live, report.reason or "no reason given")
+            self._end(trial, "FAIL", report.reason or "no reason given")
         elif report.ended == "COMPLETE":
-            self._complete(live)
-        elif prune and len(live.history) < suggestion.recipe.epochs:
-            self._prune(live)
+            self._end(trial, "COMPLETE")
+        elif prune and len(trial.history) < suggestion.recipe.epochs:
+            self._end(trial, "PRUNED")
 
-    def _complete(self, live: Live) -> None:
-        suggestion, study = live.suggestion, live.study
-        spent = live.spent("COMPLETE", self._gpus(suggestion))
-        told = study.complete(suggestion, live.best, live.history[-1], **spent)
-        self._failures_in_a_row = 0
-        self._finished(study, suggestion.trial, suggestion.width, told.facts, suggestion.params)
-        self._ended(live, "COMPLETE", spent, collapsed=told.facts["collapsed"])
-        self._counted(live, told.state)
-        if told.following:
-            self.waiting.appendleft(Live(told.following, study))
-        if study.stage.rung is None:
-            self.unmeasured.append(suggestion)
+    def _end(self, trial: RunningTrial, state: str, reason: str = "") -> None:
+        """Tells everybody that a trial has ended, and keeps for later what follows from that."""
+        suggestion = trial.suggestion
+        study = trial.study
+        name = suggestion.trial
+        spent = trial.spent(state, self._resources[suggestion.width].gpus)
+        if state == "FAIL":
+            outcome = study.fail(suggestion, reason, **spent)
         else:
-            drop_weights(self.folder / suggestion.trial)  # what a rung trains only chooses
-
-    def _prune(self, live: Live) -> None:
-        spent = live.spent("PRUNED", self._gpus(live.suggestion))
-        facts = live.study.prune(live.suggestion, live.best, live.history[-1], **spent)
-        self._failures_in_a_row = 0
-        self._ended(live, "PRUNED", spent, collapsed=facts["collapsed"])
-        self._counted(live, "PRUNED")
-        drop_weights(self.folder / live.suggestion.trial)
-
-    def _fail(self, live: Live, reason: str) -> None:
-        if not self._holds_lease():
-            return
-        spent = live.spent("FAIL", self._gpus(live.suggestion))
-        told = live.study.fail(live.suggestion, reason, **spent)
-        self._ended(live, "FAIL", spent, reason)
-        if told.following:
-            self.waiting.appendleft(Live(told.following, live.study))
-            return
-        self._counted(live, "FAIL")
-        self._count_failure(f"{live.suggestion.trial}: {reason}")
+            tell = study.complete if state == "COMPLETE" else study.prune
+            outcome = tell(suggestion, trial.best, trial.history[-1], **spent)
+            self._failures_in_a_row = 0
+        recorded = outcome.trial
+        counts = self.scheduler.counts_of[study]
+        cost = cost_of(trial.history, {}, vars(recorded))
+        counts.ended(name, state, cost, spent["wall_seconds"])
+        counts.settled(outcome.state)
+        del self.running[name]
+        self.recorder.ended(recorded, trial.history)
+        self.say(trial.line(state, reason, bool(recorded.collapsed)))
+        if state == "COMPLETE":
+            self._finished(study, recorded, suggestion.params)
+        # The next seed comes before anything new, so that suggestions end instead of piling up.
+        if outcome.following:
+            self.waiting.appendleft(RunningTrial(outcome.following, study))
+        elif state == "FAIL":
+            self._count_failure(f"{name}: {reason}")
+        if state == "COMPLETE" and study.stage.rung is None:
+            self.unmeasured.append(trial)
+        elif state != "FAIL":
+            drop_weights(self.folder / name)  # it was pruned, or of a rung, which only chooses
 
     def _count_failure(self, what: str) -> None:
         self._failures_in_a_row += 1
+        # Failed suggestions do not count, so a space that always fails would be asked for ever.
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             self.problem = f"{MAX_FAILURES_IN_A_ROW} trials failed in a row, the last one {what}"
             self.stopping = True
 
-    def _gpus(self, suggestion: Suggestion) -> float:
-        return self.resources.get(suggestion.width, Resources()).gpus
-
-    def _ended(
-        self, live: Live, state: str, spent: dict[str, float], reason: str | None = None, collapsed: bool = False
-    ) -> None:
-        trial, cost = live.suggestion.trial, cost_of(live.history, {}, {"state": state, **spent})
-        self.turns.tallies[live.study].ended(trial, state, cost, spent["wall_seconds"])
-        del self.live[trial]
-        self.recorder.cost(trial, cost)
-        self.recorder.ended(trial, state, live.history, reason, collapsed)
-        self.say(live.line(state, reason, collapsed))
-
-    def _counted(self, live: Live, state: str) -> None:
-        """Counts a suggestion that is no longer running; one with trainings left is."""
-        if state == "RUNNING":
-            return
-        states = self.turns.tallies[live.study].states
-        states["RUNNING"] -= 1
-        states[state] += 1
-
     def _measured(self, job: Job, report: Report) -> None:
         if report.ended == "COMPLETE":
-            self.recorder.measured(job.name, report.test)
-            stage, started = self.measuring[job.name]
-            tally = next(tally for study, tally in self.turns.tallies.items() if study.stage == stage)
-            tally.judging.append(time.time() - started)
-            tally.spent[job.name] = total([tally.spent[job.name], measuring(report.test)])
-            self.recorder.cost(job.name, tally.spent[job.name])
+            trial = self.measuring[job.name]
+            counts = self.scheduler.counts_of[trial.study]
+            counts.measured(job.name, time.time() - trial.started, measuring(report.test))
+            self.recorder.measured(job.name, counts.spent[job.name])
         if report.reason:
-            self.recorder.not_measured(job.name, report.reason)
+            self.recorder.tag(job.name, {"robsearch.measures": report.reason})
             self.say(f"{job.name}  measuring: {report.reason}")
 
-    def _finished(
-        self, study: Study, trial: str, width: float, facts: Mapping[str, Any], params: Mapping[str, Any]
-    ) -> None:
-        order = order_of(facts)
-        self.turns.tallies[study].trained(order, facts["lam"], params)
+    def _finished(self, study: Study, trial: RecordedTrial, params: Mapping[str, Any]) -> None:
+        assert trial.lam is not None, "it has ended"
+        self.scheduler.counts_of[study].finished(trial.order, trial.lam, params)
         if study.stage.deciding:
-            self.shelf.finished(trial, width, order)
+            self.weight_budget.finished(trial.trial, trial.width, trial.order)
 
-    def _tidy(self) -> None:
-        controls = (study.label for study in self.turns.tallies if study.stage.control is not None)
-        waiting = (one.trial for one in self.unmeasured)
-        left = (live.suggestion.trial for live in self.waiting)
-        busy = {*self.live, *self._jobs, *waiting, *left, *(f"{label}-000" for label in controls)}
-        if dropped := self.shelf.tidy(busy):
+    def _enforce_budget(self) -> None:
+        busy = {*self.running, *self._jobs}
+        busy.update(trial.suggestion.trial for trial in (*self.unmeasured, *self.waiting))
+        busy.update(f"{study.label}-000" for study in self.scheduler.controls)
+        dropped = self.weight_budget.enforce(busy)
+        if dropped:
             self.say(f"disk budget: the weights of {', '.join(dropped)} were dropped")
 
     def interrupt(self) -> None:
-        """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a driver adopts it."""
-        for live in self.live.values():
-            self.recorder.tracker.end(live.suggestion.trial, "INTERRUPTED", time.time())
+        """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a
+        driver adopts it."""
+        for trial in [*self.running.values(), *self.waiting]:
+            self.recorder.stopped(trial.suggestion.trial, "INTERRUPTED", time.time())

@@ -2,55 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 
 from robsearch import cluster
-from robsearch.references import refuse_while_importing
-from robsearch.search import learning
-from robsearch.search.belonging import claim_folder, new_identity, release_folder
-from robsearch.search.driving import drive, printer, say
-from robsearch.search.preflight import (
-    changed_manner,
-    check_numbers,
-    check_space,
-    check_writable,
+from robsearch.errors import counted, refuse
+from robsearch.identity import DERIVATION
+from robsearch.recipe import Recipe
+from robsearch.report import write as write_report
+from robsearch.search.capacity import (
+    capacity,
+    check_capacity,
+    joined,
+    measure_gpu_shares,
+    stops_on_signal,
+)
+from robsearch.search.driver import Driver
+from robsearch.search.grid import printer
+from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
+from robsearch.search.models import log_models
+from robsearch.search.options import AUTO, RunOptions, in_store
+from robsearch.search.preflight import check_writable, new_name
+from robsearch.search.progress import watched
+from robsearch.search.recording import Recorder
+from robsearch.search.result import Search, load_search
+from robsearch.search.results_store import (
+    claim_folder,
+    new_identity,
+    note_driver,
+    release_folder,
+)
+from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
+from robsearch.search.scheduling import scheduler_of
+from robsearch.search.settings import (
+    changed_settings,
     constraints,
-    manner,
-    new_name,
+    driver_settings,
+    recipe_settings,
     rungs,
+    space_settings,
     with_later,
 )
-from robsearch.search.result import Search
-from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
-from robsearch.search.setting import setting
-from robsearch.search.workplace import Means, in_place, joined
-from robsearch.spaces import UNNAMED, Draw, Space, distributions, grid_size, load_space, more_draws
+from robsearch.search.syncing import drop_spool
+from robsearch.spaces import (
+    UNNAMED,
+    Draw,
+    Space,
+    check,
+    derived_by,
+    distributions,
+    grid_size,
+    load_space,
+    more_draws,
+)
+from robsearch.spaces.references import refuse_while_importing
+from robsearch.spaces.resources import Resources
 from robsearch.study import (
-    Found,
+    Lease,
     SearchRecord,
     Storage,
     living_owner,
     open_storage,
+    recorded_trials,
     repair_journal,
 )
-from robsearch.tracking import Tracker, check_tracking, served
+from robsearch.tracking import SEARCH, Tracker, check_tracking, served
+from robsearch.training.precision import precision_problems
+from robsearch.trials.disk import full_behind, no_room_for_search
 
 TRIALS_PER_WIDTH = 10
+MAX_RETRIES = 2
 
 
-@in_place
+@in_store
 def launch(
     space: Space | str,
     *,
     name: str | None = None,
     trials: int | None = None,
     seed: int = 0,
-    means: Means | None = None,
+    options: RunOptions | None = None,
     console: Console | None = None,
     resumed_by: str | None = None,
 ) -> Search:
@@ -59,61 +99,95 @@ def launch(
     Args:
         space: a ``Space``, or its reference ``module:name``.
         name: of the search; by default the space's name and the next free number.
-        trials: the total over all widths (pruned trials count, failed ones do not), in whole suggestions; by default
-            10 suggestions per width, or all of a grid.
+        trials: the total over all widths (pruned trials count, failed ones do not), in whole
+            suggestions; by default 10 suggestions per width, or all of a grid.
         seed: every suggestion and every training derives from it.
-        means: where and how much.
+        options: where and how much.
         console: where progress is shown.
         resumed_by: how to go on with it where that is not by ``resume``, as words in ``<...>``.
 
     Raises:
-        InputError: everything that is wrong with the space, the options or the places, before Ray starts.
+        InputError: everything that is wrong with the space, the options or the places, before Ray
+            starts.
         DiskFullError: the driver found no room to write; ``resume`` goes on once there is some.
     """
-    means, console = _asked("launch", means, console, trials=(trials, 1), seed=(seed, 0))
-    came_from = space if isinstance(space, str) else space.reference or resumed_by
+    options, console = _checked("launch", options, console, trials=(trials, 1), seed=(seed, 0))
+    reference = space if isinstance(space, str) else space.reference or resumed_by
     space = load_space(space) if isinstance(space, str) else space
-    draws = check_space(space, partial(_note, console))
-    _check_places(means)
-    name = new_name(name, space, means.place, means.uri())
-    found = learning.found(space, means.place, draws, name, printer(console))
-    record = _record(space, came_from or unnamed(space), name, trials, seed, means, draws, found)
-    with joined(means, space, means.place.results, console):  # first: a cluster that refuses leaves no search behind
-        tracker, storage = Tracker(means.uri(), name, means.place.results, record.identity), _created(record, means)
-        if came_from is None:
-            say(console, f"note: {how_to_resume(space, name)}")
-        learning.teach(storage, name, space, found, distributions(draws), printer(console))
-        return drive(space, record, storage, lambda _: tracker, means, draws[0].recipe, console)
+    draws = check(space, say=partial(_print_note, console), needs_data=True)
+    check_writable(options.store.results)
+    check_tracking(options.uri())
+    name = new_name(name, space, options.store, options.uri())
+    imported = trials_to_import(space, options.store, draws, name, printer(console))
+    if trials is None or grid_size(space.sampler):
+        most = _most_trials(space)
+        trials = most if trials is None else min(trials, most)
+    recipes = recipe_settings([*draws, *more_draws(space, draws[0].width)], seed)
+    record = SearchRecord(
+        name=name,
+        space=reference or unnamed(space),
+        widths=space.widths,
+        seed=seed,
+        trials=trials,
+        tracking=options.to_remember,
+        setting={**space_settings(space, imported), **recipes},
+        maximise=space.maximise,
+        per_trial=space.per_trial,
+        trainings=space.trainings,
+        identity=new_identity(),
+        controls=tuple(control.__name__ for control in space.controls),
+        subject_to=constraints(space),
+        fidelity=rungs(space),
+        judged_by=judgement_of_space(draws),
+        derivation=DERIVATION,
+    )
+    # A cluster that refuses leaves no search behind, so it is joined first.
+    with joined(options, space, options.store.results, console):
+        _check_precision(draws, check_capacity(options, space))
+        tracker = Tracker(options.uri(), name, options.store.results, record.identity)
+        storage = _created(record, options)
+        if reference is None:
+            _print_note(console, how_to_resume(space, name))
+        import_trials(storage, name, space, imported, distributions(draws), printer(console))
+        return drive(space, record, storage, lambda _: tracker, options, draws[0].recipe, console)
 
 
-def _asked(
-    what: str, means: Means | None, console: Console | None, **least: tuple[float | None, float]
-) -> tuple[Means, Console]:
+def _checked(
+    what: str,
+    options: RunOptions | None,
+    console: Console | None,
+    **least: tuple[float | None, float],
+) -> tuple[RunOptions, Console]:
     """The options with their defaults, once nothing is wrong with them by themselves."""
     refuse_while_importing(f"to {what} a search")
-    means = means or Means()
-    check_numbers(**least, **means.bounds)
-    cluster.check_address(means.address)
-    return means, console or Console()
+    options = options or RunOptions()
+    options.check(**least)
+    cluster.check_address(options.address)
+    return options, console or Console()
 
 
-def _note(console: Console, text: str) -> None:
-    say(console, f"note: {text}")
+def _check_precision(draws: Sequence[Draw], resources: Mapping[float, Resources]) -> None:
+    """Refuses what the CPUs would not train; this machine's stands for those of the cluster."""
+    problems: list[str] = []
+    for draw in draws:
+        if resources[draw.width].gpus == 0:
+            problems += precision_problems(draw.recipe, torch.device("cpu"))
+    refuse(problems)
 
 
-def _check_places(means: Means) -> None:
-    check_writable(means.place.results)
-    check_tracking(means.uri())
+def _print_note(console: Console, text: str) -> None:
+    console.print(f"[bold yellow]note:[/] {escape(text)}", soft_wrap=True)
 
 
-def _created(record: SearchRecord, means: Means) -> Storage:
-    """Claims the search's folder and its name in the storage; where one is taken, neither is kept."""
-    folder = means.place.folder(record.name)
+def _created(record: SearchRecord, options: RunOptions) -> Storage:
+    """Claims the search's folder and its name in the storage; where one is taken, neither is
+    kept."""
+    folder = options.store.folder(record.name)
     claim_folder(folder, record)
     try:
-        storage = open_storage(means.place.storage, folder)
+        storage = open_storage(options.store.storage, folder)
         record.create(storage)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: a folder without a search would keep its name taken
         release_folder(folder)
         raise
     return storage
@@ -127,19 +201,25 @@ def unnamed(space: Space) -> str:
 def how_to_resume(space: Space, name: str) -> str:
     """What to do to go on with a search of a space that no other process can import."""
     return (
-        f"no module holds the space {space.title!r} under a name, so `robsearch resume {shlex.quote(name)}` cannot "
-        f"import it: go on with robsearch.resume({name!r}, space=...) from Python, or put the space into a module and "
-        "pass --space MODULE:NAME"
+        f"no module holds the space {space.title!r} under a name, so `robsearch resume "
+        f"{shlex.quote(name)}` cannot import it: go on with robsearch.resume({name!r}, space=...) "
+        "from Python, or put the space into a module and pass --space MODULE:NAME"
     )
 
 
-@in_place
+def _most_trials(space: Space) -> int:
+    """As many as are asked for by default; more than these a grid does not have."""
+    studies = 1 if space.per_trial == "all" else len(space.widths)
+    return (grid_size(space.sampler) or TRIALS_PER_WIDTH) * space.trainings * studies
+
+
+@in_store
 def resume(
     name: str,
     *,
     trials: int = 0,
     space: Space | str | None = None,
-    means: Means | None = None,
+    options: RunOptions | None = None,
     console: Console | None = None,
 ) -> Search:
     """Goes on with a search: finishes what was interrupted, and adds trials if asked.
@@ -148,77 +228,168 @@ def resume(
         name: of the search.
         trials: how many to add to those that were asked for before.
         space: the space or its reference, if it cannot be imported under the one that was recorded.
-        means: where and how much; the tracking URI of the launch is remembered.
+        options: where and how much; the tracking URI of the launch is remembered.
         console: where progress is shown.
 
     Raises:
-        InputError: no such search, another driver is at it, or the space is not what it was: every recorded suggestion
-            is replayed through it, and recipes, ranges, data and controls are compared.
+        InputError: no such search, another driver is at it, or the space is not what it was: every
+            recorded suggestion is replayed through it, and recipes, ranges, data and controls are
+            compared.
         DiskFullError: as for ``launch``.
     """
-    means, console = _asked("resume", means, console, trials=(trials, 0))
-    storage, record = means.place.search(name)
-    folder = means.place.folder(name)
-    if means.place.storage is None and living_owner(storage, name) is None:
+    options, console = _checked("resume", options, console, trials=(trials, 0))
+    storage, record = options.store.search(name)
+    folder = options.store.folder(name)
+    # A torn line is cut off only where nobody writes any more.
+    if options.store.storage is None and living_owner(storage, name) is None:
         repair_journal(folder)
     check_only_copy(folder, record)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
-    recipe = check_space(space, partial(_note, console))[0].recipe
+    space = derived_by(space, record.derivation)
+    draws = check(space, say=partial(_print_note, console), needs_data=True)
     check_unchanged(storage, record, space, folder)
-    changed = _changed_manner(record, space, console)
+    changed = changed_settings(record, space)
+    for label, text in changed.items():
+        _print_note(console, f"the {label} is {text} from now on; it was {record.setting[label]}")
     check_writable(folder)
-    uri = means.uri_of(record)
+    uri = options.uri_of(record)
+    # A server that is away does not keep a search from going on; a file that is not there does.
     if not served(uri):
         check_tracking(uri)
-    patient = partial(_patient, uri, not record.identity, means, console)
-    with joined(means, space, folder, console):
+    tracker_of = partial(_patient_tracker, uri, not record.identity, options, console)
+    with joined(options, space, folder, console):
+        _check_precision(draws, check_capacity(options, space))
         record = replace(with_later(record, changed), trials=record.trials + trials)
-        return drive(space, record, storage, patient, means, recipe, console)
+        return drive(space, record, storage, tracker_of, options, draws[0].recipe, console)
 
 
-def _changed_manner(record: SearchRecord, space: Space, console: Console) -> dict[str, str]:
-    """What of the sampler, pruner and allocation is another one from now on; says so."""
-    changed = changed_manner(record, space)
-    for label, text in changed.items():
-        say(console, f"note: the {label} is {text} from now on; it was {record.setting[label]}")
-    return changed
-
-
-def _patient(uri: str, adopt: bool, means: Means, console: Console, record: SearchRecord) -> Tracker:
+def _patient_tracker(
+    uri: str, adopt: bool, options: RunOptions, console: Console, record: SearchRecord
+) -> Tracker:
     """The search's record, also during an outage; that there is one is said."""
-    tracker = Tracker(uri, record.name, means.place.results, record.identity, adopt=adopt, patient=True)
+    results = options.store.results
+    tracker = Tracker(uri, record.name, results, record.identity, adopt=adopt, patient=True)
     if tracker.trouble:
-        text = f"{tracker.trouble}; training goes on, and records wait until MLflow answers"
-        say(console, f"note: {text}")
+        trouble = f"{tracker.trouble}; training goes on, and what waits is sent when MLflow answers"
+        _print_note(console, trouble)
     return tracker
 
 
-def _record(
+# --- driving a search that exists ---
+
+
+def drive(
     space: Space,
-    reference: str,
-    name: str,
-    trials: int | None,
-    seed: int,
-    means: Means,
-    draws: Sequence[Draw],
-    found: Sequence[Found],
-) -> SearchRecord:
-    points = grid_size(space.sampler) or TRIALS_PER_WIDTH
-    most = points * space.trainings * (1 if space.per_trial == "all" else len(space.widths))
-    return SearchRecord(
-        name,
-        reference,
-        space.widths,
-        seed,
-        min(trials or most, most) if grid_size(space.sampler) else trials or most,
-        means.to_remember,
-        {**manner(space, found), **setting([*draws, *more_draws(space, draws[0].width)], seed)},
-        space.maximise,
-        space.per_trial,
-        space.trainings,
-        identity=new_identity(),
-        controls=tuple(control.__name__ for control in space.controls),
-        subject_to=constraints(space),
-        fidelity=rungs(space),
-        judged_by=learning.judgement_of_space(draws),
-    )
+    record: SearchRecord,
+    storage: Storage,
+    tracker_of: Callable[[SearchRecord], Tracker],
+    options: RunOptions,
+    recipe: Recipe,
+    console: Console,
+) -> Search:
+    """Drives a search that exists until it has ended or is stopped; only this process does, by the
+    lease."""
+    folder = options.store.folder(record.name)
+    with Lease.acquire(storage, record.name) as lease:
+        # A search that robsearch 0.1 began has no identity yet.
+        record = replace(record, identity=record.identity or new_identity())
+        facts = note_driver(folder, record)
+        # Until MLflow has taken this driver, only the identity of the record is written.
+        replace(SearchRecord.load(storage, record.name), identity=record.identity).save(storage)
+        with _closing(tracker_of(record), record, options, console) as tracker:
+            record = with_later(record, driver_settings(facts))
+            record.save(storage)  # only now: the record in MLflow may refuse this driver
+            drop_spool(folder)
+            scheduler = scheduler_of(space, record, storage, recipe)
+            recorder = Recorder(tracker, folder / "trials", record)
+            driver = Driver(scheduler, recorder, lease, folder / "trials", printer(console))
+            recorder.begin_search(record)
+            tracker.watch_machine()
+            recorder.settle(recorded_trials(storage, record))
+            _say_start(driver, record, folder, console)
+            with _refused_when_full(driver, folder, options.command("resume", record)):
+                _run(driver, space, options, folder, console)
+                return _conclude(driver, options, console)
+
+
+@contextlib.contextmanager
+def _closing(
+    tracker: Tracker, record: SearchRecord, options: RunOptions, console: Console
+) -> Iterator[Tracker]:
+    """Inside the lease: whoever holds that writes the record."""
+    try:
+        yield tracker
+    finally:
+        behind = tracker.close()
+        if behind:
+            sync = options.command("sync", record)
+            runs = f"{counted(behind, 'run')} in MLflow could not be brought up to date"
+            _print_note(console, f"{runs}; `{sync}` delivers what waits")
+
+
+def _run(driver: Driver, space: Space, options: RunOptions, folder: Path, console: Console) -> None:
+    with stops_on_signal(driver, console):
+        shares = None
+        if options.gpus_per_trial == AUTO:
+            shares = measure_gpu_shares(options, space, folder, driver, console)
+        driver.set_capacity(*capacity(options, space, shares))
+        driver.weight_budget.gib = options.disk_budget
+        with watched(driver, console):
+            cluster.run(driver, folder, MAX_RETRIES, options.hang_after, driver.say)
+    driver.lease.verify()  # what follows is written in the name of the search
+
+
+@contextlib.contextmanager
+def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[None]:
+    """A full disk under the driver ends it, with one sentence: what the storage cannot keep is not
+    to be decided."""
+    try:
+        yield
+    except Exception as error:
+        full = full_behind(error)
+        if full is None or driver.lost:
+            raise
+        driver.interrupt()
+        driver.recorder.stopped(SEARCH, "INTERRUPTED", time.time())
+        raise no_room_for_search(folder, go_on, full) from error
+
+
+def _conclude(driver: Driver, options: RunOptions, console: Console) -> Search:
+    recorder, tracker = driver.recorder, driver.recorder.tracker
+    driver.interrupt()
+    search = load_search(tracker.search, options.results, options.storage)
+    write_report(search, search.report, tracker.pages)
+    winners = [str(best["trial"]) for best in search.bests]
+    if options.models and not driver.stopping:
+        studies = driver.scheduler.counts_of
+        problems = log_models(winners, studies, recorder)
+        for trial, problem in problems.items():
+            printer(console)(f"{trial}  MLflow model: {problem}")
+    recorder.conclude(search)
+    recorder.stopped(SEARCH, "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
+    if driver.problem:
+        console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
+    if driver.stopping:
+        _say_interrupted(search, options, console)
+    return replace(search, stopped=driver.stopping)
+
+
+def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Console) -> None:
+    trials = counted(record.trials, "trial")
+    ended = driver.scheduler.ended * record.trainings
+    left = len(driver.waiting)
+    if ended or left:
+        trials += f", {ended} of them ended, {left} to be continued"
+    place = escape(str(folder))  # a folder named [x] would be taken for a style
+    console.print(f"search [bold]{record.name}[/]: {trials}; results in {place}", soft_wrap=True)
+
+
+def _say_interrupted(search: Search, options: RunOptions, console: Console) -> None:
+    states = search.trials["state"].value_counts()
+    done = counted(states.get("COMPLETE", 0), "trial")
+    line = f"interrupted: {done} done, {states.get('PRUNED', 0)} pruned, all saved"
+    if search.unfinished:
+        line += f"; to be continued: {', '.join(search.unfinished)}"
+    console.print(line, soft_wrap=True)
+    go_on = options.command("resume", search.record)
+    console.print(f"go on with: [bold]{escape(go_on)}[/]", soft_wrap=True)

@@ -1,16 +1,25 @@
-"""A table that cuts no cell, however narrow the terminal is: the columns that do not fit go on beneath."""
+"""What is shown on a terminal: tables that cut no cell, and in them how searches stand.
+
+However narrow the terminal is, the columns that do not fit go on beneath.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from robsearch.study import others_than_lam, params_text
 
 UNBOUNDED = 10_000
 """Columns of a file or a pipe: a row of a table is one line there, and so is a sentence."""
@@ -21,14 +30,21 @@ BETWEEN = 2
 
 
 def printed() -> Console:
-    """Where a command prints: in a file or a pipe as wide as what is printed, unless ``COLUMNS`` is set."""
+    """Where a command prints: in a file or a pipe as wide as what is printed, unless ``COLUMNS`` is
+    set."""
     console = Console()
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNBOUNDED)
 
 
+def printer(console: Console) -> Callable[[str], None]:
+    """What prints a line as it is: unbroken, and nothing in it is a style."""
+    return partial(console.print, soft_wrap=True, highlight=False, markup=False)
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Heads and rows. Cells wrap between words; where even so they do not fit, the other columns go on beneath.
+    """Heads and rows. Cells wrap between words; where even so they do not fit, the other columns go
+    on beneath.
 
     Attributes:
         heads: of the columns.
@@ -48,44 +64,122 @@ class Grid:
         """The title, and one table or several."""
         if self.title is not None:
             yield self.title
-        room = options.max_width - BETWEEN
-        for columns in self._parts(room):
-            yield self._table(columns, room)
+        columns_left = options.max_width - BETWEEN
+        for columns in self._parts(columns_left):
+            yield self._table(columns, columns_left)
 
     def _least(self, column: int) -> int:
-        longest = max((cell_len(word) for cell in self._cells(column) for word in cell.split()), default=1)
+        words = " ".join(self._cells(column)).split()
+        longest = max(map(cell_len, words), default=1)
+        # A long name of a row is broken, so that there is room for what the row says.
         return min(longest, NAME) if column < self.keys else longest
 
     def _cells(self, column: int) -> list[str]:
         return [self.heads[column], *(str(row[column]) for row in self.rows)]
 
-    def _parts(self, room: int) -> Iterator[list[int]]:
+    def _parts(self, columns_left: int) -> Iterator[list[int]]:
         """Columns that fit beside the keys."""
         keys = list(range(self.keys))
-        free = room - sum(self._least(key) + BETWEEN for key in keys)
+        free = columns_left - sum(self._least(key) + BETWEEN for key in keys)
         part: list[int] = []
         taken = 0
         for column in range(self.keys, len(self.heads)):
-            takes = self._least(column) + BETWEEN
-            if part and taken + takes > free:
+            size = self._least(column) + BETWEEN
+            if part and taken + size > free:
                 yield [*keys, *part]
-                part, taken = [], 0
+                part = []
+                taken = 0
             part.append(column)
-            taken += takes
+            taken += size
         yield [*keys, *part]
 
-    def _table(self, columns: list[int], room: int) -> Table:
-        least = [self._least(column) for column in columns]
-        wanted = [max(map(cell_len, self._cells(column))) for column in columns]
-        spare = room - sum(width + BETWEEN for width in least)
-        more = sum(want - width for want, width in zip(wanted, least, strict=True))
-        share = min(1.0, max(spare, 0) / max(more, 1))
+    def _table(self, columns: list[int], columns_left: int) -> Table:
+        least = {}
+        wanted = {}
+        for column in columns:
+            least[column] = self._least(column)
+            wanted[column] = max(map(cell_len, self._cells(column)))
+        # What is to spare is shared out by what each column lacks to show its cells in one line.
+        taken = sum(least.values())
+        spare = columns_left - taken - BETWEEN * len(columns)
+        lacking = sum(wanted.values()) - taken
+        share = min(1.0, max(spare, 0) / max(lacking, 1))
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for column, width, want in zip(columns, least, wanted, strict=True):
+        for column in columns:
             head = self.heads[column]
-            begins = head in self.left or column == self.keys - 1 > 0
-            fits = min(width + int(share * (want - width)), room)
-            table.add_column(Text(head), justify="left" if begins else "right", width=fits, overflow="fold")
+            width = least[column] + int(share * (wanted[column] - least[column]))
+            is_last_of_several_keys = column == self.keys - 1 > 0
+            begins_left = is_last_of_several_keys or head in self.left
+            table.add_column(
+                Text(head),
+                justify="left" if begins_left else "right",
+                width=min(width, columns_left),
+                overflow="fold",
+            )
         for row in self.rows:
-            table.add_row(*(Text(cell) if isinstance(cell := row[column], str) else cell for column in columns))
+            cells = []
+            for column in columns:
+                cell = row[column]
+                # As a Text a cell is no markup.
+                cells.append(Text(cell) if isinstance(cell, str) else cell)
+            table.add_row(*cells)
         return table
+
+
+# --- how searches stand ---
+
+
+class Row(NamedTuple):
+    """One width, one of its rungs, or all controls.
+
+    ``states`` counts suggestions by Optuna's name for their state, or as INTERRUPTED; ``value`` is
+    the best robust accuracy on ``val``, as a share, ``params`` what Optuna suggested there; the
+    seconds are those of ``costs.Cost``.
+    """
+
+    label: str
+    states: Counter[str]
+    lam: float | None = None
+    value: float | None = None
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    measure_seconds: float = 0.0
+    failed_seconds: float = 0.0
+    params: Mapping[str, Any] = {}
+
+    def cells(self, gpu: bool, unfinished: str = "running") -> dict[str, str]:
+        """What is shown, by the head of its column; ``unfinished`` is what a trial does that has
+        not ended."""
+        states = self.states
+        return {
+            unfinished: f"{states[unfinished.upper()]}",
+            "done": f"{states['COMPLETE']}",
+            "pruned": f"{states['PRUNED']}",
+            "failed": f"{states['FAIL']}",
+            "best lam": "-" if self.lam is None else f"{self.lam:.3g}",
+            "val robust": "-" if self.value is None else f"{self.value:.1%}",
+            "GPU time" if gpu else "trained": duration(self.gpu_seconds if gpu else self.seconds),
+        }
+
+
+def rows_table(rows: list[Row], title: Text | None = None) -> Iterator[Grid | Text]:
+    """The title stands above, because a low terminal cuts off what is below; the parameters of the
+    best beneath."""
+    gpu = any(row.gpu_seconds for row in rows)
+    interrupted = any("INTERRUPTED" in row.states for row in rows)
+    unfinished = "interrupted" if interrupted else "running"
+    heads = list(Row("", Counter()).cells(gpu, unfinished))
+    cells = [[row.label, *row.cells(gpu, unfinished).values()] for row in rows]
+    yield Grid(["width", *heads], cells, title)
+    for row in rows:
+        if others_than_lam(row.params):
+            yield Text(f"best at {row.label}: {params_text(row.params)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best; a dash for what is not known."""
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

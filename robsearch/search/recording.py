@@ -1,35 +1,54 @@
-"""What the driver tells MLflow of a trial, in MLflow's terms: run name, parameters, tags, metrics."""
+"""What MLflow shows of each run: written down where nothing else remembers it, and put together
+from there.
+
+The driver writes ``run.json`` (``trials.run_facts``) when a run begins, ends or changes. The record
+of a run follows from that file and those beside it (``Recorder.record_of``), so that it can be made
+again at any time.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from robsearch.checkpoints import best_epoch, read_history
-from robsearch.costs import Cost, cost_of
 from robsearch.data import content_digest, load
+from robsearch.errors import counted
+from robsearch.metrics import VALUE
 from robsearch.protocols import Dataset, Metrics
-from robsearch.provenance import Facts, commit_text, read_attempts, read_search, versions_text
-from robsearch.search.opening import answer_lines
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
-from robsearch.spaces import Stage
-from robsearch.study import COLUMN, SearchRecord, Study, Suggestion, Training
-from robsearch.tracking import SEARCH_ID, STATUS, Tracker
-from robsearch.trainer import VALUE
-from robsearch.trial import read_test
-from robsearch.wording import counted
+from robsearch.search.summary import answer_lines
+from robsearch.study import COLUMN, RecordedTrial, SearchRecord, Suggestion
+from robsearch.tracking import SEARCH, SEARCH_ID, RunRecord, Tracker
+from robsearch.training.costs import Cost, cost_of
+from robsearch.trials.ladder.results import ladder_metrics
+from robsearch.trials.loading import best_epoch, read_history, read_test
+from robsearch.trials.provenance import (
+    Facts,
+    commit_text,
+    output_of,
+    read_attempts,
+    read_search,
+    versions_text,
+)
+from robsearch.trials.run_facts import RUN, RunFacts, read_run, write_run
 
+BEST = "robsearch.best"
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+MODEL = "model"
+"""The folder of a trial's MLflow model, in the trial's own."""
 NOT_COMPARED = re.compile(
     r"(train_set|val_raw|test_raw)/.*|test_last/(?!robust_accuracy$).*|gap/loss"
     r"|(val|test)/(wrong_to_right|confidence|loss|epoch)|time/(train_seconds|images_per_second)"
@@ -39,9 +58,14 @@ NOT_COMPARED = re.compile(
 STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
 """What MLflow refuses in the name of a parameter."""
 
+NO_TAGS: Mapping[str, str] = {}
+
+Summary = dict[str, tuple[float, float]]
+"""Metrics that have one value, each with its time."""
+
 
 class Recorder:
-    """One search's trials, passed on to its tracker. Everything may be said twice; MLflow keeps it once.
+    """The records of one search's runs. Everything may be said twice; MLflow keeps it once.
 
     Args:
         tracker: the search's record in MLflow.
@@ -50,132 +74,330 @@ class Recorder:
     """
 
     def __init__(self, tracker: Tracker, trials: Path, record: SearchRecord | None = None) -> None:
-        self.tracker, self.trials = tracker, trials
-        self._facts = facts(record) if record else {}
+        self.tracker = tracker
+        self.trials = trials
+        self._shared = shared_tags(record) if record else {}
         self._setting = record.setting if record else {}
         self._data: dict[Dataset, dict[str, str]] = {}
+        self._unwritten: dict[str, RunFacts] = {}
+        tracker.follow(self.record_of)
 
-    def begin_search(self, record: SearchRecord) -> None:
-        """The run of the search itself, which holds its summary, its report and, if asked for, the machine's load."""
-        tags = {**self._facts, **_driver_tags(read_search(self.trials.parent))}
-        tags |= {"robsearch.kind": "search", "robsearch.seed": str(record.seed)}
-        tags["mlflow.note.content"] = _described(record)
-        self.tracker.begin("search", f"search {record.name}", {"space": record.space}, tags)
-        self.tracker.watch_machine()
+    # --- the search's own run ---
 
-    def begin(self, suggestion: Suggestion) -> None:
-        """A trial starts, or goes on after an interruption."""
+    def begin_search(self, record: SearchRecord, started: float | None = None) -> None:
+        """The run of the search itself, which holds its summary, its report and, if asked for, the
+        machine's load."""
+        before = self.facts(SEARCH)
+        facts = before or RunFacts("", started=started or time.time())
         tags = {
-            **self._facts,
-            **attempt_tags(read_attempts(self.trials / suggestion.trial)),
-            "robsearch.kind": "control" if suggestion.stage.control else "trial",
-            "robsearch.width": _width_of(suggestion),
-            "robsearch.control": suggestion.stage.control or "none",
-            "robsearch.fidelity": suggestion.stage.rung or "full",
-            "robsearch.seed": str(suggestion.recipe.seed),
+            **facts.tags,
+            **self._shared,
+            **_driver_tags(read_search(self.trials.parent)),
+            "robsearch.kind": "search",
+            "robsearch.seed": str(record.seed),
+            "mlflow.note.content": _described(record),
         }
-        dataset = suggestion.recipe.data
-        if dataset not in self._data:
-            self._data[dataset] = logged_data(dataset)
-        data = self._data[dataset]
-        self.tracker.begin(suggestion.trial, run_name(suggestion), params(suggestion), tags, data)
-
-    def attempted(self, trial: str) -> None:
-        """A new attempt at a trial has begun: what it runs on is told."""
-        self.tracker.tag(trial, attempt_tags(read_attempts(self.trials / trial)))
-
-    def epochs(self, trial: str, entries: list[Metrics]) -> None:
-        """Per-epoch metrics, at their original times."""
-        self.tracker.epochs(trial, [compared(entry) for entry in entries])
-
-    def cost(self, trial: str, cost: Cost) -> None:
-        """What a trial took that has ended, or all of a ``search``; said again once a trial is measured."""
-        self.tracker.log(trial, cost.metrics, 0, time.time())
-
-    def ended(
-        self, trial: str, state: str, history: list[Metrics], reason: str | None = None, collapsed: bool = False
-    ) -> None:
-        """A trial ended; its best epoch is logged under names of its own, because MLflow compares last values."""
-        when = time.time()
-        if history:
-            best, when = history[best_epoch(history) - 1], history[-1]["time"]
-            summary = {"val/best_robust_accuracy": best[VALUE], "val/best_epoch": best["epoch"]}
-            self.tracker.log(trial, summary, 0, when)
-            self.strongest(trial, read_test(self.trials / trial), history)
-        tags = attempt_tags(read_attempts(self.trials / trial))
-        tags |= {"robsearch.reason": reason} if reason else {}
-        tags |= {"robsearch.collapsed": "true"} if collapsed else {}
-        self.tracker.end(trial, state, when, tags)
-
-    def measured(self, trial: str, test: Metrics) -> None:
-        """The averages as metrics, the tables and figures as artifacts."""
-        folder = self.trials / trial
-        self.tracker.log(trial, compared(test), 0, (folder / "test.json").stat().st_mtime)
-        self.strongest(trial, test, read_history(folder))
-        for file in [folder / "test.json", *sorted(folder.glob("*.parquet"))]:
-            self.tracker.artifact(trial, file, "tables")
-        for file in sorted(folder.glob("figures/*.png")):
-            self.tracker.artifact(trial, file, "figures")
-
-    def strongest(self, trial: str, test: Metrics, history: list[Metrics]) -> None:
-        """The strongest known robust accuracy of a trial, and in a tag its attack, n and interval."""
-        number = best_epoch(history) if history else 0
-        best = {"best_epoch": number, "value": history[number - 1][VALUE]} if history else {}
-        if found := strongest(ladder_of(self.trials / trial), {**test, **best}, self._setting):
-            self.tracker.log(trial, {STRONGEST[0]: found.robust_accuracy}, 0, time.time())
-            self.tracker.tag(trial, {"robsearch.strongest": found.text})
+        begun = replace(
+            facts,
+            name=f"search {record.name}",
+            state="RUNNING",
+            ended=None,
+            params={"space": record.space},
+            tags=tags,
+        )
+        self._write(SEARCH, begun, before)
 
     def answer(self, search: Search) -> None:
         """What the search found in words, in its own run."""
-        law, lines = search.ridge.sentence(), [f"- {line}" for line in answer_lines(search)]
-        answer = "\n".join([f"__{law}__", "", *lines]).replace("*", r"\*")  # Markdown would take lambda* for emphasis
+        law = search.ridge.sentence()
+        lines = [f"__{law}__", "", *(f"- {line}" for line in answer_lines(search))]
+        # Markdown would take lambda* for emphasis.
+        answer = "\n".join(lines).replace("*", r"\*")
         summary = f"{answer}\n\n{_described(search.record)}"
-        self.tracker.tag("search", {"robsearch.law": law, "mlflow.note.content": summary})
+        self.tag(SEARCH, {"robsearch.law": law, "mlflow.note.content": summary})
 
     def conclude(self, search: Search) -> None:
-        """The answer, the report, all trials and epochs as tables, in the search's own run."""
-        self.answer(search)
-        self.cost("search", search.cost)
-        self.tracker.artifact("search", search.report)
+        """The answer, all trials and epochs as tables, and which trials are best."""
         folder = search.folder / "tables"
         folder.mkdir(exist_ok=True)
         for name in ("trials", "epochs"):
             pq.write_table(search.table(name), folder / f"{name}.parquet")
-            self.tracker.artifact("search", folder / f"{name}.parquet", "tables")
         search.trials.to_csv(folder / "trials.csv", index=False)
-        self.tracker.artifact("search", folder / "trials.csv", "tables")
+        self.mark_best({str(best["trial"]) for best in search.bests})
+        self.answer(search)
+        self._change(SEARCH, metrics=search.cost.metrics)
 
-    def not_measured(self, trial: str, reason: str) -> None:
-        """Measures failed, all or some: a tag, because the trial's own state does not change."""
-        self.tracker.tag(trial, {"robsearch.measures": reason})
+    def mark_best(self, best: set[str]) -> None:
+        """Tags the best trials, and takes the tag from those that were best before."""
+        for trial in sorted(folder.name for folder in self.trials.glob("*")):
+            facts = self.facts(trial)
+            if facts and (trial in best or facts.tags.get(BEST) == "true"):
+                tags = {**facts.tags, BEST: "true" if trial in best else "false"}
+                self._write(trial, replace(facts, tags=tags), facts)
 
-    def catch_up(self, studies: list[Study]) -> None:
-        """Brings MLflow up to what Optuna and the trials' folders know, where a dead driver had not got to."""
-        recorded = self.tracker.statuses()
-        for study in studies:
-            for _, training in study.trainings():
-                agreed = recorded.get(training.trial) == f"{training.state} {STATUS.get(training.state)}"
-                if training.state != "RUNNING" and not agreed:
-                    self._say_again(study, training)
+    # --- trials ---
 
-    def _say_again(self, study: Study, training: Training) -> None:
-        suggestion = study.again(training)
-        history = read_history(self.trials / suggestion.trial)
-        test, facts = read_test(self.trials / suggestion.trial), training.facts
-        self.begin(suggestion)
-        self.epochs(suggestion.trial, history)
+    def begin(self, suggestion: Suggestion) -> None:
+        """A trial starts, or goes on after an interruption."""
+        dataset = suggestion.recipe.resolved_data
+        if dataset not in self._data:
+            self._data[dataset] = logged_data(dataset)
+        before = self.facts(suggestion.trial)
+        stage = suggestion.stage
+        recipe = suggestion.recipe
+        row = {
+            **vars(suggestion),
+            "control": stage.control,
+            "rung": stage.rung,
+            "seed": recipe.seed,
+        }
+        begun = self._begun(row, recipe.flat(), suggestion.params)
+        started = before.started if before else time.time()
+        facts = replace(begun, started=started, data=self._data[dataset])
+        self._write(suggestion.trial, facts, before)
+
+    def changed(self, trial: str) -> None:
+        """There is something new in a trial's folder: epochs, or another attempt."""
+        self.tracker.nudge(trial)
+
+    def ended(self, recorded: RecordedTrial, history: Sequence[Metrics]) -> None:
+        """A trial ended; what a full disk kept from its folder is noted in its run."""
+        facts = self.facts(recorded.trial)
+        if facts:
+            # The worker saves its history; on a full disk the file lacks epochs that were heard.
+            saved = read_history(self._folder(recorded.trial))
+            ended = _ended(facts, recorded, history, {})
+            self._write(recorded.trial, replace(ended, unsaved=list(history[len(saved) :])), facts)
+
+    def stopped(self, trial: str, state: str, when: float) -> None:
+        """Nothing more comes of a run: INTERRUPTED or, of a search, COMPLETE.
+
+        INTERRUPTED is no end for Optuna: a driver will go on with it.
+        """
+        facts = self.facts(trial)
+        if facts and facts.state == "RUNNING":
+            self._write(trial, replace(facts, state=state, ended=when), facts)
+
+    def measured(self, trial: str, cost: Cost) -> None:
+        """A trial's measures and tables are in its folder, and it took more than before."""
+        self._change(trial, metrics=cost.metrics)
+
+    def tag(self, trial: str, tags: Mapping[str, str]) -> None:
+        """Facts that may change go to tags, because MLflow's parameters are immutable."""
+        self._change(trial, tags)
+
+    def settle(
+        self, rows: Iterable[Mapping[str, Any]], interrupted: float | None = None
+    ) -> set[str]:
+        """Writes down what a driver that was killed had not, and what an earlier version never did.
+
+        Args:
+            rows: of the search's trials (``recorded_trials``); Optuna's word on a state is the
+                last.
+            interrupted: when the driver that is gone last wrote, if nobody drives the search: then
+                trials that have not ended are interrupted. Else they are left as they are.
+
+        Returns:
+            Trials that are interrupted only now.
+        """
+        newly = set()
+        for row in rows:
+            trial = row["trial"]
+            recorded: RecordedTrial = row["recorded"]
+            running = recorded.state == "RUNNING"
+            if not recorded.recipe or (running and interrupted is None):
+                continue  # the space failed to define it, or its driver will begin it again
+            before = self.facts(trial)
+            facts = before or self._known(row)
+            if not running:
+                folder = self.trials / trial
+                recorded = replace(recorded, reason=row["reason"])
+                facts = _ended(facts, recorded, read_history(folder), read_test(folder))
+            elif facts.state != "INTERRUPTED":
+                facts = replace(facts, state="INTERRUPTED", ended=interrupted)
+                newly.add(trial)
+            self._write(trial, replace(facts, started=facts.started or facts.ended), before)
+        return newly
+
+    def _begun(
+        self, row: Mapping[str, Any], flat: Mapping[str, Any], suggested: Mapping[str, Any]
+    ) -> RunFacts:
+        label = row["trial"].partition("-")[0].removeprefix("w")
+        tags = {
+            **self._shared,
+            "robsearch.kind": "control" if row["control"] else "trial",
+            "robsearch.width": label,
+            "robsearch.control": row["control"] or "none",
+            "robsearch.fidelity": row["rung"] or "full",
+            "robsearch.seed": str(row["seed"]),
+        }
+        name = run_name(row, label, flat.get("lam"))
+        return RunFacts(name, params=params(flat, row["width"], suggested), tags=tags)
+
+    def _known(self, row: Mapping[str, Any]) -> RunFacts:
+        """What can be known of a training for which there is no ``run.json``."""
+        folder = self.trials / row["trial"]
+        attempts = read_attempts(folder)
+        history = read_history(folder)
+        suggested = {}
+        for name, value in row.items():
+            if name.startswith(COLUMN):
+                suggested[name.removeprefix(COLUMN)] = value
+        lam = row["recorded"].lam
+        flat = {"lam": lam} if lam else {}
+        started = history[0]["time"] if history else None
+        # An attempt wrote down its whole recipe; of that the storage has lambda alone.
+        if attempts:
+            flat = attempts[-1]["recipe"]
+            started = attempts[0].get("started", started)
+        return replace(self._begun(row, flat, suggested), started=started)
+
+    # --- run.json ---
+
+    def _folder(self, trial: str) -> Path:
+        return self.trials.parent if trial == SEARCH else self.trials / trial
+
+    def facts(self, trial: str) -> RunFacts | None:
+        """What ``run.json`` of a trial, or of ``search``, says; None before it has begun."""
+        return self._unwritten.get(trial) or read_run(self._folder(trial))
+
+    def _change(self, trial: str, tags: Mapping[str, str] = NO_TAGS, **changes: Any) -> None:
+        facts = self.facts(trial)
+        if facts:
+            changed = replace(facts, tags={**facts.tags, **tags}, **changes)
+            self._write(trial, changed, facts)
+
+    def _write(self, trial: str, facts: RunFacts, before: RunFacts | None = None) -> None:
+        """What a full disk refuses waits in memory, and is tried again with the next change.
+
+        Args:
+            trial: or ``search``.
+            facts: of its run.
+            before: what ``facts`` said of it until now.
+        """
+        folder = self._folder(trial)
+        if facts != before or trial in self._unwritten:
+            try:
+                write_run(folder, facts)
+                self._unwritten.pop(trial, None)
+            except OSError as error:
+                logging.getLogger(__name__).warning(f"{folder / RUN} was not written: {error}")
+                self._unwritten[trial] = facts
+        self.changed(trial)
+
+    # --- what MLflow is to show ---
+
+    def record_of(self, trial: str) -> RunRecord | None:
+        """The record of a run, from its folder; None where none has begun."""
+        facts = self.facts(trial)
+        if facts is None:
+            return None
+        folder = self._folder(trial)
+        history = [*read_history(folder), *facts.unsaved]
+        tags = {**facts.tags, **attempt_tags(read_attempts(folder))}
+        summary: Summary = {}
+        if facts.ended is not None:
+            summary |= _at(facts.ended, facts.metrics)
+        # While it runs its last values are those of its curves.
+        if facts.state in ENDED:
+            summary |= self._summary(folder, history, tags)
+        model = folder / MODEL
+        return RunRecord(
+            trial,
+            replace(facts, tags=tags),
+            curves=[compared(entry) for entry in history],
+            summary=summary,
+            artifacts=_artifacts(folder),
+            model=model if model.exists() else None,
+        )
+
+    def _summary(self, folder: Path, history: list[Metrics], tags: dict[str, str]) -> Summary:
+        """What has one value in a trial that has ended, each with its time: its best epoch, because
+        MLflow compares last values, its measures, and the strongest known robust accuracy.
+
+        That one's attack, n and interval go into a tag.
+        """
+        test = read_test(folder)
+        ladder = ladder_of(folder)
+        summary: Summary = {}
+        best: Metrics = {}
+        latest = 0.0
+        if history:
+            entry = history[best_epoch(history) - 1]
+            epoch = entry["epoch"]
+            value = entry[VALUE]
+            best = {"best_epoch": epoch, "value": value}
+            latest = history[-1]["time"]
+            summary |= _at(latest, {"val/best_robust_accuracy": value, "val/best_epoch": epoch})
         if test:
-            self.measured(suggestion.trial, test)
-        self.cost(suggestion.trial, cost_of(history, test, facts))
-        self.ended(suggestion.trial, training.state, history, facts.get("reason"), facts.get("collapsed", False))
+            when = (folder / "test.json").stat().st_mtime
+            latest = max(latest, when)
+            summary |= _at(when, test)
+        if ladder is not None:
+            when = (folder / "ladder.parquet").stat().st_mtime
+            latest = max(latest, when)
+            summary |= _at(when, ladder_metrics(ladder))
+        figure = strongest(ladder, {**test, **best}, self._setting)
+        if figure:
+            summary |= _at(latest, {STRONGEST[0]: figure.robust_accuracy})
+            tags["robsearch.strongest"] = figure.text
+        return summary
+
+
+def _ended(
+    facts: RunFacts, recorded: RecordedTrial, history: Sequence[Metrics], test: Metrics
+) -> RunFacts:
+    """The facts of a run that has ended, with its last epoch."""
+    if history:
+        ended = history[-1]["time"]
+    elif facts.state == recorded.state and facts.ended:
+        ended = facts.ended
+    else:
+        ended = time.time()
+    tags = dict(facts.tags)
+    if recorded.reason:
+        tags["robsearch.reason"] = recorded.reason
+    if recorded.collapsed:
+        tags["robsearch.collapsed"] = "true"
+    cost = cost_of(history, test, vars(recorded))
+    return replace(facts, state=recorded.state, ended=ended, tags=tags, metrics=cost.metrics)
+
+
+def _artifacts(folder: Path) -> dict[Path, str]:
+    """The files that a run shows, and in which folder: of a search its report, its tables and the
+    verdicts that rest on it, of a trial its measures and figures, once they are complete."""
+    artifacts = {folder / "report.html": "", folder / "masking.json": ""}
+    tables = [*folder.glob("tables/*"), folder / "test.json"]
+    if (folder / "test.json").exists() or (folder / "masking.json").exists():
+        tables += folder.glob("*.parquet")
+        artifacts |= dict.fromkeys(folder.glob("figures/*.png"), "figures")
+    artifacts |= dict.fromkeys(tables, "tables")
+    artifacts |= dict.fromkeys(folder.glob("claims/*"), "claims")
+    return {file: artifacts[file] for file in sorted(artifacts) if file.is_file()}
 
 
 def compared(metrics: Metrics) -> Metrics:
-    """Those by which a person compares trials; ``load_search`` has all of them, from the trials' folders.
+    """Those by which a person compares trials; ``load_search`` has all of them, from the trials'
+    folders.
 
     NaN and infinity are left out: MLflow's stores would show 1.8e308.
     """
-    return {name: value for name, value in metrics.items() if math.isfinite(value) and not NOT_COMPARED.fullmatch(name)}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if value is not None and math.isfinite(value) and is_compared(name)
+    }
+
+
+@cache
+def is_compared(name: str) -> bool:
+    """Whether MLflow is told of a metric."""
+    return NOT_COMPARED.fullmatch(name) is None
+
+
+def _at(when: float, metrics: Metrics) -> Summary:
+    """What of the metrics is compared, with the time at which it was known."""
+    return {name: (value, when) for name, value in compared(metrics).items()}
 
 
 def _described(record: SearchRecord) -> str:
@@ -183,7 +405,7 @@ def _described(record: SearchRecord) -> str:
     return "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
 
 
-def facts(record: SearchRecord) -> dict[str, str]:
+def shared_tags(record: SearchRecord) -> dict[str, str]:
     """The tags that all runs of a search share."""
     return {
         "robsearch.search": record.name,
@@ -193,15 +415,20 @@ def facts(record: SearchRecord) -> dict[str, str]:
 
 
 def attempt_tags(attempts: Sequence[Facts]) -> dict[str, str]:
-    """What each attempt at a trial ran on, and of the last one also tags by which runs can be compared."""
+    """What each attempt at a trial ran on, and of the last one also tags by which runs can be
+    compared."""
     if not attempts:
         return {}
     last = attempts[-1]
-    tags = {**_code_tags(last), "robsearch.hardware": f"{last['node']}, {last['device']}"}
-    tags |= {"robsearch.node": last["node"], "robsearch.device": last["device"]}
-    for each in attempts:
-        parts = (each["node"], each["device"], commit_text(each), versions_text(each))
-        tags[f"robsearch.attempt.{each['attempt']}"] = "; ".join(parts)
+    tags = {
+        **_code_tags(last),
+        "robsearch.hardware": f"{last['node']}, {last['device']}",
+        "robsearch.node": last["node"],
+        "robsearch.device": last["device"],
+    }
+    for attempt in attempts:
+        parts = [attempt["node"], attempt["device"], commit_text(attempt), versions_text(attempt)]
+        tags[f"robsearch.attempt.{attempt['attempt']}"] = "; ".join(parts)
     return tags
 
 
@@ -215,63 +442,63 @@ def _driver_tags(search: Facts) -> dict[str, str]:
     return {**_code_tags(last), "robsearch.hardware": ", ".join(filter(None, hardware))}
 
 
-def _code_tags(of: Facts) -> dict[str, str]:
-    clean = {True: "true", False: "false"}.get(of["clean"], "unknown")
-    return {"robsearch.commit": of["commit"], "robsearch.clean": clean, "robsearch.versions": versions_text(of)}
+def _code_tags(facts: Facts) -> dict[str, str]:
+    clean = {True: "true", False: "false"}.get(facts["clean"], "unknown")
+    return {
+        "robsearch.commit": facts["commit"],
+        "robsearch.clean": clean,
+        "robsearch.versions": versions_text(facts),
+    }
 
 
 @cache
 def driver_gpus() -> str:
     """The names of the driver's GPUs, such as ``2 x NVIDIA H200``; empty where there are none."""
-    try:
-        asked = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return ", ".join(f"{count} x {name}" for name, count in Counter(asked.stdout.split("\n")).items() if name)
+    asked = output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    counts = Counter((asked or "").splitlines())
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
 def logged_data(dataset: Dataset) -> dict[str, str]:
-    """A data set as the fields of an ``mlflow.entities.Dataset``: its name, digest, source, sizes and shape."""
+    """A data set as the fields of an ``mlflow.entities.Dataset``: its name, digest, source, sizes
+    and shape."""
     sizes = {split: len(part.labels) for split, part in load(dataset).items()}
     spec = dataset.spec
+    schema = {"images": ["uint8", *spec.shape], "labels": ["int64", spec.num_classes]}
     return {
         "name": type(dataset).__name__,
         "digest": content_digest(dataset),
         "source_type": "robsearch",
         "source": json.dumps({"dataset": repr(dataset)}),
-        "schema": json.dumps({"images": ["uint8", *spec.shape], "labels": ["int64", spec.num_classes]}),
+        "schema": json.dumps(schema),
         "profile": json.dumps({"num_rows": sum(sizes.values()), **sizes}),
     }
 
 
-def run_name(suggestion: Suggestion) -> str:
+def run_name(row: Mapping[str, Any], label: str, lam: object) -> str:
     """What the runs table shows: ``w4 lam 6.31 #017``, or ``w4 standard`` for a control."""
-    stage, width = suggestion.stage, f"w{_width_of(suggestion)}"
-    if stage.control:
-        return f"{width} {stage.control}"
-    lam = suggestion.recipe.flat().get("lam")
-    number = f"#{suggestion.number:03d}" + ("" if suggestion.replicate is None else f" r{suggestion.replicate}")
-    parts = [width, stage.rung, f"lam {lam:.3g}" if isinstance(lam, float) else None, number]
-    return " ".join(part for part in parts if part)
+    parts = [f"w{label}"]
+    if row["control"]:
+        return f"{parts[0]} {row['control']}"
+    if row["rung"]:
+        parts.append(row["rung"])
+    if isinstance(lam, float):
+        parts.append(f"lam {lam:.3g}")
+    parts.append(f"#{row['number']:03d}")
+    if row["replicate"] is not None:
+        parts.append(f"r{row['replicate']}")
+    return " ".join(parts)
 
 
-def _width_of(suggestion: Suggestion) -> str:
-    """As in the trial's name: it tells all widths of the search apart."""
-    return Stage(suggestion.width, exact=suggestion.stage.exact).label.removeprefix("w")
-
-
-def params(suggestion: Suggestion) -> dict[str, str | float]:
-    """The recipe's flat view, what was suggested, and width and lambda on the log scale, which MLflow's axes lack."""
-    flat = suggestion.recipe.flat()
-    logs: dict[str, str | float] = {"width": suggestion.width, "log2_width": math.log2(suggestion.width)}
+def params(
+    flat: Mapping[str, Any], width: float, suggested: Mapping[str, Any]
+) -> dict[str, str | float]:
+    """The recipe's flat view, what was suggested, and width and lambda on the log scale, which
+    MLflow's axes lack."""
+    parameters = {**flat, "width": width, "log2_width": math.log2(width)}
     lam = flat.get("lam")
     if isinstance(lam, float) and lam > 0:
-        logs["log10_lam"] = math.log10(lam)
-    suggested = {f"{COLUMN}{STRANGE.sub('_', name)}": value for name, value in suggestion.params.items()}
-    return flat | logs | suggested
+        parameters["log10_lam"] = math.log10(lam)
+    for name, value in suggested.items():
+        parameters[f"{COLUMN}{STRANGE.sub('_', name)}"] = value
+    return parameters

@@ -1,90 +1,176 @@
-"""Delivering to MLflow what an outage, or a driver that was killed, left in a search's folder."""
+"""Bringing a search's record in MLflow up to date with its storage and its folder, without a
+driver."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from robsearch.errors import InputError, refusal
-from robsearch.search.place import search_names
-from robsearch.search.workplace import Means
-from robsearch.study import JOURNAL, Lease, SearchRecord, living_owner, without_password
-from robsearch.tracking import Tracker, check_tracking, undelivered
-from robsearch.wording import counted
+from robsearch.errors import InputError, counted, refused
+from robsearch.search.options import RunOptions
+from robsearch.search.recording import Recorder
+from robsearch.search.result import Search, load_search
+from robsearch.search.results_store import search_names
+from robsearch.study import (
+    JOURNAL,
+    Lease,
+    SearchRecord,
+    Storage,
+    living_owner,
+    recorded_trials,
+)
+from robsearch.tracking import SEARCH, Tracker, check_tracking
+from robsearch.trials.paths import without_password
+
+OLD_SPOOL = "tracking-[0-9]*.*"
+"""Records that robsearch 0.1 could not deliver; all of them follow from the folders."""
 
 
-def sync(name: str, means: Means, say: Callable[[str], None] = print) -> int:
-    """Delivers what waits for MLflow, and marks runs as interrupted that nobody drives any more.
+def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> int:
+    """Makes a server's record what the search's storage and folder say, run by run and point by
+    point; an empty server gets all of it.
 
-    Holds the search's lease meanwhile, so that no driver starts. What a driver had not written down when it was
-    killed (the last moment before its end) only ``resume`` knows.
+    Runs that nobody drives any more are marked as interrupted. Holds the search's lease meanwhile,
+    so that no driver starts.
 
     Args:
         name: of the search.
-        means: where it is kept; its tracking URI, if given, stands in for that of the launch.
+        options: where it is kept; its tracking URI, if given, stands in for that of the launch.
         say: prints one line.
 
     Returns:
-        How many records could not be delivered.
+        How many runs could not be brought up to date.
 
     Raises:
-        InputError: there is no such search, MLflow does not answer, or a driver is at work, which delivers itself.
+        InputError: there is no such search, MLflow does not answer, or a driver is at work, which
+            delivers itself.
     """
-    storage, record = means.place.search(name)
-    folder = means.place.folder(name)
+    storage, record = options.store.search(name)
+    folder = options.store.folder(name)
     if owner := living_owner(storage, name):
         got = f"the one on {owner['host']}, process {owner['pid']}"
         do = "leave it to that one: it delivers what waits as soon as MLflow answers"
-        raise InputError(refusal(f"no driver of {name!r} at work", got, do))
-    uri = means.uri_of(record)
+        raise refused(f"no driver of {name!r} at work", got, do)
+    uri = options.uri_of(record)
     check_tracking(uri)
-    ended, lease = _last_sign(folder), Lease.acquire(storage, name)
-    try:
-        waiting, left, trouble = _deliver(uri, record, means)
-        marked = 0 if left else _interrupt(Tracker(uri, name, means.place.results, record.identity), ended)
-    finally:
-        lease.release()
-    still = f", {left} still wait: {trouble}" if left else f"; runs marked as interrupted: {marked}" if marked else ""
-    say(f"{name}: {counted(waiting - left, 'record')} delivered to {without_password(uri)}{still}")
-    return left
+    last_sign = _last_sign(folder)
+    with Lease.acquire(storage, name):
+        drop_spool(folder)
+        tracker = Tracker(uri, name, options.store.results, record.identity, thorough=True)
+        with stopped_by_errors(tracker):
+            recorder = Recorder(tracker, folder / "trials", record)
+            interrupted = recorder.settle(recorded_trials(storage, record), last_sign)
+            interrupted |= _settle_search(recorder, record, options, last_sign)
+            tracker.drain()
+        behind = tracker.close(patience=1)
+    text = f"{name}: {counted(len(tracker.done), 'run')} up to date in {without_password(uri)}"
+    if interrupted:
+        text += f"; runs marked as interrupted: {len(interrupted)}"
+    if behind:
+        text += f"; {behind} still wait: {tracker.trouble}"
+    say(text)
+    return behind
 
 
-def _deliver(uri: str, record: SearchRecord, means: Means) -> tuple[int, int, str | None]:
-    folder = means.place.folder(record.name)
-    waiting = undelivered(folder)
-    tracker = Tracker(uri, record.name, means.place.results, record.identity)
-    tracker.spool_into(folder)
-    tracker.drain()
-    trouble = tracker.trouble
-    return waiting, tracker.close(patience=1), trouble
-
-
-def sync_all(means: Means, say: Callable[[str], None] = print) -> int:
-    """``sync`` for every search of a place; what one of them refuses is said, and the others go on.
+def sync_all(options: RunOptions, say: Callable[[str], None] = print) -> int:
+    """``sync`` for every search of a store; what one of them refuses is said, and the others go on.
 
     Returns:
         How many searches are not delivered.
     """
     troubled = 0
-    for name in search_names(means.place):
+    for name in search_names(options.store):
         try:
-            troubled += bool(sync(name, means, say))
+            troubled += bool(sync(name, options, say))
         except InputError as error:
             say(f"{name}: {'; '.join(error.problems)}")
             troubled += 1
     return troubled
 
 
-def _interrupt(tracker: Tracker, when: float) -> int:
-    running = [trial for trial, status in tracker.statuses().items() if status.endswith("RUNNING")]
-    for trial in running:
-        tracker.end(trial, "INTERRUPTED", when)
-    tracker.close()
-    return len(running)
+def bring_up_to_date(
+    record: SearchRecord,
+    storage: Storage,
+    uri: str,
+    options: RunOptions,
+    trials: Collection[str],
+    search: Search | None = None,
+) -> int:
+    """Delivers what is new of trials that have ended, also while a driver is at work on others.
+
+    Args:
+        record: of the search.
+        storage: of the search.
+        uri: of the tracking store.
+        options: where the search lies.
+        trials: their names.
+        search: whose answer is another one now, if it is.
+
+    Returns:
+        How many runs could not be brought up to date.
+    """
+    folder = options.store.folder(record.name)
+    tracker = Tracker(uri, record.name, options.store.results, record.identity)
+    with stopped_by_errors(tracker):
+        recorder = Recorder(tracker, folder / "trials", record)
+        rows = recorded_trials(storage, record)
+        recorder.settle(row for row in rows if row["trial"] in trials)
+        if search is not None:
+            begin_old_search(recorder, record, options)
+            recorder.answer(search)
+        tracker.nudge(*trials)
+    return tracker.close()
+
+
+@contextmanager
+def stopped_by_errors(tracker: Tracker) -> Iterator[None]:
+    """After an error nothing more is sent: whoever comes next may write the same record."""
+    try:
+        yield
+    except BaseException:
+        tracker.close(patience=0)
+        raise
+
+
+def begin_old_search(recorder: Recorder, record: SearchRecord, options: RunOptions) -> None:
+    """Makes the ``run.json`` of a search of which an earlier version left none."""
+    if recorder.facts(SEARCH) is None:
+        _settle_search(recorder, record, options, _last_sign(options.store.folder(record.name)))
+
+
+def drop_spool(folder: Path) -> None:
+    """Removes what robsearch 0.1 left for MLflow in a search's folder."""
+    for file in folder.glob(OLD_SPOOL):
+        file.unlink(missing_ok=True)
+
+
+def _settle_search(
+    recorder: Recorder, record: SearchRecord, options: RunOptions, last_sign: float
+) -> set[str]:
+    """Brings ``run.json`` of the search in line; returns the search's own run if it is interrupted
+    only now."""
+    facts = recorder.facts(SEARCH)
+    if facts is None:  # an earlier version left none
+        search = load_search(record.name, options.results, options.storage)
+        times = search.epochs["time"]
+        recorder.begin_search(record, last_sign if times.empty else float(times.min()))
+        if search.report.exists():
+            recorder.conclude(search)
+            complete = search.ended >= record.trials and not search.unfinished
+            state = "COMPLETE" if complete else "INTERRUPTED"
+            recorder.stopped(SEARCH, state, search.report.stat().st_mtime)
+            return set()
+    elif facts.state != "RUNNING":
+        recorder.changed(SEARCH)
+        return set()
+    recorder.stopped(SEARCH, "INTERRUPTED", last_sign)
+    return {SEARCH}
 
 
 def _last_sign(folder: Path) -> float:
-    """When the driver that is gone last wrote (Unix seconds): it renewed its lease every few seconds."""
+    """When the driver that is gone last wrote (Unix seconds): it renewed its lease every few
+    seconds."""
     journal = folder / JOURNAL
     return journal.stat().st_mtime if journal.exists() else time.time()

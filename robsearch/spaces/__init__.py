@@ -1,20 +1,44 @@
-"""A search space: a Python function from a suggestion and a width to a recipe, and how it is to be searched."""
+"""A search space: a Python function from a suggestion and a width to a recipe, and how it is to be
+searched."""
 
-from robsearch.spaces.allocation import Allocation, ByCost, Equal, Weighted, apportion
-from robsearch.spaces.checking import Draw, check, distributions, more_draws, suggestions
-from robsearch.spaces.costing import Price, price_lines, prices
-from robsearch.spaces.definition import UNNAMED, Control, Define, Space, Stage, load_space, space, training_name
-from robsearch.spaces.goals import AtLeast
-from robsearch.spaces.manner import contains, default_sampler, fresh_sampler, grid_size
-from robsearch.spaces.rungs import Rung
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robsearch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from robsearch.spaces.checking.draws import Draw, distributions, more_draws, suggestions
+    from robsearch.spaces.checking.prices import Price, price_lines, prices
+    from robsearch.spaces.checking.space_check import check
+    from robsearch.spaces.definition import (
+        UNNAMED,
+        Space,
+        Stage,
+        derived_by,
+        load_space,
+        space,
+        training_name,
+    )
+    from robsearch.spaces.settings import (
+        AtLeast,
+        ByCost,
+        Equal,
+        Rung,
+        Weighted,
+        apportion,
+        contains,
+        default_sampler,
+        fresh_sampler,
+        grid_size,
+    )
+else:
+    __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
     "UNNAMED",
-    "Allocation",
     "AtLeast",
     "ByCost",
-    "Control",
-    "Define",
     "Draw",
     "Equal",
     "Price",
@@ -26,6 +50,7 @@ __all__ = [
     "check",
     "contains",
     "default_sampler",
+    "derived_by",
     "distributions",
     "fresh_sampler",
     "grid_size",

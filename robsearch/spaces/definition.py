@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from robsearch.errors import InputError, refusal
-from robsearch.kinds import kind_problems
-from robsearch.naming import alike, exactly
-from robsearch.recipe import Recipe
-from robsearch.references import reference_of, referred
-from robsearch.resources import Resources
-from robsearch.spaces.allocation import Allocation, Equal
-from robsearch.spaces.asking import asked
-from robsearch.spaces.goals import AtLeast
+from robsearch.drawing.formatting import alike, exactly
+from robsearch.errors import kind_problems, one_of, problems_of, refuse, refused
+from robsearch.identity import DERIVATION
+from robsearch.metrics import VALUE
 from robsearch.spaces.ranges import plain
-from robsearch.spaces.rungs import Rung
-from robsearch.trainer import VALUE
+from robsearch.spaces.references import reference_of, referred
+from robsearch.spaces.resources import Resources
+from robsearch.spaces.settings import Allocation, AtLeast, Equal, Rung
+from robsearch.spaces.space_trial import recipe_of
 
-Define = Callable[[optuna.Trial, float], Recipe]
-Control = Callable[[float], Recipe]
+if TYPE_CHECKING:
+    from robsearch.recipe import Recipe
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+Define = Callable[[optuna.Trial, float], "Recipe"]
+Control = Callable[[float], "Recipe"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Which of a search's studies: those of a width, of all widths, of a control, of a rung of fidelity.
+    """Which of a search's studies: those of a width, of all widths, of a control, of a rung of
+    fidelity.
 
     Attributes:
         width: of every net in the study, or None where each suggestion is trained at all widths.
@@ -63,44 +63,52 @@ class Stage:
 
 
 def training_name(stage: Stage, width: float, number: int, replicate: int | None) -> str:
-    """A training's name everywhere: ``w4-017``, ``w4-scout-017``, ``w4-017-r1`` for one of several seeds."""
+    """A training's name everywhere: ``w4-017``, ``w4-scout-017``, ``w4-017-r1`` for one of several
+    seeds."""
     label = replace(stage, width=width).label
     return f"{label}-{number:03d}" + ("" if replicate is None else f"-r{replicate}")
 
 
 @dataclass(frozen=True)
 class Space:
-    """What may be tried and how it is searched: made by ``@space``, launched by ``robsearch launch MODULE:NAME``.
+    """What may be tried and how it is searched: made by ``@space``, launched by
+    ``robsearch launch MODULE:NAME``.
 
     Attributes:
-        define: the function from (suggestion, width) to a recipe. Width is given, never suggested. What it may ask the
-            suggestion for is what Optuna's storage gives back equal (``spaces.ranges``).
+        define: the function from (suggestion, width) to a recipe. Width is given, never suggested.
+            What it may ask the suggestion for is what Optuna's storage gives back equal
+            (``spaces.ranges``).
         widths: at which the search is made; each gets a study of its own.
-        controls: functions from a width to a recipe that is trained once at each width beside the search,
-            such as the same net without adversarial loss, as a yardstick.
+        controls: functions from a width to a recipe that is trained once at each width beside the
+            search, such as the same net without adversarial loss, as a yardstick.
         resources: a function from a width to what one training takes there, such as
-            ``lambda width: Resources(gpus=0.25 if width <= 2 else 1)``; None for one CPU and, where there are any,
-            one GPU.
-        per_trial: ``one`` width, or ``all``: each suggestion is trained at every width, thin to wide, and its value is
-            the mean. That is how what belongs to no single width is searched, such as the parameters of a law; a name
-            asked at two widths is one parameter.
-        replicates: trainings of each suggestion and width, with seeds of their own; its value is their mean.
-        paired: whether replicate r of every suggestion has the same seed, at every width: the same first weights at
-            a width and the same order of the data, so that differences between suggestions are seen through less noise.
-            Where one fails, so does the suggestion, but its other replicates are trained all the same.
-        maximise: metrics of the best epoch on ``val`` (the epoch is the one of highest robust accuracy). Several make
-            the search multi-objective: it has a front of best trials, and no trial is pruned.
+            ``lambda width: Resources(gpus=0.25 if width <= 2 else 1)``; None for one CPU and, where
+            there are any, one GPU.
+        per_trial: ``one`` width, or ``all``: each suggestion is trained at every width, thin to
+            wide, and its value is the mean. That is how what belongs to no single width is
+            searched, such as the parameters of a law; a name asked at two widths is one parameter.
+        replicates: trainings of each suggestion and width, with seeds of their own; its value is
+            their mean.
+        paired: whether replicate r of every suggestion has the same seed, at every width: the same
+            first weights at a width and the same order of the data, so that differences between
+            suggestions are seen through less noise. Where one fails, so does the suggestion, but
+            its other replicates are trained all the same.
+        maximise: metrics of the best epoch on ``val`` (the epoch is the one of highest robust
+            accuracy). Several make the search multi-objective: it has a front of best trials, and
+            no trial is pruned.
         subject_to: constraints; the best trial is the best of those that meet them all.
         sampler: any Optuna sampler; each study gets a copy with a seed of its own. By default TPE.
-        pruner: any Optuna pruner; steps are epochs, or trainings where a suggestion has several. By default a
-            ``MarginPruner`` that waits for the learning rate's first drop, and compares trials at the same share of
-            their recipes' epochs; ``NopPruner()`` never prunes.
+        pruner: any Optuna pruner; steps are epochs, or trainings where a suggestion has several. By
+            default a ``MarginPruner`` that waits for the learning rate's first drop, and compares
+            trials at the same share of their recipes' epochs; ``NopPruner()`` never prunes.
         allocation: how trials are shared out over the widths.
         start_with: parameters to try first at each width.
-        learn_from: names of searches in the same place, paths of searches' folders, or paths of CSV files (columns
-            ``width``, the metrics that are maximised or ``value``, as shares, and parameters): finished trials that the
-            samplers know from the start. They are not trained again and not reported. The searches must have been
-            judged under the same evaluation attack and on the same images as this one.
+        learn_from: names of searches in the same place, paths of searches' folders, or paths of CSV
+            files (columns ``width``, the metrics that are maximised or ``value``, as shares, and
+                parameters): finished trials that the
+            samplers know from the start. They are not trained again and not reported. The searches
+            must have been judged under the same evaluation attack and on the same images as this
+            one.
         fidelity: rungs below the full recipe, cheapest first.
     """
 
@@ -121,36 +129,53 @@ class Space:
     fidelity: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
-        # NumPy numbers become Python's: a storage keeps JSON, and a recipe's digest tells them apart.
+        # NumPy numbers become Python's: a storage keeps JSON, and a recipe's digest tells them
+        # apart.
         object.__setattr__(self, "widths", tuple(map(plain, self.widths)))
-        problems = []
-        if all(isinstance(params, Mapping) for params in self.start_with):
-            first = tuple({name: plain(value) for name, value in params.items()} for params in self.start_with)
-            object.__setattr__(self, "start_with", first)
-        else:
-            do = "pass such as start_with=({'lam': 6.0},)"
-            problems.append(refusal("a tuple of dicts as start_with", repr(self.start_with), do))
-        problems += kind_problems(self, "Space")
-        if not self.widths or len(set(self.widths)) < len(self.widths) or min(self.widths) <= 0:
-            problems.append(refusal("distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"))
-        names = [*(control.__name__ for control in self.controls), *(rung.name for rung in self.fidelity)]
-        if len(set(names)) < len(names):
-            problems.append(refusal("controls and rungs with distinct names", names, "rename one of them"))
-        if self.per_trial not in ("one", "all"):
-            problems.append(refusal("per_trial 'one' or 'all'", repr(self.per_trial), "pass one of these"))
-        if self.replicates < 1:
-            problems.append(refusal("replicates of at least 1", self.replicates, "3 shows the spread of seeds"))
-        if not self.maximise or len(set(self.maximise)) < len(self.maximise):
-            problems.append(refusal("distinct metrics to maximise", self.maximise, f"such as ({VALUE!r},)"))
-        if len(self.maximise) > 1 and self.pruner is not None:
-            do = "leave the pruner out, or maximise one metric, subject_to=(AtLeast(...),) for the others"
-            problems.append(refusal("no pruner with several metrics", type(self.pruner).__name__, do))
-        if problems:
-            raise InputError(*problems)
+        dicts = all(isinstance(params, Mapping) for params in self.start_with)
+        if dicts:
+            first = [{name: plain(value) for name, value in p.items()} for p in self.start_with]
+            object.__setattr__(self, "start_with", tuple(first))
+        names = [control.__name__ for control in self.controls]
+        names += [rung.name for rung in self.fidelity]
+        positive = _distinct(self.widths) and min(self.widths) > 0
+        by_name = "pass such as start_with=({'lam': 6.0},)"
+        one_metric = len(self.maximise) <= 1 or self.pruner is None
+        pruner = type(self.pruner).__name__
+        do = (
+            "leave the pruner out, or maximise one metric, subject_to=(AtLeast(...),) for the "
+            "others"
+        )
+        problems = problems_of(
+            (dicts, "a tuple of dicts as start_with", repr(self.start_with), by_name),
+            (positive, "distinct positive widths", self.widths, "pass such as widths=(1, 2, 4)"),
+            (
+                not names or _distinct(names),
+                "controls and rungs with distinct names",
+                names,
+                "rename one of them",
+            ),
+            one_of("per_trial", self.per_trial, "one", "all"),
+            (
+                self.replicates >= 1,
+                "replicates of at least 1",
+                self.replicates,
+                "3 shows the spread of seeds",
+            ),
+            (
+                _distinct(self.maximise),
+                "distinct metrics to maximise",
+                self.maximise,
+                f"such as ({VALUE!r},)",
+            ),
+            (one_metric, "no pruner with several metrics", pruner, do),
+        )
+        refuse([*problems, *kind_problems(self, "Space")])
 
     @property
     def reference(self) -> str | None:
-        """``module:name`` under which another process finds this very space; None if no module holds it."""
+        """``module:name`` under which another process finds this very space; None if no module
+        holds it."""
         return reference_of(self, self.define.__module__)
 
     @property
@@ -164,13 +189,16 @@ class Space:
         return self.replicates * (len(self.widths) if self.per_trial == "all" else 1)
 
     def stages(self) -> list[Stage]:
-        """All studies of a search of it: of each width the rungs, cheapest first, and the full recipe; the controls."""
-        where = [None] if self.per_trial == "all" else list(self.widths)
-        rungs = [*(rung.name for rung in self.fidelity), None]
+        """All studies of a search of it: of each width the rungs, cheapest first, and the full
+        recipe; the controls."""
         exact = alike(self.widths)
-        searched = [Stage(width, None, rung, exact) for width in where for rung in rungs]
-        controls = [control.__name__ for control in self.controls]
-        return searched + [Stage(width, control, None, exact) for control in controls for width in self.widths]
+        rungs = [*(rung.name for rung in self.fidelity), None]
+        stages = []
+        for width in [None] if self.per_trial == "all" else self.widths:
+            stages += [Stage(width, None, rung, exact) for rung in rungs]
+        for control in self.controls:
+            stages += [Stage(width, control.__name__, None, exact) for width in self.widths]
+        return stages
 
     def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
         """What a suggestion means in one of the studies.
@@ -179,21 +207,53 @@ class Space:
             InputError: the space asked for what Optuna's storage would not give back equal.
         """
         if stage.control is not None:
-            return next(control for control in self.controls if control.__name__ == stage.control)(width)
-        recipe = asked(self.define, trial, width)
-        changes = (rung.change for rung in self.fidelity if rung.name == stage.rung)
-        return next(changes, lambda full: full)(recipe)
+            controls = {control.__name__: control for control in self.controls}
+            return controls[stage.control](width)
+        recipe = recipe_of(self.define, trial, width)
+        for rung in self.fidelity:
+            if rung.name == stage.rung:
+                return rung.change(recipe)
+        return recipe
+
+
+def _distinct(items: Sequence[object]) -> bool:
+    """Whether there are any, and no two are equal."""
+    return 0 < len(set(items)) == len(items)
+
+
+def derived_by(space: Space, derivation: int) -> Space:
+    """A space as a search goes on with it that was begun under former rules of deriving what a
+    recipe leaves at None: all its recipes are derived by these (``Recipe.derivation``)."""
+    if derivation == DERIVATION:
+        return space
+
+    def formerly(make: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        @wraps(make)
+        def made(*what: Any) -> Recipe:
+            return replace(make(*what), derivation=derivation)
+
+        return made
+
+    rungs = [replace(rung, change=formerly(rung.change)) for rung in space.fidelity]
+    return replace(
+        space,
+        define=formerly(space.define),
+        controls=tuple(map(formerly, space.controls)),
+        fidelity=tuple(rungs),
+    )
 
 
 def space(*, widths: tuple[float, ...], **how: Any) -> Callable[[Define], Space]:
-    """Makes a search space of a function ``(trial, width) -> Recipe``; all other arguments as in ``Space``.
+    """Makes a search space of a function ``(trial, width) -> Recipe``; all other arguments as in
+    ``Space``.
 
     Raises:
         InputError: arguments that do not fit, all at once.
     """
-    if strange := sorted(set(how) - set(Space.__dataclass_fields__)):
-        known = ", ".join(name for name in Space.__dataclass_fields__ if name != "define")
-        raise InputError(refusal("arguments of @space", ", ".join(strange), f"it takes {known}"))
+    names = [field.name for field in fields(Space) if field.name != "define"]
+    if strange := sorted(set(how) - set(names)):
+        do = f"it takes {', '.join(names)}"
+        raise refused("arguments of @space", ", ".join(strange), do)
     for name, value in how.items():
         if isinstance(value, list):
             how[name] = tuple(value)
@@ -208,11 +268,11 @@ def load_space(reference: str) -> Space:
     """The space that ``module:name`` refers to, on the import path or in the current folder.
 
     Raises:
-        InputError: no such module, or it has no such space; lists those it has. Or the search that recorded this was
-            launched with a space that no other process can import.
+        InputError: no such module, or it has no such space; lists those it has. Or the search that
+            recorded this was launched with a space that no other process can import.
     """
     if reference.startswith(UNNAMED):
         do = "pass it: --space MODULE:NAME on the command line, or space=... from Python"
-        raise InputError(refusal("a space that can be imported", reference, do))
+        raise refused("a space that can be imported", reference, do)
     how = "decorate a function (trial, width) -> Recipe with @space"
     return referred(reference, Space, "a space", "search_spaces.quickstart:digits", how)

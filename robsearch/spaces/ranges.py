@@ -1,7 +1,8 @@
 """The ranges that a space may ask for: those that every Optuna storage gives back equal.
 
-A storage keeps a range as JSON text and a value as one number: of a categorical parameter the place among its choices.
-Whatever that changes, a tuple into a list or 1 into True, would train one recipe and later be read as another.
+A storage keeps a range as JSON text and a value as one number: of a categorical parameter the place
+among its choices. Whatever that changes, a tuple into a list or 1 into True, would train one recipe
+and later be read as another.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from robsearch.errors import InputError, refusal
-from robsearch.wording import a
+from robsearch.errors import a, refused
 
 Range = TypeVar("Range", bound=BaseDistribution)
 
@@ -49,10 +49,15 @@ def checked_name(name: object) -> str:
     Raises:
         InputError: it is no string, or one that a storage could not keep.
     """
-    fits = isinstance(name, str) and name.isprintable() and 0 < len(name.strip()) <= len(name) <= LONGEST_NAME
+    fits = (
+        isinstance(name, str)
+        and name.isprintable()
+        and 0 < len(name.strip()) <= len(name) <= LONGEST_NAME
+    )
     if not fits:
         expected = f"a parameter's name of 1 to {LONGEST_NAME} printable characters"
-        raise InputError(refusal(expected, reprlib.repr(name), "pass such as 'lam'"))
+        raise refused(expected, reprlib.repr(name), "pass such as 'lam'")
+    # An instance of a subclass would not be given back as such.
     return str.__str__(name)
 
 
@@ -60,11 +65,15 @@ def float_range(name: object, low: Any, high: Any, step: Any, log: Any) -> Float
     """The range of ``suggest_float``.
 
     Raises:
-        InputError: bounds that are no finite numbers, or a range that Optuna does not take or does not give back.
+        InputError: bounds that are no finite numbers, or a range that Optuna does not take or does
+            not give back.
     """
-    given = {"low": low, "high": high} | ({} if step is None else {"step": step})
-    numbers = _numbers(given, _finite, f"finite numbers as the range of {name!r}", "correct the range")
-    return _kept(name, lambda: FloatDistribution(**numbers, log=bool(log)))
+    bounds = {"low": low, "high": high}
+    if step is not None:
+        bounds["step"] = step
+    expected = f"finite numbers as the range of {name!r}"
+    numbers = _numbers(bounds, _finite, expected, "correct the range")
+    return _given_back_equal(name, lambda: FloatDistribution(**numbers, log=bool(log)))
 
 
 def int_range(name: object, low: Any, high: Any, step: Any, log: Any) -> IntDistribution:
@@ -73,46 +82,65 @@ def int_range(name: object, low: Any, high: Any, step: Any, log: Any) -> IntDist
     Raises:
         InputError: bounds that are not whole, or a range that Optuna does not take.
     """
-    given = {"low": low, "high": high, "step": step}
+    bounds = {"low": low, "high": high, "step": step}
     expected = f"whole numbers between -2**53 and 2**53 as the range of {name!r}"
-    numbers = _numbers(given, _whole, expected, "round them, or use suggest_float")
-    return _kept(name, lambda: IntDistribution(**numbers, log=bool(log)))
+    numbers = _numbers(bounds, _whole, expected, "round them, or use suggest_float")
+    return _given_back_equal(name, lambda: IntDistribution(**numbers, log=bool(log)))
 
 
 def choice_range(name: object, choices: Iterable[Any]) -> CategoricalDistribution:
     """The range of ``suggest_categorical``.
 
     Raises:
-        InputError: choices in no order, or that a storage does not give back equal, or does not tell apart.
+        InputError: choices in no order, or that a storage does not give back equal, or does not
+            tell apart.
     """
     if isinstance(choices, set | frozenset):
         do = "pass a list: in another process a set may have another order"
-        raise InputError(refusal(f"choices for {name!r} in an order", reprlib.repr(choices), do))
+        raise refused(f"choices for {name!r} in an order", reprlib.repr(choices), do)
     try:
-        listed = [plain(choice) for choice in choices]
+        values = [plain(choice) for choice in choices]
     except TypeError as error:
-        raise InputError(refusal(f"a list of choices for {name!r}", reprlib.repr(choices), "pass a list")) from error
-    strange = [choice for choice in listed if type(choice) not in PLAIN or choice != choice]
+        expected = f"a list of choices for {name!r}"
+        raise refused(expected, reprlib.repr(choices), "pass a list") from error
+    strange = [
+        f"{reprlib.repr(value)} ({a(type(value).__name__)})"
+        for value in values
+        if type(value) not in PLAIN or value != value
+    ]
     if strange:
-        expected = f"choices for {name!r} that Optuna's storage gives back equal (None, bool, int, float or str)"
-        raise InputError(refusal(expected, ", ".join(map(_typed, strange)), LOOK_UP))
-    pairs = [(listed[listed.index(choice)], choice) for choice in listed]
-    if twins := [f"{one!r} and {other!r}" for one, other in pairs if not _same(one, other)]:
-        raise InputError(refusal(f"choices for {name!r} that Optuna's storage tells apart", ", ".join(twins), LOOK_UP))
-    return _kept(name, lambda: CategoricalDistribution(listed))
+        expected = (
+            f"choices for {name!r} that Optuna's storage gives back equal (None, bool, "
+            "int, float or str)"
+        )
+        raise refused(expected, ", ".join(strange), LOOK_UP)
+    equal = []
+    for value in values:
+        # 1, 1.0 and True are equal: this is the first of them.
+        first = values[values.index(value)]
+        if (type(first), repr(first)) != (type(value), repr(value)):
+            equal.append(f"{first!r} and {value!r}")
+    if equal:
+        expected = f"choices for {name!r} that Optuna's storage tells apart"
+        raise refused(expected, ", ".join(equal), LOOK_UP)
+    return _given_back_equal(name, lambda: CategoricalDistribution(values))
 
 
-def same_range(one: BaseDistribution, other: BaseDistribution) -> bool:
-    """Whether two ranges are the same, also in the types of their choices: Optuna takes 1 for True."""
-    return distribution_to_json(one) == distribution_to_json(other)
+def same_range(first: BaseDistribution, second: BaseDistribution) -> bool:
+    """Whether two ranges are the same, also in the types of their choices: Optuna takes 1 for
+    True."""
+    return distribution_to_json(first) == distribution_to_json(second)
 
 
 def given_back(distribution: BaseDistribution, value: Any) -> Any:
-    """A value as a storage gives it back: a float of a float's range, the very choice among choices."""
+    """A value as a storage gives it back: a float of a float's range, the very choice among
+    choices."""
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
 
-def _numbers(given: dict[str, Any], convert: Callable[[Any], float], expected: str, do: str) -> dict[str, Any]:
+def _numbers(
+    bounds: dict[str, Any], convert: Callable[[Any], float], expected: str, do: str
+) -> dict[str, Any]:
     """All bounds as Python's numbers.
 
     Raises:
@@ -120,13 +148,13 @@ def _numbers(given: dict[str, Any], convert: Callable[[Any], float], expected: s
     """
     numbers: dict[str, Any] = {}
     strange: list[str] = []
-    for key, value in given.items():
+    for key, value in bounds.items():
         try:
             numbers[key] = convert(value)
         except (TypeError, ValueError, OverflowError):
             strange.append(f"{key}={value!r}")
     if strange:
-        raise InputError(refusal(expected, ", ".join(strange), do))
+        raise refused(expected, ", ".join(strange), do)
     return numbers
 
 
@@ -144,27 +172,20 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _kept(name: object, make: Callable[[], Range]) -> Range:
+def _given_back_equal(name: object, make: Callable[[], Range]) -> Range:
     """What ``make`` makes, if Optuna takes it and gives it back equal."""
     try:
-        made = make()
-        text = distribution_to_json(made)
-        kept = json_to_distribution(text)
+        distribution = make()
+        text = distribution_to_json(distribution)
+        stored = json_to_distribution(text)
     except ValueError as error:
-        raise InputError(refusal(f"a range for {name!r} that Optuna takes", error, "correct the range")) from error
+        expected = f"a range for {name!r} that Optuna takes"
+        raise refused(expected, error, "correct the range") from error
     if len(text) > LONGEST_TEXT:
         expected = f"choices for {name!r} that a database holds, {LONGEST_TEXT} bytes of JSON"
-        raise InputError(refusal(expected, f"{len(text)} bytes", LOOK_UP))
-    if not same_range(made, kept):
+        raise refused(expected, f"{len(text)} bytes", LOOK_UP)
+    if not same_range(distribution, stored):
         expected = f"a range for {name!r} that Optuna's storage gives back equal"
         do = "choose low, high and step with few decimals"
-        raise InputError(refusal(expected, f"{made}, given back as {kept}", do))
-    return made
-
-
-def _same(one: object, other: object) -> bool:
-    return type(one) is type(other) and repr(one) == repr(other)
-
-
-def _typed(value: object) -> str:
-    return f"{reprlib.repr(value)} ({a(type(value).__name__)})"
+        raise refused(expected, f"{distribution}, given back as {stored}", do)
+    return distribution

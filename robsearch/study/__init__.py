@@ -1,54 +1,63 @@
-"""The only door to Optuna: storage, one driver per search, suggestions, pruning, adoption."""
+"""The only door to Optuna: storage, one driver per search, suggestions, pruning, warm start."""
 
-from optuna.storages import BaseStorage as Storage
+from __future__ import annotations
 
-from robsearch.study.elsewhere import Found, bring_in, found_in, left_out, seen_elsewhere
-from robsearch.study.failures import Failures, failures_of
-from robsearch.study.fitting import Distributions, number, read_as
-from robsearch.study.lease import Lease, ask_to_stop, living_owner
-from robsearch.study.params import COLUMN, others_than_lam, params_of, params_text
-from robsearch.study.replaying import ANOTHER, Replayed, range_text, recorded_controls, replay
-from robsearch.study.storage import (
-    JOURNAL,
-    SearchRecord,
-    open_storage,
-    record_names,
-    repair_journal,
-    study_names,
-    to_be_made,
-    without_password,
-)
-from robsearch.study.suggestions import Study, all_seen
-from robsearch.study.trainings import Suggestion, Told, Training, order_of, recorded_trials, trainings_of
-from robsearch.study.width_sampler import Seen, WidthSampler
+from typing import TYPE_CHECKING
+
+from robsearch.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage as Storage
+
+    from robsearch.study.failures import Failures, failures_of
+    from robsearch.study.lease import Lease, ask_to_stop, living_owner
+    from robsearch.study.other_searches import (
+        Distributions,
+        finished_observations,
+        number,
+        observations_of_other_widths,
+        read_as,
+        warm_start,
+    )
+    from robsearch.study.params import COLUMN, others_than_lam, params_of, params_text
+    from robsearch.study.record import SearchRecord, record_names
+    from robsearch.study.recorded import RecordedTrial, recorded_trials, trials_of
+    from robsearch.study.replaying import Change, range_text, recorded_controls, replay
+    from robsearch.study.storage import (
+        JOURNAL,
+        open_storage,
+        repair_journal,
+        study_names,
+        to_be_made,
+    )
+    from robsearch.study.suggestions import Study, Suggestion, observations_of
+    from robsearch.study.width_sampler import Observation, WidthSampler
+else:
+    __getattr__ = lazy_names(__name__, __file__)
+
 
 __all__ = [
-    "ANOTHER",
     "COLUMN",
     "JOURNAL",
+    "Change",
     "Distributions",
     "Failures",
-    "Found",
     "Lease",
-    "Replayed",
+    "Observation",
+    "RecordedTrial",
     "SearchRecord",
-    "Seen",
     "Storage",
     "Study",
     "Suggestion",
-    "Told",
-    "Training",
     "WidthSampler",
-    "all_seen",
     "ask_to_stop",
-    "bring_in",
     "failures_of",
-    "found_in",
-    "left_out",
+    "finished_observations",
     "living_owner",
     "number",
+    "observations_of",
+    "observations_of_other_widths",
     "open_storage",
-    "order_of",
     "others_than_lam",
     "params_of",
     "params_text",
@@ -59,9 +68,8 @@ __all__ = [
     "recorded_trials",
     "repair_journal",
     "replay",
-    "seen_elsewhere",
     "study_names",
     "to_be_made",
-    "trainings_of",
-    "without_password",
+    "trials_of",
+    "warm_start",
 ]

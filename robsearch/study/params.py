@@ -10,13 +10,18 @@ from typing import Any, TypeGuard
 import pandas as pd
 
 COLUMN = "param/"
-"""Begins the name of a searched parameter among the columns of ``Search.trials``, and among MLflow's parameters."""
+"""Begins the name of a searched parameter among the columns of ``Search.trials``, and among
+MLflow's parameters."""
 
 
 def params_of(trial: pd.Series) -> dict[str, Any]:
     """Those of a row of ``Search.trials``, by name, without what the trial was not asked for."""
-    own = {str(name).removeprefix(COLUMN): trial[name] for name in trial.index if str(name).startswith(COLUMN)}
-    return {name: value for name, value in own.items() if not is_missing(value)}
+    params = {}
+    for column, value in trial.items():
+        name = str(column)
+        if name.startswith(COLUMN) and not is_missing(value):
+            params[name.removeprefix(COLUMN)] = value
+    return params
 
 
 def is_missing(value: object) -> bool:
@@ -28,7 +33,8 @@ def value_text(value: object) -> str:
     """Three digits of a number; whole numbers and words as they are."""
     if not is_number(value):
         return str(value)
-    return f"{value:.0f}" if value % 1 == 0 and abs(value) < 1e6 else f"{value:.3g}"
+    is_short = value % 1 == 0 and abs(value) < 1e6
+    return f"{value:.0f}" if is_short else f"{value:.3g}"
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -1,11 +1,12 @@
-"""When a trial is stopped: only if it is clearly worse, so that what is left still shows where the optimum lies."""
+"""When a trial is stopped: only if it is clearly worse, so that what is left still shows where the
+optimum lies."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import optuna
@@ -14,19 +15,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.recipe import Recipe
 from robsearch.spaces import Space
-from robsearch.study.trainings import trainings_of
+from robsearch.study.recorded import trials_of
+
+StepsOf = Callable[[FrozenTrial], int | None]
+"""How many steps a trial has in all; None where that is not known."""
 
 
 class MarginPruner(BasePruner):
-    """Stops a trial that is worse than the best finished one by more than a margin, at the same share of training.
+    """Stops a trial that is worse than the best finished one by more than a margin, at the same
+    share of training.
 
-    In a search that share is of the epochs of each trial's own recipe, which may be searched: a training of 60 epochs
-    is not behind one of 6 because it has not come to its last learning rates yet. In any other Optuna study, and where
-    steps are not epochs, trials are compared at the same step.
+    In a search that share is of the epochs of each trial's own recipe, which may be searched: a
+    training of 60 epochs is not behind one of 6 because it has not come to its last learning rates
+    yet. In any other Optuna study, and where steps are not epochs, trials are compared at the same
+    step.
 
-    Robust accuracy is flat around the best lambda and noisy between seeds, so pruning by rank (a median, a
-    percentile) stops trials that are as good as the best and starves the estimate of lambda*. A margin well
-    above the noise stops only what says nothing about the optimum.
+    Robust accuracy is flat around the best lambda and noisy between seeds, so pruning by rank (a
+    median, a percentile) stops trials that are as good as the best and starves the estimate of
+    lambda*. A margin well above the noise stops only what says nothing about the optimum.
 
     Args:
         margin: the difference in the value's unit; 0.04 is 4 points of accuracy.
@@ -35,107 +41,134 @@ class MarginPruner(BasePruner):
         after: the same as a share of the epochs of the trial's recipe, where these are known.
     """
 
-    def __init__(self, margin: float = 0.04, startup: int = 2, warmup: int = 0, after: float = 0.0) -> None:
-        self.margin, self.startup, self.warmup, self.after = margin, startup, warmup, after
-        self._finished: WeakKeyDictionary[optuna.Study, _Finished] = WeakKeyDictionary()
-        self._steps_of: Callable[[FrozenTrial], int | None] = _one
+    def __init__(
+        self, margin: float = 0.04, startup: int = 2, warmup: int = 0, after: float = 0.0
+    ) -> None:
+        self.margin = margin
+        self.startup = startup
+        self.warmup = warmup
+        self.after = after
+        self._steps_of: StepsOf = _same_step
+        self._finished: WeakKeyDictionary[optuna.Study, _FinishedCurves] = WeakKeyDictionary()
 
-    def with_steps(self, steps_of: Callable[[FrozenTrial], int | None]) -> MarginPruner:
+    def with_steps(self, steps_of: StepsOf) -> MarginPruner:
         """The same pruner for trials that may differ in how many steps they have in all.
 
         Args:
-            steps_of: gives that number of a trial; None where it is not known, and such a trial is left alone.
+            steps_of: gives that number of a trial; None where it is not known, and such a trial is
+                left alone.
         """
+        # The user's own object may serve several studies, so it is left as it is.
         bound = copy.copy(self)
         bound._steps_of = steps_of
+        bound._finished = WeakKeyDictionary()
         return bound
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial now."""
-        step, steps = trial.last_step, self._steps_of(trial)
+        step = trial.last_step
+        steps = self._steps_of(trial)
         if step is None or steps is None or step < self.warmup or step / steps < self.after:
             return False
-        finished = self._finished.setdefault(study, _Finished())
-        finished.see(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), self._steps_of)
-        if len(finished.seen) < self.startup:
+        finished = self._finished.setdefault(study, _FinishedCurves())
+        for ended in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            finished.add(ended, self._steps_of)
+        if finished.count < self.startup:
             return False
-        return max(trial.intermediate_values.values()) < finished.best(step / steps) - self.margin
+        reached = max(trial.intermediate_values.values())
+        return reached < finished.best(step / steps) - self.margin
 
 
-def _one(trial: FrozenTrial) -> int | None:
+class _FinishedCurves:
+    """The highest value of a study's finished trials at each share of training.
+
+    Optuna lets nobody change a finished trial, so each curve is read once.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._read: set[int] = set()
+        self._highest: dict[float, float] = {}
+
+    def add(self, trial: FrozenTrial, steps_of: StepsOf) -> None:
+        if trial.number in self._read:
+            return
+        self._read.add(trial.number)
+        steps = steps_of(trial)
+        if steps is None or not trial.intermediate_values:
+            return
+        self.count += 1
+        for step, value in trial.intermediate_values.items():
+            share = step / steps
+            self._highest[share] = max(self._highest.get(share, -math.inf), value)
+
+    def best(self, share: float) -> float:
+        """Of what was reached up to a share of training."""
+        reached = [value for at, value in self._highest.items() if at <= share]
+        return max(reached, default=-math.inf)
+
+
+def _same_step(trial: FrozenTrial) -> int | None:
     """Of trials that are compared at the same step."""
     return 1
 
 
-class _Finished:
-    """The upper envelope of all finished curves: they do not change any more, so each is looked at once."""
-
-    def __init__(self) -> None:
-        self.seen: set[int] = set()
-        self.highest: defaultdict[float, float] = defaultdict(lambda: -math.inf)
-        """By share of training."""
-
-    def see(self, trials: list[FrozenTrial], steps_of: Callable[[FrozenTrial], int | None]) -> None:
-        for trial in trials:
-            steps = steps_of(trial) if trial._trial_id not in self.seen and trial.intermediate_values else None
-            if steps is not None:
-                self.seen.add(trial._trial_id)
-                for step, value in trial.intermediate_values.items():
-                    self.highest[step / steps] = max(self.highest[step / steps], value)
-
-    def best(self, share: float) -> float:
-        return max((value for at, value in self.highest.items() if at <= share), default=-math.inf)
-
-
-def pruner_of(space: Space, full: Recipe, by_training: bool) -> BasePruner:
+def pruner_of(space: Space, full: Recipe, by_trial: bool) -> BasePruner:
     """The pruner of a width's study: the space's, or the default.
 
     Args:
         space: that is searched.
         full: one of its recipes.
-        by_training: whether the pruner's steps are trainings of a suggestion, of which all have equally many.
+        by_trial: whether the pruner's steps are trials of a suggestion, of which all have equally
+            many, and not the epochs of one.
     """
-    pruner = space.pruner or (MarginPruner() if by_training else default_pruner(full))
-    steps_of = trainings_seen if by_training else epochs_of
-    return pruner.with_steps(steps_of) if isinstance(pruner, MarginPruner) else pruner
+    pruner = space.pruner
+    if pruner is None:
+        pruner = MarginPruner() if by_trial else default_pruner(full)
+    if not isinstance(pruner, MarginPruner):
+        return pruner
+    return pruner.with_steps(unless_collapsed if by_trial else epochs_of)
 
 
-def trainings_seen(trial: FrozenTrial) -> int | None:
-    """Where steps are trainings: as they are, but no measure for others where one has collapsed."""
-    return None if _collapsed(trial) else 1
+def unless_collapsed(trial: FrozenTrial) -> int | None:
+    """Where steps are trials: as they are, but no measure for others where one has collapsed."""
+    ended = trial.state == TrialState.COMPLETE
+    if ended and any(recorded.collapsed for recorded in trials_of(trial)):
+        return None
+    return 1
 
 
 def epochs_of(trial: FrozenTrial) -> int | None:
-    """The epochs of the recipe of a suggestion that is one training; None where they are not known.
+    """The epochs of the recipe of a suggestion that is one trial; None where they are not known.
 
-    None too of one that has ended as a net that has collapsed: with a commonest class it has a high value, by which
-    nothing sound may be judged.
+    None too of one that has ended as a net that has collapsed: with a commonest class it has a high
+    value, by which nothing sound may be judged.
     A finished trial of an older robsearch, which did not record them, counts as trained to its end.
     """
-    if _collapsed(trial):
+    if unless_collapsed(trial) is None:
         return None
-    for training in trainings_of(trial):
-        if "recipe_epochs" in training.facts:
-            return int(training.facts["recipe_epochs"])
+    for recorded in trials_of(trial):
+        if recorded.recipe_epochs:
+            return recorded.recipe_epochs
     return trial.last_step if trial.state == TrialState.COMPLETE else None
 
 
-def _collapsed(trial: FrozenTrial) -> bool:
-    ended = trial.state == TrialState.COMPLETE
-    return ended and any(training.facts.get("collapsed") for training in trainings_of(trial))
-
-
 def default_pruner(recipe: Recipe) -> MarginPruner:
-    """Stops what is 4 points worse than the best, in the last third of training, once the learning rate has dropped.
+    """Stops what is 4 points worse than the best, in the last third of training, once the learning
+    rate has dropped.
 
     Args:
         recipe: whose learning rate counts.
     """
-    return MarginPruner(margin=0.04, startup=2, after=max(2 / 3, (first_drop(recipe) + 1) / recipe.epochs))
+    after_drop = (first_drop(recipe) + 1) / recipe.epochs
+    return MarginPruner(margin=0.04, startup=2, after=max(2 / 3, after_drop))
 
 
 def first_drop(recipe: Recipe) -> int:
-    """How many epochs end before the learning rate first drops abruptly, to half or less between two epochs; else 0."""
+    """How many epochs end before the learning rate first drops abruptly, to half or less between
+    two epochs; else 0."""
     factors = [recipe.learning_rate(epoch / recipe.epochs) for epoch in range(recipe.epochs)]
-    drops = (epoch for epoch in range(1, recipe.epochs) if factors[epoch] <= factors[epoch - 1] / 2)
-    return next(drops, 0)
+    for epoch, (before, factor) in enumerate(pairwise(factors), start=1):
+        if factor <= before / 2:
+            return epoch
+    return 0

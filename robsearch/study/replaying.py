@@ -2,102 +2,148 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial
 
-from robsearch.data import content_digests
 from robsearch.errors import InputError
-from robsearch.identity import mismatch
+from robsearch.identity import NUMERICS, numerics_of, numerics_since
 from robsearch.recipe import Recipe
 from robsearch.spaces import Space, Stage
-from robsearch.study.storage import SearchRecord
-from robsearch.study.trainings import Training, define, recorded_studies, trainings_of
+from robsearch.study.record import SearchRecord
+from robsearch.study.recorded import RecordedTrial, recorded_studies, trials_of
+from robsearch.study.suggestions import define, difference
+from robsearch.trials.provenance import read_attempts
 
 ANOTHER = "another recipe"
 """What ``identity.mismatch`` says of a recipe that is not the recorded one."""
+MOVED = (
+    "another one with the same numbers: a class has moved (`digest_name = "
+    "'its_old_module:Name'` in the class keeps "
+    "its name), or an object has another state"
+)
+OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object>")
+"""A plain object as text. In a worker, a class of a script has another module than in its
+driver."""
 
 
-class Replayed(NamedTuple):
-    """One recorded training beside what the space makes of its suggestion now.
+class Change(NamedTuple):
+    """One row of the table: what is no longer as it was, and the trials that it concerns (none: the
+    whole search)."""
 
-    Attributes:
-        training: as it was recorded.
-        recipe: that the space defines now; None if it defines none.
-        why: in words, why this is not what was trained; None if it is.
-        ranges: by parameter, what was asked and what is asked now, where these differ.
+    what: str
+    was: str
+    now: str
+    trials: tuple[str, ...] = ()
+
+
+def replay(
+    storage: BaseStorage, record: SearchRecord, space: Space, trials: Path
+) -> Iterator[tuple[str, Change]]:
+    """What a space defines otherwise than a search recorded it, with the name of the trial.
+
+    Every trial that was begun is replayed with its stored parameters; nothing is written. Those of
+    a control or a rung that the space does not have any more are left out: see
+    ``recorded_controls``.
+
+    Args:
+        storage: of the search.
+        record: of the search.
+        space: that the search would go on with.
+        trials: the folder of the trials' folders, where attempts wrote down their recipes.
     """
-
-    training: Training
-    recipe: Recipe | None
-    why: str | None
-    ranges: Mapping[str, tuple[str, str]]
-
-
-def replay(storage: BaseStorage, record: SearchRecord, space: Space) -> Iterator[Replayed]:
-    """Every training of a search that was begun, replayed with its stored parameters; nothing is written.
-
-    Trainings of a control or a rung that the space does not have any more are left out: see ``recorded_labels``.
-    """
-    known = {(stage.control, stage.rung) for stage in space.stages()}
-    for stage, trials in recorded_studies(storage, record.name):
-        if (stage.control, stage.rung) not in known:
+    searched = {(stage.control, stage.rung) for stage in space.stages()}
+    for stage, _, suggestions in recorded_studies(storage, record.name):
+        if (stage.control, stage.rung) not in searched:
             continue
-        for trial in trials:
-            for training in trainings_of(trial):
-                yield _replayed(space, record.seed, stage, trial, training)
+        for suggestion in suggestions:
+            for trial in trials_of(suggestion):
+                folder = trials / trial.trial
+                for change in _changes(space, record.seed, stage, suggestion, trial, folder):
+                    yield trial.trial, change
 
 
 def recorded_controls(storage: BaseStorage, search: str) -> set[str]:
     """The controls of which a search has trained something."""
-    return {stage.control for stage, trials in recorded_studies(storage, search) if stage.control and trials}
+    return {
+        stage.control
+        for stage, _, suggestions in recorded_studies(storage, search)
+        if stage.control and suggestions
+    }
 
 
-def differs(begun: Mapping[str, Any], recipe: Recipe) -> str | None:
-    """Why a recipe is not the one that a training was begun with, in words; None if it is.
-
-    Args:
-        begun: the facts that were recorded of the training.
-        recipe: that the space defines now.
-    """
-    why = mismatch(begun["recipe"], recipe.resolved)
-    if why is not None or "data" not in begun:
-        return why
-    now = content_digests(recipe.data)["all"]
-    if now == begun["data"]:
-        return None
-    return f"other images or labels in {type(recipe.data).__name__} (contents {now}, not {begun['data']})"
-
-
-def _replayed(space: Space, seed: int, stage: Stage, trial: FrozenTrial, training: Training) -> Replayed:
-    fixed = FixedTrial(trial.params, number=trial.number)
-    recipe, why = None, None
+def _changes(
+    space: Space,
+    seed: int,
+    stage: Stage,
+    suggestion: FrozenTrial,
+    trial: RecordedTrial,
+    folder: Path,
+) -> Iterator[Change]:
+    fixed = FixedTrial(suggestion.params, number=trial.number)
+    asked = suggestion.distributions
+    recipe = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a value outside a changed range: the ranges are compared below
-            found = define(space, seed, stage, fixed, trial.number, training.width, training.replicate)
-        recipe = found.recipe
-        why = differs(training.facts, recipe)
+            # A value may be outside a changed range: the ranges are compared below.
+            warnings.simplefilter("ignore")
+            recipe = define(space, seed, stage, fixed, trial.width, trial.replicate).recipe
+        asked = fixed.distributions
+        why = difference(trial, recipe)
     except InputError as error:
         why = "; ".join(error.problems)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-    asked = fixed.distributions if recipe is not None else trial.distributions
-    return Replayed(training, recipe, why, dict(_range_changes(trial.distributions, asked, stage)))
+    yield from _range_changes(suggestion.distributions, asked, stage)
+    # A digest names the version of the numerics that it was made by.
+    version = numerics_of(trial.recipe)
+    changed = numerics_since(version)
+    if changed:
+        yield Change("numerics", f"version {version}", f"version {NUMERICS}: {changed}")
+    if why is None:
+        return
+    if recipe is None:
+        yield Change("recipe", "one", why)
+        return
+    attempts = read_attempts(folder) if why == ANOTHER else []
+    if not attempts:
+        yield Change("recipe", trial.recipe, why)
+        return
+    changes = list(_recipe_changes(attempts[-1]["recipe"], recipe))
+    yield from changes or [Change("recipe", trial.recipe, MOVED)]
+
+
+def _recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[Change]:
+    """The fields in which a recipe's flat view differs from the one that an attempt wrote down."""
+    now = recipe.flat()
+    for name in dict.fromkeys([*recorded, *now]):
+        was = recorded.get(name, "nothing")
+        text = now.get(name, "nothing")
+        if was != text and OBJECT.sub(r"\1", str(was)) != OBJECT.sub(r"\1", str(text)):
+            yield Change(name, str(was), str(text))
 
 
 def _range_changes(
     recorded: Mapping[str, BaseDistribution], asked: Mapping[str, BaseDistribution], stage: Stage
-) -> Iterator[tuple[str, tuple[str, str]]]:
+) -> Iterator[Change]:
     for name in sorted({*recorded, *asked}):
-        was, now = recorded.get(name), asked.get(name)
-        partial = stage.width is None and now is None  # one of the widths need not ask for what another does
-        if was != now and not partial:
-            yield name, (range_text(was), range_text(now))
+        was = recorded.get(name)
+        now = asked.get(name)
+        # One of the widths need not ask for what another does.
+        never_widened = stage.width is None and now is None
+        if was != now and not never_widened:
+            yield Change(f"range of {name}", range_text(was), range_text(now))
 
 
 def range_text(distribution: BaseDistribution | None) -> str:
@@ -106,10 +152,8 @@ def range_text(distribution: BaseDistribution | None) -> str:
         return "not asked"
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(repr, distribution.choices))}"
-    facts = distribution._asdict()
-    text = f"{facts['low']:g} to {facts['high']:g}"
-    if facts.get("log"):
-        text += ", log"
-    if (step := facts.get("step")) not in (None, 1):
-        text += f", in steps of {step:g}"
-    return text
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    log = ", log" if distribution.log else ""
+    stepped = distribution.step not in (None, 1)
+    steps = f", in steps of {distribution.step:g}" if stepped else ""
+    return f"{distribution.low:g} to {distribution.high:g}{log}{steps}"

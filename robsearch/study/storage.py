@@ -1,125 +1,120 @@
-"""Where a search is remembered: one Optuna storage, and the search's own record in it."""
+"""Where a search is remembered: one Optuna storage, a journal file or a database."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
-from robsearch.errors import InputError, refusal
-from robsearch.paths import check_sqlite_uri
-from robsearch.trainer import VALUE
+from robsearch.errors import refused
+from robsearch.trials.paths import check_sqlite_uri, without_password
 
 JOURNAL = "optuna.journal"
 
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
-
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage of a search.
+    """The storage of a search. Optuna does not say any more what it makes there.
 
     Args:
-        url: any Optuna storage URL (``sqlite:///...``, ``postgresql://...``), or None for a journal file in the
-            search's folder, which suits the one driver that writes.
+        url: any Optuna storage URL (``sqlite:///...``, ``postgresql://...``), or None for a journal
+            file in the search's folder, which suits the one driver that writes.
         folder: the search's own folder in the results folder.
 
     Raises:
-        InputError: it cannot be opened, or is a sqlite URL that names another file than it seems to. The message
-            never repeats a password.
+        InputError: it cannot be opened, or is a sqlite URL that names another file than it seems
+            to. The message never repeats a password.
     """
     check_sqlite_uri(url or "", "--storage")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(WholeLines(str(folder / JOURNAL)))
+            return _Journal(WholeLines(folder / JOURNAL))
         return optuna.storages.get_storage(url)
     except Exception as error:
-        where = without_password(url) if url else str(folder)
-        got = f"{type(error).__name__} for {where}"
-        raise InputError(refusal("an Optuna storage that opens", got, _advice(error))) from error
+        got = f"{type(error).__name__} for {without_password(url) if url else folder}"
+        first_line = str(error).strip().partition("\n")[0]
+        do = f"choose another --results folder or --storage URL ({first_line})"
+        raise refused("an Optuna storage that opens", got, do) from error
 
 
 class WholeLines(JournalFileBackend):
-    """A journal that a full disk leaves as it was: Optuna's own would go on behind the part of a line that fitted."""
+    """A journal file that a full disk leaves as it was.
 
-    _held: list[str] | None = None
-    """The lines that wait to be written, while they are held back."""
-    _written = 0
-    """How many lines the file had when holding back began."""
+    Optuna's own would go on behind the part of a line that fitted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_lock = JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self._file_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends all of them, or nothing."""
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        if self._held is not None:
-            self._held += lines
-            return
-        self._lock.acquire()
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._file_lock.acquire()
         try:
-            self._append("".join(lines))
+            whole = os.path.getsize(self._path)
+            try:
+                with open(self._path, "ab") as journal:
+                    journal.write(lines.encode())
+                    journal.flush()
+                    os.fsync(journal.fileno())
+            except OSError:
+                os.truncate(self._path, whole)
+                raise
         finally:
-            self._lock.release()
-
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # no generator
-        """The logs from this number on, with those that are held back."""
-        if self._held is None:
-            return super().read_logs(log_number_from)
-        held = map(json.loads, self._held[max(0, log_number_from - self._written) :])
-        if log_number_from >= self._written:  # the file has no more: it is not opened once for every line
-            return held
-        return chain(super().read_logs(log_number_from), held)
-
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Everything that is appended meanwhile is written together at the end, or nothing after an error.
-
-        The lock is held throughout, so that no other process can take the numbers of these lines. After an error a
-        storage that reads this journal knows lines that were never written: open another one.
-        """
-        self._lock.acquire()
-        try:
-            with open(self._file_path, "rb") as journal:
-                self._written = sum(1 for _ in journal)
-            self._held = []
-            yield
-            self._append("".join(self._held))
-        finally:
-            self._held = None
-            self._lock.release()
-
-    def _append(self, lines: str) -> None:
-        whole = os.path.getsize(self._file_path)
-        try:
-            with open(self._file_path, "ab") as journal:
-                journal.write(lines.encode())
-                journal.flush()
-                os.fsync(journal.fileno())
-        except OSError:
-            os.truncate(self._file_path, whole)
-            raise
+            self._file_lock.release()
 
 
-def _advice(error: Exception) -> str:
-    first_line = str(error).strip().partition("\n")[0]
-    return f"choose another --results folder or --storage URL ({first_line})"
+class UnwrittenLines(BaseJournalBackend):
+    """A journal and lines behind it that are not in its file yet, and are written together."""
+
+    def __init__(self, journal: WholeLines) -> None:
+        self._journal = journal
+        self._whole = sum(1 for _ in journal.read_logs(0))
+        self._lines: list[dict[str, Any]] = []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Behind those that are not written yet."""
+        self._lines += logs
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """The lines from this number on, those of the file first."""
+        if log_number_from < self._whole:
+            yield from self._journal.read_logs(log_number_from)
+        yield from self._lines[max(0, log_number_from - self._whole) :]
+
+    def write(self) -> None:
+        """Appends all of them to the file, or nothing."""
+        if self._lines:
+            self._journal.append_logs(self._lines)
+
+
+class _Journal(JournalStorage):
+    """Optuna's, which has no public way to its file."""
+
+    def __init__(self, lines: WholeLines) -> None:
+        super().__init__(lines)
+        self.lines = lines
 
 
 def repair_journal(folder: Path) -> None:
-    """Mends what a dead driver left: its lock, and a last line that a full disk cut short (a copy is kept).
+    """Mends what a dead driver left: its lock, and a last line that a full disk cut short (a copy
+    is kept).
 
-    Only for a driver that found no living one; Optuna cannot append to, or later open, a torn journal.
+    Only for a driver that found no living one; Optuna cannot append to, or later open, a torn
+    journal.
     """
     journal = folder / JOURNAL
     lock = Path(f"{journal}.lock")
@@ -130,117 +125,123 @@ def repair_journal(folder: Path) -> None:
     guard = JournalFileSymlinkLock(str(journal))
     guard.acquire()
     try:
-        _cut_torn_line(journal)
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            journal.with_suffix(".torn").write_bytes(content)
+            os.truncate(journal, whole)
     finally:
         guard.release()
 
 
-def _cut_torn_line(journal: Path) -> None:
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        journal.with_suffix(".torn").write_bytes(content)
-        os.truncate(journal, whole)
+def add_finished(
+    storage: BaseStorage, metrics: int, added: Mapping[str, Sequence[FrozenTrial]]
+) -> None:
+    """Adds finished suggestions to studies, each made if it is not there yet: all, or none.
 
+    Optuna's own way is one write, or one transaction, for each. Here a journal is written to once,
+    and a database gets one transaction.
 
-def without_password(url: str) -> str:
-    """A URL without its user name and password; a sqlite URL has none, and its path may have an ``@``."""
-    if url.startswith("sqlite"):
-        return url
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url
+    A line of a journal names studies and trials by numbers that follow from all the lines before
+    it. So nobody else may write to the journal meanwhile: it is that of a search which nobody
+    drives yet, in the search's own folder.
 
+    Args:
+        storage: of the studies.
+        metrics: how many each study maximises.
+        added: the suggestions by the study's name.
 
-@dataclass(frozen=True)
-class SearchRecord:
-    """What a search is, as the storage remembers it: enough to resume it on another day.
-
-    Attributes:
-        name: of the search.
-        space: its reference, ``module:name``; for one that no other process can import, words in ``<...>``.
-        widths: that it searches.
-        seed: from which every trial's seed derives.
-        trials: the total that was asked for; ``resume --trials`` raises it.
-        tracking: the MLflow URI, without user name and password (MLflow takes these from the environment); empty for
-            the sqlite file beside the results, wherever these lie (``Search.record`` has its URI).
-        setting: labels and texts for the report: model, data, attack, versions, commit.
-        maximise: the metrics that decide.
-        per_trial: ``one`` or ``all`` widths.
-        trainings: that a suggestion consists of.
-        identity: random, given to the search at birth: what tells two searches of one name apart wherever they could
-            meet. Empty for a search begun before robsearch 0.2 that was not continued since.
-        controls: the names of the controls beside the search; None if they were not recorded.
-        subject_to: the constraints, as text; None if they were not recorded.
-        fidelity: the rungs below the full recipe, as text; None if they were not recorded.
-        judged_by: what a value must have in common with another to be compared with it: the ``evaluation attack`` as
-            text, its digest, and the digest of the contents of ``val``.
-        written_by: the version of robsearch that wrote this record.
+    Raises:
+        ValueError: a suggestion has more or fewer values than there are metrics.
     """
-
-    name: str
-    space: str
-    widths: tuple[float, ...]
-    seed: int
-    trials: int
-    tracking: str
-    setting: dict[str, str]
-    maximise: tuple[str, ...] = (VALUE,)
-    per_trial: str = "one"
-    trainings: int = 1
-    identity: str = ""
-    controls: tuple[str, ...] | None = None
-    subject_to: tuple[str, ...] | None = None
-    fidelity: tuple[str, ...] | None = None
-    judged_by: dict[str, str] = field(default_factory=dict)
-    written_by: str = field(default="", compare=False)
-
-    def create(self, storage: BaseStorage) -> None:
-        """Claims the search's name in the storage, atomically.
-
-        Raises:
-            InputError: the name is taken; says the two ways on.
-        """
-        try:
-            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], self.name)
-        except DuplicatedStudyError as error:
-            do = "resume that one, or choose another --name"
-            raise InputError(refusal("the name of a new search", f"{self.name!r}, which exists", do)) from error
-        self.save(storage)
-
-    @classmethod
-    def load(cls, storage: BaseStorage, name: str) -> Self:
-        """The record of an existing search.
-
-        Raises:
-            InputError: there is none of that name; lists those there are. Or a newer robsearch wrote it.
-        """
-        try:
-            attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-            facts = attrs["search"]
-        except KeyError as error:
-            known = ", ".join(record_names(storage)) or "none"
-            do = f"searches here: {known}; --results or --storage says where to look"
-            raise InputError(refusal("the name of a search", repr(name), do)) from error
-        if strange := sorted(set(facts) - set(cls.__dataclass_fields__)):
-            newer = facts.get("written_by") or "a later one"
-            do = f"install that version: the search records {', '.join(strange)}, which this one does not know"
-            raise InputError(refusal(f"a search that robsearch {version('robsearch')} can read", f"{newer}'s", do))
-        tuples: Any = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts.items()}
-        return cls(**tuples)
-
-    def save(self, storage: BaseStorage) -> None:
-        """Writes the record over the one in the storage."""
-        study = storage.get_study_id_from_name(self.name)
-        facts = {**vars(self), "written_by": version("robsearch")}
-        storage.set_study_user_attr(study, "search", facts)
+    if any(
+        len(suggestion.values) != metrics
+        for suggestions in added.values()
+        for suggestion in suggestions
+    ):
+        raise ValueError(f"suggestions with other than {metrics} values")
+    if isinstance(storage, _Journal):
+        unwritten = UnwrittenLines(storage.lines)
+        add_finished(JournalStorage(unwritten), metrics, added)
+        unwritten.write()
+        return
+    studies = {name: open_study(storage, name, metrics) for name in added}
+    # Optuna wraps a database in a cache, and has no public way to what is inside.
+    database = getattr(storage, "_backend", None)
+    if isinstance(database, RDBStorage):
+        _insert(database, {storage.get_study_id_from_name(name): added[name] for name in added})
+        return
+    for name, study in studies.items():
+        study.add_trials(added[name])
 
 
-def make_study(storage: BaseStorage, name: str, place: dict[str, Any]) -> optuna.Study:
-    """A study of a search, made if it is not there yet; what is written says where in the search it belongs."""
-    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(place["metrics"])
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    study.set_user_attr("place", place)
-    return study
+def open_study(storage: BaseStorage, name: str, metrics: int) -> optuna.Study:
+    """A study that maximises so many metrics, made if it is not there yet."""
+    directions = [StudyDirection.MAXIMIZE] * metrics
+    return optuna.create_study(
+        storage=storage, study_name=name, directions=directions, load_if_exists=True
+    )
+
+
+def _insert(database: RDBStorage, added: Mapping[int, Sequence[FrozenTrial]]) -> None:
+    """One transaction, and one statement for each table: Optuna's own way takes several
+    milliseconds of SQLAlchemy for each suggestion.
+
+    It goes through Optuna's models of its tables, whose layout every later version of Optuna must
+    read or upgrade.
+    """
+    from optuna.storages._rdb import models  # it imports SQLAlchemy, which a journal does not need
+
+    with database.scoped_session() as session, session.begin():
+        for study, suggestions in added.items():
+            if not suggestions:
+                continue
+            # Optuna numbers the suggestions of a study by counting them, under this lock.
+            locked = models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
+            first = models.TrialModel.count(session, locked)
+            rows = []
+            for number, suggestion in enumerate(suggestions, first):
+                row = models.TrialModel(
+                    study_id=study,
+                    number=number,
+                    state=suggestion.state,
+                    datetime_start=suggestion.datetime_start,
+                    datetime_complete=suggestion.datetime_complete,
+                )
+                rows.append(row)
+            session.add_all(rows)
+            session.flush()  # gives them their ids
+            _insert_facts(session, rows, suggestions)
+
+
+def _insert_facts(session: Any, rows: Sequence[Any], suggestions: Sequence[FrozenTrial]) -> None:
+    """Fills the tables of values, parameters and attributes.
+
+    As plain rows: objects of the models would take three times as long.
+    """
+    from optuna.storages._rdb import models
+
+    values = []
+    params = []
+    attributes = []
+    for row, suggestion in zip(rows, suggestions, strict=True):
+        of_trial = {"trial_id": row.trial_id}
+        for objective, value in enumerate(suggestion.values):
+            # Values are finite: other suggestions are not brought in.
+            stored = {"objective": objective, "value": value, "value_type": "FINITE"}
+            values.append(of_trial | stored)
+        for name, distribution in suggestion.distributions.items():
+            stored = {
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(suggestion.params[name]),
+                "distribution_json": distribution_to_json(distribution),
+            }
+            params.append(of_trial | stored)
+        for key, fact in suggestion.user_attrs.items():
+            attributes.append({**of_trial, "key": key, "value_json": json.dumps(fact)})
+    session.execute(models.TrialValueModel.__table__.insert(), values)
+    session.execute(models.TrialParamModel.__table__.insert(), params)
+    session.execute(models.TrialUserAttributeModel.__table__.insert(), attributes)
 
 
 def study_names(storage: BaseStorage) -> set[str]:
@@ -253,9 +254,6 @@ def to_be_made(url: str | None) -> bool:
     if url is None or not url.startswith("sqlite"):
         return False
     file = url.partition(":///")[2].partition("?")[0]
-    return file not in ("", ":memory:") and not any(Path(path).exists() for path in (file, unquote(file)))
-
-
-def record_names(storage: BaseStorage) -> list[str]:
-    """The names of all searches in a storage, oldest first."""
-    return [study.study_name for study in storage.get_all_studies() if "search" in study.user_attrs]
+    return file not in ("", ":memory:") and not any(
+        Path(path).exists() for path in (file, unquote(file))
+    )

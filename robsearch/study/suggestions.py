@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.pruners import NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from robsearch.data import commonest_share, content_digests
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, refused
+from robsearch.identity import mismatch
+from robsearch.metrics import LAM, VAL_NATURAL, VALUE
 from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
-from robsearch.spaces import AtLeast, Space, Stage, default_sampler, fresh_sampler, grid_size
-from robsearch.study.live import Live
+from robsearch.spaces import (
+    AtLeast,
+    Space,
+    Stage,
+    default_sampler,
+    fresh_sampler,
+    grid_size,
+    training_name,
+)
 from robsearch.study.pruning import pruner_of
-from robsearch.study.replaying import differs
-from robsearch.study.storage import make_study
-from robsearch.study.trainings import Suggestion, Told, Training, best_first, define, derived_seed, own, trainings_of
-from robsearch.study.width_sampler import Seen, seen_in
+from robsearch.study.recorded import (
+    TRAININGS,
+    RecordedTrial,
+    best_first,
+    trials_of,
+    without_imported,
+)
+from robsearch.study.storage import open_study
+from robsearch.study.width_sampler import Observation, observations_in
+from robsearch.trials.selection import has_collapsed
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One recipe to train, under the name it has everywhere: ``w4-017``; ``params`` are what Optuna
+    suggested."""
+
+    trial: str
+    width: float
+    number: int
+    replicate: int | None
+    stage: Stage
+    recipe: Recipe
+    params: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+class SuggestionOutcome(NamedTuple):
+    """What the end of a trial means for its suggestion.
+
+    Attributes:
+        state: RUNNING while trials of it are left.
+        value: the mean of the first metric over those that have ended, NaN after a failure.
+        following: the next of its trials.
+        trial: the one that has ended, as it was recorded.
+    """
+
+    state: str
+    value: float
+    following: Suggestion | None
+    trial: RecordedTrial
 
 
 class Study:
@@ -34,8 +82,8 @@ class Study:
         space: what is searched, and how.
         stage: which of the search's studies.
         trials: how many suggestions are planned; the default sampler's start-up is sized by it.
-        full: one of the space's recipes; the default pruner reads epochs and learning rate from it. None for a study
-            that is there and is only read: nothing is written.
+        full: one of the space's recipes; the default pruner reads epochs and learning rate from it.
+            None for a study that is there and is only read: nothing is written.
         seed: of the search.
     """
 
@@ -50,52 +98,75 @@ class Study:
         full: Recipe | None,
         seed: int,
     ) -> None:
-        self.stage, self.label, self.space = stage, stage.label, space
-        self._seed, self._live = seed, dict[int, Live]()
+        self.stage = stage
+        self.label = stage.label
+        self.space = space
+        self._storage = storage
+        self._seed = seed
+        # Of each suggestion that was not told yet. What became of its trials is in the storage at
+        # once, so that a driver that takes over reads it there.
+        self._pending: dict[int, optuna.Trial] = {}
         self._exhausted = False
-        metrics = space.maximise if stage.control is None else space.maximise[:1]
-        name, place = f"{search}@{self.label}", {"search": search, **vars(stage), "metrics": metrics}
-        self._study = make_study(storage, name, place) if full else optuna.load_study(study_name=name, storage=storage)
-        self._metrics: tuple[str, ...] = metrics
+        self._metrics = space.maximise if stage.control is None else space.maximise[:1]
+        name = f"{search}@{self.label}"
+        if full:
+            self._study = open_study(storage, name, len(self._metrics))
+            place = {"search": search, **vars(stage), "metrics": self._metrics}
+            self._study.set_user_attr("place", place)
+        else:
+            self._study = optuna.load_study(study_name=name, storage=storage)
+        self._study_id = storage.get_study_id_from_name(name)
         self._study.sampler = self._sampler(trials)
         self._study.pruner = self._pruner(full)
 
     @property
     def widths(self) -> tuple[float, ...]:
         """At which each suggestion is trained, thin to wide."""
-        return tuple(sorted(self.space.widths)) if self.stage.width is None else (self.stage.width,)
-
-    @property
-    def replicates(self) -> int:
-        """Trainings of a suggestion at one width: those of a rung or a control are one each."""
-        return self.space.replicates if self.stage.deciding else 1
+        if self.stage.width is None:
+            return tuple(sorted(self.space.widths))
+        return (self.stage.width,)
 
     def _sampler(self, trials: int) -> BaseSampler:
-        seed = derived_seed(self._seed, self.label, len(self._study.get_trials(deepcopy=False)))
+        # With other seeds after each start, for a sampler would suggest the same again.
+        begun = len(self._study.get_trials(deepcopy=False))
+        seed = derived_seed(self._seed, self.label, begun)
         if self.stage.control is not None:
             return RandomSampler(seed=seed)
-        return fresh_sampler(self.space.sampler, seed) if self.space.sampler else default_sampler(trials, seed)
+        if self.space.sampler:
+            return fresh_sampler(self.space.sampler, seed)
+        return default_sampler(trials, seed)
 
-    def _pruner(self, full: Recipe | None) -> optuna.pruners.BasePruner:
+    def _pruner(self, full: Recipe | None) -> BasePruner:
         if full is None or not self.stage.deciding or len(self._metrics) > 1:
             return NopPruner()
-        return pruner_of(self.space, full, by_training=self._several)
+        return pruner_of(self.space, full, by_trial=len(self.members) > 1)
 
     @property
-    def _several(self) -> bool:
-        return len(self.widths) * self.replicates > 1
+    def members(self) -> list[tuple[float, int | None]]:
+        """The width and the replicate of each trial of a suggestion, in their order.
 
-    # -- what is known, and what to try first ------------------------------------------------------------------
+        A suggestion of a rung or a control is trained with one seed.
+        """
+        has_seeds = self.stage.deciding and self.space.replicates > 1
+        replicates = range(self.space.replicates) if has_seeds else [None]
+        return [(width, replicate) for width in self.widths for replicate in replicates]
 
-    def meet(self, siblings: Callable[[], Sequence[Seen]]) -> None:
-        """Tells a sampler that learns across widths where to read the trials of all of them."""
+    # --- what is known, and what to try first ---
+
+    def share_observations(
+        self, siblings: Sequence[Study], others: Sequence[Observation] = ()
+    ) -> None:
+        """Tells a sampler that learns across widths what it may know: the trials of all widths, and
+        ``others`` from elsewhere."""
         with_siblings = getattr(self._study.sampler, "with_siblings", None)
-        if self.stage.width is not None and with_siblings is not None:
-            self._study.sampler = with_siblings(self.stage.width, siblings)
+        width = self.stage.width
+        if width is not None and with_siblings is not None:
+            observations = partial(observations_of, siblings, others)
+            self._study.sampler = with_siblings(width, observations)
 
-    def seen(self) -> list[Seen]:
-        """Its suggestions as another study's sampler reads them, those brought in included."""
-        return seen_in(self._study.get_trials(deepcopy=False), self.widths[0])
+    def observations(self) -> list[Observation]:
+        """Its suggestions as a sampler learns from them, those brought in included."""
+        return observations_in(self._study.get_trials(deepcopy=False), self.widths[0])
 
     def enqueue(self, params: dict[str, Any], **facts: Any) -> None:
         """Makes these parameters the next suggestion, once."""
@@ -106,14 +177,15 @@ class Study:
         """Enqueued suggestions that nobody has asked for yet."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def ranked(self) -> list[tuple[int, dict[str, Any]]]:
+    def best_first(self) -> list[tuple[int, dict[str, Any]]]:
         """Numbers and parameters of its finished suggestions, best first."""
         return [(trial.number, trial.params) for trial in best_first(self.trials())]
 
-    def risen(self) -> set[int]:
-        """Numbers, in the rung below, of the suggestions that were enqueued here because they were the best there."""
-        trials = self._study.get_trials(deepcopy=False)
-        return {trial.user_attrs["risen_from"] for trial in trials if "risen_from" in trial.user_attrs}
+    def promoted(self) -> set[int]:
+        """Numbers, in the rung below, of the suggestions that were enqueued here because they were
+        the best there."""
+        facts = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
+        return {attrs["risen_from"] for attrs in facts if "risen_from" in attrs}
 
     @property
     def exhausted(self) -> bool:
@@ -121,175 +193,310 @@ class Study:
         size = grid_size(self._study.sampler)
         if size is None:
             return self._exhausted
-        return sum("grid_id" in trial.system_attrs for trial in self._study.get_trials(deepcopy=False)) >= size
+        trials = self._study.get_trials(deepcopy=False)
+        return sum("grid_id" in trial.system_attrs for trial in trials) >= size
 
-    # -- suggestions -------------------------------------------------------------------------------------------
+    def trials(self) -> list[FrozenTrial]:
+        """Every suggestion of this study, in the order of their numbers, without those brought
+        in."""
+        return without_imported(self._study.get_trials(deepcopy=False))
+
+    def recorded(self) -> Iterator[RecordedTrial]:
+        """Every trial that was begun."""
+        for suggestion in self.trials():
+            yield from trials_of(suggestion)
+
+    # --- suggestions ---
 
     def ask(self) -> Suggestion | None:
-        """The next recipe to train; None if the space failed to define it (the trial is told FAIL)."""
-        return self._begun(self._study.ask())
+        """The next recipe to train; None if the space failed to define it (the suggestion is told
+        FAIL)."""
+        trial = self._study.ask()
+        self._pending[trial.number] = trial
+        return self._next_trial(trial)
 
     def adopt(self) -> list[Suggestion]:
-        """The trainings that a dead driver left, to be continued under their own names.
+        """The trials that a dead driver left, to be continued under their own names.
 
         Raises:
-            InputError: the space now defines another recipe than the one a training was started with.
+            InputError: the space now defines another recipe than the one a trial was started with.
         """
-        left = own(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        adopted = [self._begun(optuna.Trial(self._study, trial._trial_id), trial) for trial in left]
-        return [suggestion for suggestion in adopted if suggestion]
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        adopted = []
+        for orphan in without_imported(running):
+            trial = optuna.Trial(self._study, self._trial_id(orphan.number))
+            self._pending[trial.number] = trial
+            suggestion = None if self._settled(trial) else self._next_trial(trial)
+            if suggestion:
+                adopted.append(suggestion)
+        return adopted
 
-    def again(self, training: Training) -> Suggestion:
-        """The suggestion of a training that has ended, with the recipe it was trained with.
+    def suggestion_of(self, recorded: RecordedTrial) -> Suggestion:
+        """The suggestion of a trial that has ended, with the recipe it was trained with.
 
         Raises:
             InputError: the space now defines another one.
         """
-        frozen = self._study._storage.get_trial(self._id(training.number))
-        trial: Any = optuna.trial.FixedTrial(frozen.params, number=training.number)
-        return self._suggestion(trial, training.number, training.width, training.replicate, training.facts)
+        # Asked for what was suggested, the space defines the same recipe without a draw.
+        params = self._storage.get_trial(self._trial_id(recorded.number)).params
+        trial: Any = FixedTrial(params, number=recorded.number)
+        member = recorded.width, recorded.replicate
+        suggestion = define(self.space, self._seed, self.stage, trial, *member)
+        _refuse_another_recipe(recorded, suggestion.recipe)
+        return suggestion
 
-    def _begun(self, trial: optuna.Trial, left: FrozenTrial | None = None) -> Suggestion | None:
-        self._live[trial.number] = Live.of(trial, left)
-        return None if self._settled(trial.number) else self._next_training(trial.number)
-
-    def _settled(self, number: int) -> bool:
-        """Tells what a dead driver had noted of its last training, but not told."""
-        live = self._live[number]
-        state = live.trainings[-1]["state"] if live.trainings else "RUNNING"
+    def _settled(self, trial: optuna.Trial) -> bool:
+        """Tells what a dead driver had noted of the last of a suggestion's trials, but not told."""
+        begun = trials_of(trial)
+        state = begun[-1].state if begun else "RUNNING"
         if state == "PRUNED" or (state == "FAIL" and not self.space.paired):
-            self._tell(number, TrialState[state])
-        elif state != "RUNNING" and len(live.trainings) == len(self._members()):
-            self._tell_end(number)
-        return number not in self._live
+            self._tell(trial, TrialState[state])
+        elif state != "RUNNING" and len(begun) == len(self.members):
+            self._tell_end(trial)
+        return trial.number not in self._pending
 
-    def _next_training(self, number: int) -> Suggestion | None:
-        """The training that was begun and has not ended, else the first that was not begun."""
-        live = self._live[number]
-        begun = live.begun
-        width, replicate = (begun["width"], begun["replicate"]) if begun else self._members()[len(live.trainings)]
+    def _next_trial(self, trial: optuna.Trial) -> Suggestion | None:
+        """Of a suggestion the trial that was begun and has not ended, else the first that was not
+        begun."""
+        ended = trials_of(trial)
+        begun = ended.pop() if ended and ended[-1].state == "RUNNING" else None
+        member = (begun.width, begun.replicate) if begun else self.members[len(ended)]
         try:
-            found = self._suggestion(live.trial, number, width, replicate, begun)
-            data = content_digests(found.recipe.data)["all"]
-            known = {"recipe_epochs": found.recipe.epochs, "commonest": commonest_share(found.recipe.data, "val")}
+            suggestion = define(self.space, self._seed, self.stage, trial, *member)
+            recipe = suggestion.recipe
+            if begun:
+                _refuse_another_recipe(begun, recipe)
+            data = content_digests(recipe.resolved_data)["all"]
+            commonest = commonest_share(recipe.resolved_data, "val")
         except Exception as error:
             if begun:
                 raise
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            live.trial.set_user_attr("reason", f"the space failed: {kind}{error}")
-            self._tell(number, TrialState.FAIL)
+            trial.set_user_attr("reason", f"the space failed: {kind}{error}")
+            self._tell(trial, TrialState.FAIL)
             return None
-        if not begun:
-            facts = {"trial": found.trial, "width": width, "replicate": replicate, "seed": found.recipe.seed}
-            live.begin(**facts, recipe=found.recipe.digest, data=data, **known)
-        elif not known.keys() <= begun.keys():  # an older robsearch began it
-            live.know(**known)
-        return found
+        if begun is None:
+            begun = RecordedTrial(
+                suggestion.trial,
+                suggestion.width,
+                suggestion.number,
+                suggestion.replicate,
+                "RUNNING",
+                seed=recipe.seed,
+                recipe=recipe.digest,
+                data=data,
+            )
+        elif None not in (begun.commonest, begun.recipe_epochs):
+            return suggestion
+        # An older robsearch did not note these two when it began a trial.
+        begun = replace(begun, recipe_epochs=recipe.epochs, commonest=commonest)
+        _remember(trial, [*ended, begun])
+        return suggestion
 
-    def _members(self) -> list[tuple[float, int | None]]:
-        seeds = range(self.replicates) if self.replicates > 1 else [None]
-        return [(width, replicate) for width in self.widths for replicate in seeds]
+    def _trial_id(self, number: int) -> int:
+        """The storage's own number; to look for it among all trials would cost more with each
+        one."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _suggestion(
-        self, trial: optuna.Trial, number: int, width: float, replicate: int | None, begun: Mapping[str, Any] | None
-    ) -> Suggestion:
-        """Of a training that is to begin, or that was ``begun`` with these facts."""
-        found = define(self.space, self._seed, self.stage, trial, number, width, replicate)
-        if begun is not None and (why := differs(begun, found.recipe)):
-            do = "undo the change (to the space, its data, or the version of robsearch), or launch a new search"
-            raise InputError(refusal(f"the recipe that {found.trial} was started with", why, do))
-        return found
-
-    # -- what became of them -----------------------------------------------------------------------------------
+    # --- what became of them ---
 
     def report(self, suggestion: Suggestion, epochs: list[Metrics]) -> bool:
         """Remembers each epoch's value, once, and says whether the pruner would stop the trial.
 
-        Only where a suggestion is one training and one metric is maximised: else epochs are not its steps.
+        Only where a suggestion is one trial and one metric is maximised: else epochs are not its
+        steps.
         """
-        live = self._live[suggestion.number]
-        if self._several or len(self._metrics) > 1:
+        if not epochs or len(self.members) > 1 or len(self._metrics) > 1:
             return False
+        trial = self._pending[suggestion.number]
+        reported = self._storage.get_trial(self._trial_id(trial.number)).last_step or 0
         for entry in epochs:
-            if (epoch := int(entry["epoch"])) not in live.epochs:
-                live.trial.report(entry[self._metrics[0]], step=epoch)
-                live.epochs.add(epoch)
-        return bool(epochs) and live.trial.should_prune()
+            # A worker that goes on repeats what it had saved.
+            if entry["epoch"] > reported:
+                trial.report(entry[self._metrics[0]], step=int(entry["epoch"]))
+        return trial.should_prune()
 
-    def complete(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> Told:
-        """Notes a finished training; tells its suggestion when this was the last one, or when it is given up."""
-        number, live = suggestion.number, self._live[suggestion.number]
-        live.end("COMPLETE", best, last, self._metrics, self._goals, spent)
-        value, facts = live.mean(self._metrics[0]), live.trainings[-1]
-        if len(live.trainings) == len(self._members()):
-            return Told(self._tell_end(number), value, None, facts)
-        if self._gives_up(live, value):
-            self._tell(number, TrialState.PRUNED)
-            return Told("PRUNED", value, None, facts)
-        following = self._next_training(number)
-        return Told("RUNNING" if following else "FAIL", value, following, facts)
+    def complete(
+        self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float
+    ) -> SuggestionOutcome:
+        """Notes a finished trial; tells its suggestion when this was the last one, or when it is
+        given up."""
+        trial = self._pending[suggestion.number]
+        recorded = self._end(trial, "COMPLETE", best, last, spent)
+        ended = trials_of(trial)
+        value = _mean(ended, self._metrics[0])
+        if len(ended) == len(self.members):
+            return SuggestionOutcome(self._tell_end(trial), value, None, recorded)
+        if self._gives_up(trial, value, len(ended)):
+            self._tell(trial, TrialState.PRUNED)
+            return SuggestionOutcome("PRUNED", value, None, recorded)
+        following = self._next_trial(trial)
+        return SuggestionOutcome("RUNNING" if following else "FAIL", value, following, recorded)
 
-    def _gives_up(self, live: Live, mean: float) -> bool:
-        """Between trainings the pruner sees their sum as a share of all that are planned, which only rises."""
+    def prune(
+        self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float
+    ) -> SuggestionOutcome:
+        """Tells a trial that was stopped because others at its width were better."""
+        trial = self._pending[suggestion.number]
+        recorded = self._end(trial, "PRUNED", best, last, spent)
+        self._tell(trial, TrialState.PRUNED)
+        return SuggestionOutcome("PRUNED", math.nan, None, recorded)
+
+    def fail(self, suggestion: Suggestion, reason: str, **spent: float) -> SuggestionOutcome:
+        """Tells a failed trial, with the reason; where seeds are paired, the others of its
+        suggestion still count."""
+        trial = self._pending[suggestion.number]
+        recorded = _amend(trial, state="FAIL", reason=reason, **spent)
+        following = None
+        if self.space.paired and len(trials_of(trial)) < len(self.members):
+            following = self._next_trial(trial)
+        else:
+            self._tell(trial, TrialState.FAIL)
+        return SuggestionOutcome("RUNNING" if following else "FAIL", math.nan, following, recorded)
+
+    def _gives_up(self, trial: optuna.Trial, mean: float, ended: int) -> bool:
+        """Between trials the pruner sees their sum as a share of all that are planned, which only
+        rises."""
         if len(self._metrics) > 1:
             return False
-        done = len(live.trainings)
-        live.trial.report(mean * done / len(self._members()), step=done)
-        return live.trial.should_prune()
+        trial.report(mean * ended / len(self.members), step=ended)
+        return trial.should_prune()
 
-    def prune(self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float) -> Mapping[str, Any]:
-        """Tells a trial that was stopped because others at its width were better; returns its facts."""
-        live = self._live[suggestion.number]
-        live.end("PRUNED", best, last, self._metrics, self._goals, spent)
-        self._tell(suggestion.number, TrialState.PRUNED)
-        return live.trainings[-1]
-
-    def fail(self, suggestion: Suggestion, reason: str, **spent: float) -> Told:
-        """Tells a failed trial, with the reason; where seeds are paired, the others of its suggestion still count."""
-        number, live = suggestion.number, self._live[suggestion.number]
-        live.fail(reason, spent)
-        if self.space.paired and len(live.trainings) < len(self._members()):
-            following = self._next_training(number)
-            return Told("RUNNING" if following else "FAIL", math.nan, following)
-        self._tell(number, TrialState.FAIL)
-        return Told("FAIL", math.nan)
+    def _end(
+        self,
+        trial: optuna.Trial,
+        state: str,
+        best: Metrics,
+        last: Metrics,
+        spent: Mapping[str, float],
+    ) -> RecordedTrial:
+        """Notes how a trial ended and what it took, with the metrics of its best epoch that
+        count."""
+        goals = self._goals
+        names = {VALUE, VAL_NATURAL, *self._metrics, *(goal.metric for goal in goals)}
+        natural = best.get(VAL_NATURAL, math.nan)
+        commonest = trials_of(trial)[-1].commonest
+        return _amend(
+            trial,
+            state=state,
+            best_epoch=int(best["epoch"]),
+            epochs=int(last["epoch"]),
+            lam=last[LAM],
+            metrics={name: best[name] for name in sorted(names & best.keys())},
+            feasible=all(goal.shortfall(best[goal.metric]) <= 0 for goal in goals),
+            collapsed=has_collapsed(natural, math.nan if commonest is None else commonest),
+            **spent,
+        )
 
     @property
     def _goals(self) -> tuple[AtLeast, ...]:
         return self.space.subject_to if self.stage.control is None else ()
 
-    def _tell_end(self, number: int) -> str:
-        """Of a suggestion all of whose trainings have ended: COMPLETE, or FAIL if one of them did."""
-        live = self._live[number]
-        if any(each["state"] == "FAIL" for each in live.trainings):
-            self._tell(number, TrialState.FAIL)
+    def _tell_end(self, trial: optuna.Trial) -> str:
+        """Of a suggestion all of whose trials have ended: COMPLETE, or FAIL if one of them did."""
+        ended = trials_of(trial)
+        if any(recorded.state == "FAIL" for recorded in ended):
+            self._tell(trial, TrialState.FAIL)
             return "FAIL"
-        live.constrain(self._goals)
-        self._tell(number, TrialState.COMPLETE, [live.mean(metric) for metric in self._metrics])
+        for goal in self._goals:
+            trial.set_constraint(goal.metric, goal.shortfall(_mean(ended, goal.metric)))
+        values = [_mean(ended, metric) for metric in self._metrics]
+        self._tell(trial, TrialState.COMPLETE, values)
         return "COMPLETE"
 
-    def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
+    def _tell(
+        self, trial: optuna.Trial, state: TrialState, values: list[float] | None = None
+    ) -> None:
         try:
-            self._study.tell(number, values, state=state)
+            self._study.tell(trial.number, values, state=state)
         except RuntimeError as error:  # how a sampler that has tried everything says so
             if "stop" not in str(error):
                 raise
             self._exhausted = True
-        self._live.pop(number, None)
-
-    def trials(self) -> list[FrozenTrial]:
-        """Every suggestion of this study, in the order of their numbers, without those brought in."""
-        return own(self._study.get_trials(deepcopy=False))
-
-    def trainings(self) -> Iterator[tuple[FrozenTrial, Training]]:
-        """Every training that was begun, with its suggestion."""
-        return ((trial, training) for trial in self.trials() for training in trainings_of(trial))
-
-    def _id(self, number: int) -> int:
-        """The storage's own number; to look for it among all trials would cost more with each one."""
-        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        self._pending.pop(trial.number, None)
 
 
-def all_seen(studies: Sequence[Study], elsewhere: Sequence[Seen]) -> Callable[[], Sequence[Seen]]:
-    """What the samplers of several widths may know: the trials of all of them, and those from elsewhere."""
-    return lambda: [*elsewhere, *(seen for study in studies for seen in study.seen())]
+def _amend(trial: optuna.Trial, **facts: Any) -> RecordedTrial:
+    """Notes more of the last of a suggestion's trials."""
+    *before, last = trials_of(trial)
+    amended = replace(last, **facts)
+    _remember(trial, [*before, amended])
+    return amended
+
+
+def _remember(trial: optuna.Trial, trials: Sequence[RecordedTrial]) -> None:
+    trial.set_user_attr(TRAININGS, [recorded.stored for recorded in trials])
+
+
+def _mean(trials: Sequence[RecordedTrial], metric: str) -> float:
+    """Of a metric over the trials that are complete."""
+    complete = [trial.metrics[metric] for trial in trials if trial.state == "COMPLETE"]
+    return float(sum(complete) / len(complete))
+
+
+def observations_of(
+    studies: Sequence[Study], others: Sequence[Observation] = ()
+) -> list[Observation]:
+    """What is known of the trials of several studies, after ``others`` from elsewhere."""
+    observations = list(others)
+    for study in studies:
+        observations += study.observations()
+    return observations
+
+
+def define(
+    space: Space,
+    search_seed: int,
+    stage: Stage,
+    trial: Any,
+    width: float,
+    replicate: int | None,
+) -> Suggestion:
+    """What a space makes of a suggestion: the recipe of one of its trials, with that trial's own
+    seed.
+
+    Args:
+        space: that is searched.
+        search_seed: from which every trial's seed derives.
+        stage: of the study.
+        trial: Optuna's, or one that gives recorded parameters back.
+        width: of the trial.
+        replicate: of the trial, or None if a suggestion has one seed.
+    """
+    # Paired suggestions share their seeds, so neither their label nor their number is a part.
+    parts: list[object] = [search_seed]
+    if not space.paired:
+        parts += [replace(stage, width=width).label, trial.number]
+    if replicate:
+        parts.append(replicate)
+    recipe = replace(space.recipe(stage, trial, width), seed=derived_seed(*parts))
+    name = training_name(stage, width, trial.number, replicate)
+    return Suggestion(name, width, trial.number, replicate, stage, recipe, dict(trial.params))
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed below 2**31 that any change of a part changes: (search seed, label, number,
+    replicate)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 2**31
+
+
+def difference(recorded: RecordedTrial, recipe: Recipe) -> str | None:
+    """Why a recipe is not the one that a trial was begun with, in words; None if it is."""
+    why = mismatch(recorded.recipe, recipe.resolved)
+    if why is not None or recorded.data is None:
+        return why
+    now = content_digests(recipe.resolved_data)["all"]
+    if now == recorded.data:
+        return None
+    data = type(recipe.data).__name__
+    return f"other images or labels in {data} (contents {now}, not {recorded.data})"
+
+
+def _refuse_another_recipe(recorded: RecordedTrial, recipe: Recipe) -> None:
+    why = difference(recorded, recipe)
+    if why:
+        where = "to the space, its data, or the version of robsearch"
+        do = f"undo the change ({where}), or launch a new search"
+        expected = f"the recipe that {recorded.trial} was started with"
+        raise refused(expected, why, do)

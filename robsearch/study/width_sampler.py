@@ -1,4 +1,5 @@
-"""A sampler that learns lambda across widths: each width's study borrows the trials of all the others."""
+"""A sampler that learns lambda across widths: each width's study borrows the trials of all the
+others."""
 
 from __future__ import annotations
 
@@ -10,69 +11,95 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna._transform import _SearchSpaceTransform
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from robsearch.errors import InputError, refusal
-from robsearch.laws.belief import believe
+from robsearch.errors import refused
 from robsearch.laws.points import Point
+from robsearch.laws.posterior import fit_posterior
 
 WIDTHS = 20
-"""So many widths are told apart. Above, a suggestion would take seconds, and with thousands of widths all memory."""
+"""So many widths are told apart. Above, a suggestion would take seconds, and with thousands of
+widths all memory."""
 
 
-class Seen(NamedTuple):
-    """A trial as a sampler of another width reads it.
+class Observation(NamedTuple):
+    """What a sampler learns from: a trial of any width, of this search or from elsewhere.
 
-    ``value`` is None while it runs; ``choices`` are those of its parameters that are categorical.
+    Attributes:
+        width: of its nets; None for a suggestion that was trained at all widths.
+        params: that were suggested.
+        values: of the metrics that are maximised; empty while it runs.
+        source: the search or the table that it comes from; empty for one of this search.
+        choices: those of its parameters that are categorical.
     """
 
-    width: float
+    width: float | None
     params: Mapping[str, Any]
-    value: float | None
+    values: tuple[float, ...] = ()
+    source: str = ""
     choices: Mapping[str, Any] = MappingProxyType({})
 
-    @classmethod
-    def of(cls, width: float, trial: FrozenTrial, value: float | None) -> Seen:
-        """A trial of a study of this width."""
-        return cls(width, trial.params, value, choices_of(trial))
+    @property
+    def finished(self) -> bool:
+        """Whether it has a value that tells something."""
+        return bool(self.values) and math.isfinite(self.values[0])
+
+
+def observation(width: float, trial: FrozenTrial, *values: float) -> Observation:
+    """A trial of a study of this width."""
+    return Observation(width, trial.params, values, choices=choices_of(trial))
 
 
 def choices_of(trial: FrozenTrial) -> dict[str, Any]:
     """The categorical parameters of a trial, as far as they were asked for."""
-    each = trial.distributions.items()
-    return {name: trial.params[name] for name, one in each if isinstance(one, CategoricalDistribution)}
+    return {
+        name: trial.params[name]
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, CategoricalDistribution)
+    }
 
 
 class WidthSampler(BaseSampler):
-    """Suggests one parameter by what the trials of all widths say together (``robsearch.laws.belief``).
+    """Suggests one parameter by what the trials of all widths say together
+    (``robsearch.laws.posterior``).
 
-    The first trial of a width goes where the other widths expect its best value. After n trials of a width, the next
-    one is with probability 1 / (1 + n) to learn from, by knowledge gradient, for trials beside the crest tell best
-    where it lies; else it is to be good, a Thompson draw. Running trials count as if they had told what is expected
-    of them, pruned ones with the best value they reported, failed ones not at all. Trials that made other categorical
-    choices do not count; of choices that this one has yet to make, because the space asks for them later, those of the
-    best trial do. Of several metrics the first is modelled, and constraints are left to ``inner``. Trials of one width
-    and nearly the same value of the parameter are pooled; of more than 20 widths, those that lie close count as one,
-    for the time grows with the cube of their number.
+    The first trial of a width goes where the other widths expect its best value. After n trials of
+    a width, the next one is with probability 1 / (1 + n) to learn from, by knowledge gradient, for
+    trials beside the optimum tell best where it lies; else it is to be good, a Thompson draw.
+    Running trials count as if they had told what is expected of them, pruned ones with the best
+    value they reported, failed ones not at all. Trials that made other categorical choices do not
+    count; of choices that this one has yet to make, because the space asks for them later, those of
+    the best trial do. Of several metrics the first is modelled, and constraints are left to
+    ``inner``. Trials of one width and nearly the same value of the parameter are pooled; of more
+    than 20 widths, those that lie close count as one, for the time grows with the cube of their
+    number.
 
     Args:
-        parameter: the name of the one that moves with width, a float or an int, on its own (log) scale.
+        parameter: the name of the one that moves with width, a float or an int, on its own (log)
+            scale.
         inner: suggests all other parameters; ``TPESampler`` by default.
         seed: of the draws, and of the default ``inner``.
     """
 
-    def __init__(self, parameter: str = "lam", *, inner: BaseSampler | None = None, seed: int | None = None) -> None:
-        self._parameter = parameter
+    def __init__(
+        self, parameter: str = "lam", *, inner: BaseSampler | None = None, seed: int | None = None
+    ) -> None:
+        self.parameter = parameter
         self._inner = inner or TPESampler(seed=seed)
-        self._rng = LazyRandomState(seed)
-        self._bound: tuple[float, Callable[[], Sequence[Seen]]] | None = None
+        self._random = np.random.RandomState(seed)
+        self._siblings: tuple[float, Callable[[], Sequence[Observation]]] | None = None
 
-    def with_siblings(self, width: float, siblings: Callable[[], Sequence[Seen]]) -> WidthSampler:
+    def with_siblings(
+        self, width: float, siblings: Callable[[], Sequence[Observation]]
+    ) -> WidthSampler:
         """The same sampler for the study of one width; it goes on with the same random numbers.
 
         Args:
@@ -83,20 +110,23 @@ class WidthSampler(BaseSampler):
             InputError: ``width`` is not positive and finite.
         """
         if not 0 < width < math.inf:
-            raise InputError(refusal("a width that is positive and finite", width, "correct it"))
+            raise refused("a width that is positive and finite", width, "correct it")
         bound = copy.copy(self)
-        bound._bound = (float(width), siblings)
+        bound._siblings = (float(width), siblings)
         return bound
 
     def reseed_rng(self) -> None:
         """Optuna calls it in each of several processes that share the sampler."""
-        self._rng.rng.seed()
+        self._random.seed()
         self._inner.reseed_rng()
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
         """The parameters that ``inner`` suggests together, without ours."""
-        space = self._inner.infer_relative_search_space(study, trial)
-        return {name: distribution for name, distribution in space.items() if name != self._parameter}
+        space = dict(self._inner.infer_relative_search_space(study, trial))
+        space.pop(self.parameter, None)
+        return space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -105,101 +135,149 @@ class WidthSampler(BaseSampler):
         return self._inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
     ) -> Any:
         """Our parameter from the belief, any other from ``inner``.
 
         Raises:
-            InputError: our parameter is categorical: it has no scale on which it could move with width.
+            InputError: our parameter is categorical: it has no scale on which it could move with
+                width.
         """
-        if param_name != self._parameter:
+        if param_name != self.parameter:
             return self._inner.sample_independent(study, trial, param_name, param_distribution)
-        if isinstance(param_distribution, CategoricalDistribution):
+        if not isinstance(param_distribution, FloatDistribution | IntDistribution):
             do = "suggest it as a float, or name another parameter: WidthSampler(parameter=...)"
-            raise InputError(refusal(f"{param_name} to be a number", repr(param_distribution), do))
+            raise refused(f"{param_name} to be a number", repr(param_distribution), do)
         if param_distribution.single():
-            return param_distribution.to_external_repr(param_distribution._asdict()["low"])
-        width, seen = self._seen(study)
+            return param_distribution.low
         sign = -1 if study.directions[0] == StudyDirection.MINIMIZE else 1
-        seen = few_widths(of_like_choices(seen, choices_of(trial), sign), width)
-        scale = _SearchSpaceTransform({param_name: param_distribution}, transform_0_1=True)
-        place = self._place(width, seen, scale, study.directions[0])
-        return scale.untransform(scale.bounds[:, 0] + place)[param_name]
+        if self._siblings:
+            width, siblings = self._siblings
+            observations = siblings()
+        else:
+            width = 1.0
+            best = max if sign == 1 else min
+            observations = observations_in(study.get_trials(deepcopy=False), width, best)
+        asked = [observed for observed in observations if param_name in observed.params]
+        alike = with_like_choices(asked, choices_of(trial), sign)
+        few = with_few_widths(alike, width)
+        scale = _Scale(param_distribution)
+        return scale.value(self._share(width, few, scale, sign))
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Left to ``inner``."""
         self._inner.before_trial(study, trial)
 
     def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
     ) -> None:
         """Left to ``inner``."""
         self._inner.after_trial(study, trial, state, values)
 
-    def _seen(self, study: optuna.Study) -> tuple[float, list[Seen]]:
-        """The study's width, and the trials that tell our parameter."""
-        if self._bound:
-            width, siblings = self._bound
-            seen: Sequence[Seen] = siblings()
-        else:
-            best = min if study.directions[0] == StudyDirection.MINIMIZE else max
-            width, seen = 1.0, seen_in(study.get_trials(deepcopy=False), 1.0, best)
-        return width, [one for one in seen if self._parameter in one.params]
-
-    def _place(
-        self, width: float, seen: Sequence[Seen], scale: _SearchSpaceTransform, direction: StudyDirection
+    def _share(
+        self, width: float, observations: Sequence[Observation], scale: _Scale, sign: int
     ) -> float:
-        """What to try, as a share of the range. The belief's lambdas are exp(share): its logs span 0 to 1."""
-        sign = -1 if direction == StudyDirection.MINIMIZE else 1
-        shares = [float(scale.transform(dict(one.params))[0]) for one in seen]
-        lams = [math.exp(share) for share in shares]
-        told = [
-            Point(one.width, lam, sign * one.value)
-            for one, lam in zip(seen, lams, strict=True)
-            if one.value is not None and math.isfinite(one.value)
-        ]
-        belief = believe(told, (1.0, math.e))
-        own = sum(one.width == width for one in seen)
-        if told and not own:
-            return math.log(belief.best(width))
-        running = [(one.width, lam) for one, lam in zip(seen, lams, strict=True) if one.value is None]
-        if self._rng.rng.random_sample() < 1 / (1 + own):
-            return math.log(belief.knowledge_gradient(width, running))
-        return math.log(belief.thompson(width, self._rng.rng, running))
+        """What to try, as a share of the range. The belief's lambdas are exp(share): its logs span
+        0 to 1."""
+        finished = []
+        running = []
+        here = 0
+        for observed in observations:
+            at = observed.width or 1.0
+            lam = math.exp(scale.share(observed.params[self.parameter]))
+            here += at == width  # those that run count as well
+            if observed.finished:
+                finished.append(Point(at, lam, sign * observed.values[0]))
+            elif not observed.values:
+                running.append((at, lam))
+        posterior = fit_posterior(finished, (1.0, math.e))
+        # The first trial of a width goes where the others expect the best value.
+        if finished and not here:
+            return math.log(posterior.best(width))
+        if self._random.random_sample() < 1 / (1 + here):
+            return math.log(posterior.knowledge_gradient(width, running))
+        return math.log(posterior.thompson(width, self._random, running))
 
 
-def of_like_choices(seen: Sequence[Seen], made: Mapping[str, Any], sign: int = 1) -> list[Seen]:
-    """Those that share the categorical choices ``made``, and in all others those of the best trial among them."""
-    alike = [one for one in seen if made.items() <= one.choices.items()]
-    told = [one for one in alike if one.value is not None and math.isfinite(one.value)]
-    if not told:
+class _Scale:
+    """The range of a number as shares of its (log) scale: steps reach half a step beyond it."""
+
+    def __init__(self, distribution: FloatDistribution | IntDistribution) -> None:
+        self._range = distribution
+        half = (distribution.step or 0) / 2
+        self._start = self._position(distribution.low - half)
+        end = self._position(distribution.high + half)
+        self._length = end - self._start
+
+    def _position(self, value: float) -> float:
+        return math.log(value) if self._range.log else float(value)
+
+    def share(self, value: float) -> float:
+        """0 to 1 for what lies in the range."""
+        return (self._position(value) - self._start) / self._length
+
+    def value(self, share: float) -> Any:
+        """The value of the range that is nearest."""
+        position = self._start + share * self._length
+        value = math.exp(position) if self._range.log else position
+        low = self._range.low
+        step = self._range.step
+        if step:
+            value = low + round((value - low) / step) * step
+        return self._range.to_external_repr(min(max(value, low), self._range.high))
+
+
+def with_like_choices(
+    observations: Sequence[Observation], made: Mapping[str, Any], sign: int
+) -> list[Observation]:
+    """Those that share the categorical choices ``made``, and in all others those of the best trial
+    among them."""
+    alike = [observed for observed in observations if made.items() <= observed.choices.items()]
+    finished = [observed for observed in alike if observed.finished]
+    if not finished:
         return alike
-    best = max(told, key=lambda one: sign * (one.value or 0.0))
-    return [one for one in alike if one.choices == best.choices]
+    best = max(finished, key=lambda observed: sign * observed.values[0])
+    return [observed for observed in alike if observed.choices == best.choices]
 
 
-def few_widths(seen: Sequence[Seen], width: float, most: int = WIDTHS) -> list[Seen]:
-    """The same trials, at no more than ``most`` widths.
+def with_few_widths(observations: Sequence[Observation], width: float) -> list[Observation]:
+    """The same trials, at no more than ``WIDTHS`` widths.
 
-    If there are more, each but ``width`` is moved to the next of widths that lie evenly in log. What the belief costs
-    grows with the cube of their number.
+    If there are more, each but ``width`` is moved to the next of widths that lie evenly in log.
+    What the belief costs grows with the cube of their number.
     """
-    found = {one.width for one in seen}
-    if len(found) <= most:
-        return list(seen)
-    grid = np.geomspace(min(found), max(found), most - 1)
-    moved = {each: each if each == width else float(grid[np.abs(np.log(grid / each)).argmin()]) for each in found}
-    return [one._replace(width=moved[one.width]) for one in seen]
+    widths = {observed.width or width for observed in observations}
+    if len(widths) <= WIDTHS:
+        return list(observations)
+    grid = np.geomspace(min(widths), max(widths), WIDTHS - 1)
+    moved = {}
+    for old in widths:
+        distances = np.abs(np.log(grid / old))
+        moved[old] = float(grid[distances.argmin()])
+    moved[width] = width
+    return [observed._replace(width=moved[observed.width or width]) for observed in observations]
 
 
-def seen_in(trials: Sequence[FrozenTrial], width: float, best: Callable[[Iterable[float]], float] = max) -> list[Seen]:
-    """The trials of one study that a sampler learns from: finished, pruned with a value reported, or running."""
-    found = []
+def observations_in(
+    trials: Sequence[FrozenTrial], width: float, best: Callable[[Iterable[float]], float] = max
+) -> list[Observation]:
+    """The trials of one study that a sampler learns from: finished, pruned with a value reported,
+    or running."""
+    observations = []
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            found.append(Seen.of(width, trial, trial.values[0]))
+            observations.append(observation(width, trial, *trial.values))
         elif trial.state == TrialState.RUNNING:
-            found.append(Seen.of(width, trial, None))
+            observations.append(observation(width, trial))
         elif trial.state == TrialState.PRUNED and trial.intermediate_values:
-            found.append(Seen.of(width, trial, best(trial.intermediate_values.values())))
-    return found
+            value = best(trial.intermediate_values.values())
+            observations.append(observation(width, trial, value))
+    return observations

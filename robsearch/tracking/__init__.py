@@ -1,44 +1,49 @@
-"""The only door to MLflow: one experiment per search, one flat run per trial, one run for the search itself."""
+"""The only door to MLflow: one experiment per search, one flat run per trial, one run for the
+search itself."""
 
-import logging
-import os
+from __future__ import annotations
 
-# Read by mlflow when it is imported. Its own retries would hold a dead server's requests for minutes; ours go on.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+from typing import TYPE_CHECKING
 
-from robsearch.tracking.beside import BESIDE, default_uri, exact, found_again, opened, sqlite_file, to_remember
-from robsearch.tracking.exporting import opener_of, save_model
-from robsearch.tracking.models import Promoted, check_model_names, register
-from robsearch.tracking.sending import STATUS
-from robsearch.tracking.spool import undelivered
-from robsearch.tracking.store import (
-    SEARCH_ID,
-    TRIAL,
-    check_tracking,
-    experiment_exists,
-    experiment_of,
-    experiment_page,
-    run_pages,
-    served,
-    shown,
-    trial_of_run,
-    ui_command,
-)
-from robsearch.tracking.tracker import Tracker
-from robsearch.tracking.view import publish_view
+from robsearch.lazy import lazy_names
 
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+if TYPE_CHECKING:
+    from robsearch.tracking.beside import (
+        BESIDE,
+        default_uri,
+        exact,
+        found_again,
+        opened,
+        sqlite_file,
+        to_remember,
+    )
+    from robsearch.tracking.exporting import opener_of, save_model
+    from robsearch.tracking.models import Promoted, check_model_names, register
+    from robsearch.tracking.projection import SEARCH, RunRecord
+    from robsearch.tracking.store import (
+        SEARCH_ID,
+        TRIAL,
+        check_tracking,
+        experiment_exists,
+        experiment_of,
+        experiment_page,
+        run_pages,
+        served,
+        trial_of_run,
+        ui_command,
+    )
+    from robsearch.tracking.tracker import Tracker
+    from robsearch.tracking.view import publish_view
+else:
+    __getattr__ = lazy_names(__name__, __file__)
 
 __all__ = [
     "BESIDE",
+    "SEARCH",
     "SEARCH_ID",
-    "STATUS",
     "TRIAL",
     "Promoted",
+    "RunRecord",
     "Tracker",
     "check_model_names",
     "check_tracking",
@@ -55,10 +60,8 @@ __all__ = [
     "run_pages",
     "save_model",
     "served",
-    "shown",
     "sqlite_file",
     "to_remember",
     "trial_of_run",
     "ui_command",
-    "undelivered",
 ]

@@ -1,8 +1,9 @@
-"""The default store: one sqlite file beside the results, found and made right again wherever they lie now.
+"""The default store: one sqlite file beside the results, found and made right again wherever they
+lie now.
 
-A results folder may be moved, copied or mounted elsewhere, and may have any name. A search therefore remembers the
-default store as ``BESIDE``, not as a path, and what MLflow itself remembers as a path is brought up to date when the
-store is opened.
+A results folder may be moved, copied or mounted elsewhere, and may have any name. A search
+therefore remembers the default store as ``BESIDE``, not as a path, and what MLflow itself remembers
+as a path is brought up to date when the store is opened.
 """
 
 from __future__ import annotations
@@ -10,54 +11,79 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from mlflow import MlflowClient
-from mlflow.tracking._tracking_service import utils
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from robsearch.errors import refused
 
-from robsearch.errors import InputError, refusal
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 FILE, ARTIFACTS = "mlflow.db", "mlartifacts"
 BESIDE = ""
 """What a search remembers of the default store."""
 
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that ends
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+LEVELS = {
+    "mlflow.store.db.utils": logging.CRITICAL + 1,  # nothing at all
+    "mlflow.store.model_registry.abstract_store": logging.WARNING,
+    "alembic": logging.WARNING,
+}
+
 BUSY_SECONDS = 20.0
 """How long another process may write to the file meanwhile; MLflow waits as long."""
 
+_OF_RUN = "(SELECT experiment_id FROM runs WHERE run_uuid = run_id)"
 LOCATIONS = (
     ("experiments", "experiment_id", "artifact_location", "experiment_id"),
     ("runs", "run_uuid", "artifact_uri", "experiment_id"),
     ("logged_models", "model_id", "artifact_location", "experiment_id"),
-    ("model_versions", "rowid", "source", "(SELECT experiment_id FROM runs WHERE run_uuid = run_id)"),
-    ("model_versions", "rowid", "storage_location", "(SELECT experiment_id FROM runs WHERE run_uuid = run_id)"),
+    ("model_versions", "rowid", "source", _OF_RUN),
+    ("model_versions", "rowid", "storage_location", _OF_RUN),
 )
-"""Where MLflow keeps absolute locations: table, key, column, and the row's experiment (seen in MLflow 3.17)."""
+"""Where MLflow keeps absolute locations: table, key, column, and the row's experiment (seen in
+MLflow 3.17)."""
 
 
 def default_uri(results: Path) -> str:
-    """The sqlite file beside the results, as a URI that SQLAlchemy and MLflow read as exactly this file.
+    """The sqlite file beside the results, as a URI that SQLAlchemy and MLflow read as exactly this
+    file.
 
     Raises:
-        InputError: the path has a ``?``, and the SQLAlchemy here is older than 2.1, which cannot name such a file.
+        InputError: the path has a ``?``, and the SQLAlchemy here is older than 2.1, which cannot
+            name such a file.
     """
     file = str(results.resolve() / FILE)
+    if re.fullmatch(r"[\w./-]+", file):  # without the second that SQLAlchemy takes to import
+        return f"sqlite:///{file}"
+    from sqlalchemy.engine import make_url
+
     for uri in (f"sqlite:///{file}", f"sqlite+pysqlite:///{quote(file)}"):
         if make_url(uri).database == file:
             return uri
     do = "rename the folder, install SQLAlchemy 2.1, or pass a --tracking URI"
-    raise InputError(refusal("a results folder that a sqlite URI can name", repr(str(results)), do))
+    raise refused("a results folder that a sqlite URI can name", repr(str(results)), do)
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file that a sqlite URI names, as SQLAlchemy reads it; None for another URI, or one in memory."""
+    """The file that a sqlite URI names, as SQLAlchemy reads it; None for another URI, or one in
+    memory."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):
@@ -71,8 +97,8 @@ def sqlite_file(uri: str) -> Path | None:
 def exact(uri: str) -> str:
     """The same store under a URI for which MLflow makes no folder of its own.
 
-    Of ``sqlite:///`` MLflow makes the parent folder without decoding ``%3F``: a second folder, beside the one meant.
-    With the driver's name in the URI it leaves that to others.
+    Of ``sqlite:///`` MLflow makes the parent folder without decoding ``%3F``: a second folder,
+    beside the one meant. With the driver's name in the URI it leaves that to others.
     """
     file = sqlite_file(uri)
     written = uri.removeprefix("sqlite:///")
@@ -82,7 +108,8 @@ def exact(uri: str) -> str:
 
 
 def to_remember(uri: str, results: Path) -> str:
-    """What a search is to remember of the store at a URI: ``BESIDE`` for the default one, else the URI."""
+    """What a search is to remember of the store at a URI: ``BESIDE`` for the default one, else the
+    URI."""
     return BESIDE if _is_default(uri, results) else uri
 
 
@@ -90,8 +117,9 @@ def found_again(remembered: str, search: str, results: Path) -> str:
     """The URI of the store that a search remembers, where its results lie now.
 
     Args:
-        remembered: ``BESIDE`` or a URI. Searches of earlier versions have the default store as an absolute path,
-            which is wrong once the results have been moved or copied: then the file beside the results is meant.
+        remembered: ``BESIDE`` or a URI. Searches of earlier versions have the default store as an
+            absolute path, which is wrong once the results have been moved or copied: then the file
+            beside the results is meant.
         search: its name.
         results: the folder that the search lies in now.
     """
@@ -106,7 +134,10 @@ def found_again(remembered: str, search: str, results: Path) -> str:
 
 
 def opened(uri: str, results: Path | None = None) -> MlflowClient:
-    """A client of a store. With the results folder, a default store that was moved is put right first."""
+    """A client of a store. With the results folder, a default store that was moved is put right
+    first."""
+    from mlflow.tracking._tracking_service import utils
+
     if results is not None and _is_default(uri, results):
         follow_move(results.resolve())
         # of a copy, runs have the same ids, and this process may have opened the original
@@ -117,7 +148,11 @@ def opened(uri: str, results: Path | None = None) -> MlflowClient:
 
 
 def client_of(uri: str) -> MlflowClient:
-    """A client of a store. The tables of a new sqlite file are made by one process of this machine at a time."""
+    """A client of a store. The tables of a new sqlite file are made by one process of this machine
+    at a time."""
+    from mlflow import MlflowClient
+
+    configure_mlflow()
     file = sqlite_file(uri)
     if file is None:
         return MlflowClient(uri)
@@ -127,9 +162,27 @@ def client_of(uri: str) -> MlflowClient:
         return client
 
 
+def configure_mlflow() -> None:
+    """MLflow without telemetry, without remarks, and without long waits of its own.
+
+    Its own retries would hold a dead server's requests for minutes, and make a thing twice whose
+    answer was lost; ours look first what is there, and go on. What it logs of a
+    database that fails are tracebacks, of which ``Tracker.trouble`` is one line.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true":
+        from mlflow.telemetry import set_telemetry_client
+
+        set_telemetry_client()  # which reads that anew
+    for name, level in LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Of two processes that make the same tables at once, MLflow fails in one: "table already exists"."""
+    """Of two processes that make the same tables at once, MLflow fails in one: "table already
+    exists"."""
     name = hashlib.sha256(os.fsencode(file)).hexdigest()[:16]
     with (Path(tempfile.gettempdir()) / f"robsearch-{os.getuid()}-{name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -139,68 +192,73 @@ def _alone(file: Path) -> Iterator[None]:
 def follow_move(results: Path) -> None:
     """Makes the default store keep artifacts where the results lie now.
 
-    MLflow remembers an absolute location for every experiment, run, model and version, and has no public way to
-    change one. After a move it would read and write at the old place. So these rows are changed in the file itself,
-    in one transaction, and only those that lie in ``mlartifacts/SEARCH`` of another folder although the search is
-    here: to where the same artifacts are here, or would be, never away from artifacts that are at the old place only.
+    MLflow remembers an absolute location for every experiment, run, model and version, and has no
+    public way to change one. After a move it would read and write at the old place. So these rows
+    are changed in the file itself, in one transaction, and only those that lie in
+    ``mlartifacts/SEARCH`` of another folder although the search is here: to where the same
+    artifacts are here, or would be, never away from artifacts that are at the old place only.
 
     Args:
-        results: the folder, resolved; where it has no store, or one that may not be written, nothing happens.
+        results: the folder, resolved; where it has no store, or one that may not be written,
+            nothing happens.
     """
     file = results / FILE
     if not os.access(file, os.W_OK):
         return
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as store:
-        store.isolation_level = None
-        if not _is_mlflow(store) or not (moved := list(_moved(store, results))):
-            return
-        store.execute("BEGIN IMMEDIATE")
+    uri = f"{file.as_uri()}?mode=rw"
+    # As a context a connection is one transaction, and stays open.
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as store, store:
+        moved = list(_moved(store, results)) if _is_mlflow(store) else []
         for table, key, column, row, location in moved:
             store.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (location, row))
-        store.execute("COMMIT")
 
 
 def _moved(store: sqlite3.Connection, results: Path) -> Iterator[tuple[str, str, str, object, str]]:
     """Table, key, column, row and new location of whatever lies under another results folder."""
-    names: dict[object, str] = dict(store.execute("SELECT experiment_id, name FROM experiments"))
-    here = {number: name for number, name in names.items() if _is_here(results, name)}
+    here = {
+        number: name
+        for number, name in store.execute("SELECT experiment_id, name FROM experiments")
+        if (results / name).is_dir() or (results / ARTIFACTS / name).is_dir()
+    }
     for table, key, column, experiment in LOCATIONS:
-        for row, location, number in store.execute(f"SELECT {key}, {column}, {experiment} FROM {table}"):
-            if number in here and location and (new := _new_location(location, here[number], results)):
-                yield table, key, column, row, new
-
-
-def _is_here(results: Path, search: str) -> bool:
-    return (results / search).is_dir() or (results / ARTIFACTS / search).is_dir()
+        rows = store.execute(f"SELECT {key}, {column}, {experiment} FROM {table}")
+        for row, location, number in rows:
+            if number in here and location:
+                new = _new_location(location, here[number], results)
+                if new:
+                    yield table, key, column, row, new
 
 
 def _new_location(location: str, search: str, results: Path) -> str | None:
     parts = urlsplit(location)
-    old = Path(unquote(parts.path))
-    home = next((one for one in (old, *old.parents) if one.name == search and one.parent.name == ARTIFACTS), None)
-    if parts.scheme not in ("file", "") or home is None or home == results / ARTIFACTS / search:
+    if parts.scheme not in ("file", ""):
         return None
-    new = results / ARTIFACTS / search / old.relative_to(home)
-    return new.as_uri() if new.exists() or not old.exists() else None
+    old = Path(unquote(parts.path))
+    home = results / ARTIFACTS / search
+    for folder in (old, *old.parents):
+        if folder.name == search and folder.parent.name == ARTIFACTS and folder != home:
+            new = home / old.relative_to(folder)
+            return new.as_uri() if new.exists() or not old.exists() else None
+    return None
 
 
 def _is_mlflow(store: sqlite3.Connection) -> bool:
     """Whether it has the tables; what is wrong with another file MLflow itself says best."""
     try:
-        tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = set(store.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
     except sqlite3.DatabaseError:
         return False
-    return {table for table, *_ in LOCATIONS} <= tables
+    return {(table,) for table, *_ in LOCATIONS} <= tables
 
 
 def _knows(file: Path, search: str) -> bool:
-    """Whether a store has a search's experiment; MLflow's client would make a file that is not there."""
+    """Whether a store has a search's experiment; MLflow's client would make a file that is not
+    there."""
     if not file.is_file():
         return False
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as store:
-        if not _is_mlflow(store):
-            return False
-        return store.execute("SELECT 1 FROM experiments WHERE name = ?", (search,)).fetchone() is not None
+        named = "SELECT 1 FROM experiments WHERE name = ?"
+        return _is_mlflow(store) and store.execute(named, (search,)).fetchone() is not None
 
 
 def _is_default(uri: str, results: Path) -> bool:

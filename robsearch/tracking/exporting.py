@@ -1,4 +1,5 @@
-"""A trained network as an MLflow model: exported by torch, so that whoever loads it needs torch and MLflow only."""
+"""A trained network as an MLflow model: exported by torch, so that whoever loads it needs torch and
+MLflow only."""
 
 from __future__ import annotations
 
@@ -20,26 +21,30 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import refused
+from robsearch.tracking.store import first_line
 
 OPENER = Path(__file__).with_name("robsearch_network.py")
 """The module that comes with each model and opens it."""
 
 BATCHES = (1, 3, 9)
 """Numbers of images for which an exported network must give the network's own logits."""
+_NUMBERS = ", ".join(map(str, BATCHES))
 
 FORMS = ((False, False), (True, False), (False, True), (True, True))
-"""How torch is asked, until one does: whether in its strict way, which sees ``len(x)`` as a variable, and whether for
-one image instead of any number, which takes a loop over the images."""
+"""How torch is asked, until one does: whether in its strict way, which sees ``len(x)`` as a
+variable, and whether for one image instead of any number, which takes a loop over the images."""
 
 
 def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Path) -> None:
-    """Writes a network as an MLflow model, in place of one that is there; nothing is written if it fails.
+    """Writes a network as an MLflow model, in place of one that is there; nothing is written if it
+    fails.
 
-    A program of ``torch.export`` with its weights, and the small module that opens it: ``mlflow.pytorch`` and
-    ``mlflow.pyfunc`` load it on a machine without robsearch, with or without a GPU. It counts as exported only if it
-    gives the network's own logits for 1, 3 and 9 images. The tensors of the signature have no names, because MLflow
-    refuses a plain array where they have.
+    A program of ``torch.export`` with its weights, and the small module that opens it:
+    ``mlflow.pytorch`` and ``mlflow.pyfunc`` load it on a machine without robsearch, with or without
+    a GPU. It counts as exported only if it gives the network's own logits for 1, 3 and 9 images.
+    The tensors of the signature have no names, because MLflow refuses a plain array where they
+    have.
 
     Args:
         model: on the CPU and in eval mode, from images in [0, 1] to logits.
@@ -47,16 +52,19 @@ def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Pat
         folder: of the model.
 
     Raises:
-        InputError: the network itself fails for one of these numbers of images, or no export gives the same.
+        InputError: the network itself fails for one of these numbers of images, or no export gives
+            the same.
     """
     import mlflow.pytorch  # seconds, and only the end of a search needs it
 
     images = examples[torch.arange(max(BATCHES)) % len(examples)]
+    # A model that is there stays whole until the new one is.
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with _quiet():
             logits = _logits(model, images)
+            # The signature of a model can only name types of numpy.
             if logits[1].dtype not in (torch.float32, torch.float64):
                 model = _InFloat32(model)
                 logits = _logits(model, images)
@@ -65,9 +73,13 @@ def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Pat
                 unfinished,
                 signature=ModelSignature(_any_number_of(images), _any_number_of(logits[1])),
                 input_example=images[:2].numpy(),
-                serialization_format="pickle",  # of the program's bytes and the name of what opens them
+                # a pickle of the program's bytes and of the name of what opens them
+                serialization_format="pickle",
                 code_paths=[str(OPENER)],
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+                pip_requirements=[
+                    f"torch=={torch.__version__.partition('+')[0]}",
+                    f"mlflow=={mlflow.__version__}",
+                ],
             )
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.replace(folder)
@@ -76,7 +88,8 @@ def save_model(model: nn.Module, examples: Float[Tensor, "n c h w"], folder: Pat
 
 
 def opener_of(folder: Path) -> str | None:
-    """The name of the module that opens a saved model; None before robsearch 0.2, when no plain array could enter."""
+    """The name of the module that opens a saved model; None before robsearch 0.2, when no plain
+    array could enter."""
     return next((file.stem for file in folder.glob("code/*.py")), None)
 
 
@@ -93,7 +106,8 @@ class _InFloat32(nn.Module):
 
 
 def _any_number_of(rows: Tensor) -> Schema:
-    return Schema([TensorSpec(np.dtype(str(rows.dtype).removeprefix("torch.")), (-1, *rows.shape[1:]))])
+    kind = np.dtype(str(rows.dtype).removeprefix("torch."))
+    return Schema([TensorSpec(kind, (-1, *rows.shape[1:]))])
 
 
 def _logits(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
@@ -102,47 +116,57 @@ def _logits(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
     Raises:
         InputError: for some there are none.
     """
-    logits, problems = {}, []
-    for number in BATCHES:
-        try:
-            found = _of_first(model, images, number)
-        except Exception as error:
-            problems.append(f"{_brief(error)} for {number}")
-            continue
-        if found.ndim != 2 or len(found) != number:
-            problems.append(f"shape {tuple(found.shape)} for {number}")
-        elif not found.isfinite().all():
+    logits = {}
+    problems = []
+    for number, output in _outputs(model, images):
+        if isinstance(output, str):
+            problems.append(f"{output} for {number}")
+        elif output.ndim != 2 or len(output) != number:
+            problems.append(f"shape {tuple(output.shape)} for {number}")
+        elif not output.isfinite().all():
             problems.append(f"NaN or inf for {number}")
-        logits[number] = found
+        else:
+            logits[number] = output
     if problems:
+        expected = f"a network with logits (n, classes) for n = {_NUMBERS}"
         do = "change its forward so that each image has its own logits, however many come at once"
-        raise InputError(refusal(f"a network with logits (n, classes) for n = {_numbers()}", "; ".join(problems), do))
+        raise refused(expected, "; ".join(problems), do)
     return logits
 
 
 def _exported(model: nn.Module, images: Tensor, logits: Mapping[int, Tensor]) -> nn.Module:
-    """The first form of a network that gives the same logits; its problem is the one that is told, being the usual."""
+    """The first form of a network that gives the same logits; its problem is the one that is told,
+    being the usual."""
+    opener = _opener()
     problems = []
     for strict, one_by_one in FORMS:
         try:
-            exported: nn.Module = _opener().Exported(_program(model, images, strict, one_by_one), one_by_one)
-            loaded = _opener().opened(exported.saved, one_by_one)
+            program = _program(model, images, strict, one_by_one)
+            exported: nn.Module = opener.Exported(program, one_by_one)
+            loaded = opener.opened(exported.saved, one_by_one)
         except Exception as error:
-            problems.append(_brief(error))
+            problems.append(first_line(error))
             continue
-        if not (differences := _differences(loaded, images, logits)):
+        differences = _differences(loaded, images, logits)
+        if not differences:
             return exported
         problems.append("; ".join(differences))
-    do = "write its forward without a branch on the values of the images (torch.where chooses) or on their number"
-    expected = f"a network that torch.export gives back with its own logits for n = {_numbers()} images"
-    raise InputError(refusal(expected, problems[0], do))
+    expected = f"a network that torch.export gives back with its own logits for n = {_NUMBERS}"
+    do = (
+        "write its forward without a branch on the values of the images (torch.where chooses) "
+        "or on their number"
+    )
+    raise refused(expected, problems[0], do)
 
 
 def _program(model: nn.Module, images: Tensor, strict: bool, one_by_one: bool) -> bytes:
     """An exported network, as the bytes of a ``pt2`` archive."""
-    example = images[:1] if one_by_one else images[:4]  # not 2 or 3, which may be a number of channels
+    # Not 2 or 3, which may be a number of channels.
+    example = images[:1] if one_by_one else images[:4]
     size = torch.export.Dim.STATIC if one_by_one else torch.export.Dim.AUTO
-    program = torch.export.export(model, (example.clone(),), dynamic_shapes=[{0: size}], strict=strict)
+    program = torch.export.export(
+        model, (example.clone(),), dynamic_shapes=[{0: size}], strict=strict
+    )
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
@@ -150,29 +174,36 @@ def _program(model: nn.Module, images: Tensor, strict: bool, one_by_one: bool) -
 
 def _differences(loaded: nn.Module, images: Tensor, logits: Mapping[int, Tensor]) -> list[str]:
     """For which numbers of images a loaded network gives other logits, and what it gives."""
-    found = []
-    for number, own in logits.items():
-        try:
-            others = _of_first(loaded, images, number)
-        except Exception as error:
-            found.append(f"{_brief(error)} for {number}")
+    problems = []
+    for number, output in _outputs(loaded, images):
+        expected = logits[number]
+        tolerance = 1e-3 * expected.abs().max().item()
+        if isinstance(output, str):
+            problems.append(f"{output} for {number}")
             continue
-        scale = own.abs().max().item()
-        if others.shape != own.shape or not torch.allclose(others, own, rtol=0, atol=1e-3 * scale):
-            found.append(f"other logits for {number}")
-    return found
+        alike = output.shape == expected.shape
+        if not alike or not torch.allclose(output, expected, rtol=0, atol=tolerance):
+            problems.append(f"other logits for {number}")
+    return problems
 
 
-def _of_first(network: nn.Module, images: Tensor, number: int) -> Tensor:
-    """Logits of the first images; a network that draws noise draws the same each time."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
-        logits: Tensor = network(images[:number].clone())
-    return logits
+def _outputs(network: nn.Module, images: Tensor) -> Iterator[tuple[int, Tensor | str]]:
+    """What a network gives for each number of images, or with which error it fails; one that draws
+    noise draws the same each time."""
+    for number in BATCHES:
+        output: Tensor | str
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number)
+                output = network(images[:number].clone())
+        except Exception as error:
+            output = first_line(error)
+        yield number, output
 
 
 def _opener() -> ModuleType:
-    """The module that opens models, under the name that it has where robsearch is not: what is saved says this name."""
+    """The module that opens models, under the name that it has where robsearch is not: what is
+    saved says this name."""
     if OPENER.stem not in sys.modules:
         spec = importlib.util.spec_from_file_location(OPENER.stem, OPENER)
         assert spec is not None
@@ -182,17 +213,10 @@ def _opener() -> ModuleType:
     return sys.modules[OPENER.stem]
 
 
-def _numbers() -> str:
-    return ", ".join(map(str, BATCHES))
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.export and MLflow say of things that cannot be changed here; torch prints whole graphs."""
+    """Without what torch.export and MLflow say of things that cannot be changed here; torch prints
+    whole graphs."""
     loggers = [logging.getLogger("mlflow"), logging.getLogger("torch")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

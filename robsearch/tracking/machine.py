@@ -1,4 +1,5 @@
-"""The load of this machine, as MLflow names and shows it: CPU, memory, disk, network and, with NVML, GPUs."""
+"""The load of this machine, as MLflow names and shows it: CPU, memory, disk, network and, with
+NVML, GPUs."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Machine:
 
     @classmethod
     def asked_for(cls, log: Log) -> Self | None:
-        """One, if ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING`` is true; MLflow's own variable says how often."""
+        """One, if ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING`` is true; MLflow's own variable says how
+        often."""
         if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
             return None
         return cls(log, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or DEFAULT_SECONDS)
@@ -59,12 +61,14 @@ class Machine:
         step = 0
         while not self._stopped.wait(self._seconds):
             step += 1
-            self._log({f"system/{name}": value for name, value in self._sample().items()}, step, time.time())
+            self._log(self._sample(), step, time.time())
 
     def _sample(self) -> Metrics:
-        found: Metrics = {}
+        sample = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
-            found |= monitor.aggregate_metrics()
+            for name, value in monitor.aggregate_metrics().items():
+                sample[f"system/{name}"] = value
+            # A monitor keeps its samples until it is told to forget them.
             monitor.clear_metrics()
-        return found
+        return sample

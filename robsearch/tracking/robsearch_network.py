@@ -1,6 +1,8 @@
-"""Opens a network that robsearch exported. A copy comes with each model, so this file needs torch only.
+"""Opens a network that robsearch exported. A copy comes with each model, so this file needs torch
+only.
 
-What is saved names this module and ``opened``: where either must change, the module gets another name.
+What is saved names this module and ``opened``: where either must change, the module gets another
+name.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from torch import Tensor, fx, nn
 
 
 class Exported(nn.Module):
-    """A program of ``torch.export`` as MLflow saves it; reading it back gives what ``opened`` gives.
+    """A program of ``torch.export`` as MLflow saves it; reading it back gives what ``opened``
+    gives.
 
     Args:
         program: the bytes of a ``pt2`` archive.
@@ -42,9 +45,11 @@ class OneByOne(nn.Module):
 
 
 def opened(saved: Tensor, one_by_one: bool) -> nn.Module:
-    """The network in eval mode, on the device of ``saved`` (which is the ``map_location`` of ``torch.load``).
+    """The network in eval mode, on the device of ``saved`` (which is the ``map_location`` of
+    ``torch.load``).
 
-    The mode is part of the program: ``train()`` and ``eval()`` set ``training`` and change no number.
+    The mode is part of the program: ``train()`` and ``eval()`` set ``training`` and change no
+    number.
     """
     program = torch.export.load(io.BytesIO(saved.cpu().numpy().tobytes())).module()
     del program.train, program.eval  # torch replaced these two by functions that only raise
@@ -54,7 +59,8 @@ def opened(saved: Tensor, one_by_one: bool) -> nn.Module:
 
 
 def _follow_the_images(program: fx.GraphModule) -> None:
-    """Makes new tensors on the images' device, not where the network was exported, and takes any floating type."""
+    """Makes new tensors on the images' device, not where the network was exported, and takes any
+    floating type."""
     graph = program.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
@@ -64,7 +70,8 @@ def _follow_the_images(program: fx.GraphModule) -> None:
         return device if isinstance(argument, torch.device) else argument
 
     for node in list(graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:  # type and device of the export
+        # It would insist on the type and the device of the export.
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
             continue
         node.args = fx.node.map_aggregate(node.args, moved)

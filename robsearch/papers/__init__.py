@@ -1,0 +1,1 @@
+"""The papers whose claims are tested, one folder each: experiments, claims, figures."""

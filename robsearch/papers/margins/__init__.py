@@ -1,0 +1,1 @@
+"""Minimum and average margin (arXiv 1907.11780)."""

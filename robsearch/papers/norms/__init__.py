@@ -1,0 +1,1 @@
+"""Norms of layers (arXiv 2009.08435)."""

@@ -1,0 +1,1 @@
+"""What adversarial training regularises (arXiv 2011.07478)."""

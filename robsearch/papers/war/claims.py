@@ -1,0 +1,304 @@
+"""H1 to H5 of Width Adjusted Regularization (arXiv 2010.01279), as tests over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from robsearch.claims.claim import Claim, Evidence, NotDecidableError
+from robsearch.claims.seeds import contrast, in_points, per_seed, slopes
+from robsearch.claims.statistics import Effect
+from robsearch.laws import Point, fit_ridge
+from robsearch.parts.schedules import FLOOR
+from robsearch.trials.selection import sound
+
+SOURCE = "arXiv 2010.01279"
+GRID = "grid"
+ARMS = "arms"
+CONSTANTS = "constants"
+NORMALISED = "normalised"
+RETUNED = "retuned"
+THIN = "thin lambda"
+SIX = "lambda 6"
+LAW = "law"
+ORACLE = "full search"
+WAR_PAPER = "WAR, paper's form"
+WAR_LOG = "WAR, log form"
+MATCHED = "WAR, epoch-matched"
+
+WINDOW = (0.4, 0.5)
+"""The share of training at which ratios are compared: before the usual first drop of the learning
+rate."""
+ROBUST = "test/robust_accuracy"
+NATURAL = "test/natural_accuracy"
+STABLE = "test/stability"
+LAST = "test_last/robust_accuracy"
+LOCAL = "test/lipschitz/logit_ratio/mean"
+GLOBAL = "lipschitz/global_bound"
+SHORTFALL = 0.5
+"""Points that WAR may lie below a full search (H4)."""
+ASSAY = 1.0
+"""Points that the reused thin lambda must lie below a full search for H4 to be judged."""
+BUDGET = 0.25
+"""The share of a full search's cost that WAR may take (H4)."""
+
+
+def claims(thin: float, wide: float) -> tuple[Claim, ...]:
+    """The five claims, for a study between these widths."""
+    return (
+        Claim(
+            "H1",
+            "At a fixed lambda the ratio of natural to robust loss falls with width.",
+            SOURCE,
+            ratio_falls,
+            "a slope of log ratio on log width above -0.05, at the same epochs",
+        ),
+        Claim(
+            "H2",
+            "At a fixed lambda natural accuracy rises and stability falls with width.",
+            SOURCE,
+            trade_off,
+            "a rise, or a fall, of less than 0.25 points per doubling of width",
+        ),
+        Claim(
+            "H3",
+            "The best lambda rises with width.",
+            SOURCE,
+            best_lambda_rises,
+            "a slope of log lambda* on log width below 0.05",
+        ),
+        Claim(
+            "H4",
+            "WAR is within 0.5 points of a full search at a quarter of its cost, and above the "
+            "reused thin lambda.",
+            SOURCE,
+            partial(war_suffices, thin=thin, wide=wide),
+            "a shortfall of more than 0.5 points, a gain over the thin lambda of less than "
+            "0.25, or a higher cost",
+            least_seeds=10,
+        ),
+        Claim(
+            "H5",
+            "Local Lipschitz explains stability better than the product of layer norms.",
+            SOURCE,
+            lipschitz_explains,
+            "errors at a width left out that are less than 1.1 times as large with the product "
+            "of norms",
+        ),
+    )
+
+
+def loss_ratio(epochs: pd.DataFrame) -> pd.Series:
+    """``L_nat / L_rob`` of each epoch, both terms floored as ``WAR`` does."""
+    natural = epochs["train/natural_loss"].clip(lower=FLOOR)
+    robust = epochs["train/robust_loss"].clip(lower=FLOOR)
+    return natural / robust
+
+
+def in_window(epochs: pd.DataFrame) -> pd.DataFrame:
+    """The epochs at which ratios are compared."""
+    start, end = WINDOW
+    return epochs[(epochs["progress"] > start) & (epochs["progress"] <= end)]
+
+
+# --- H1, H2: at a fixed lambda, along width ---
+
+
+def ratio_falls(evidence: Evidence) -> Sequence[Effect]:
+    """H1: minus the slope of the mean log ratio on log width at the same epochs, averaged over
+    lambdas."""
+    epochs = in_window(evidence.of(GRID).epochs)
+    if epochs.empty:
+        start, end = WINDOW
+        raise NotDecidableError(f"no epoch lies between {start:.0%} and {end:.0%} of training")
+    logs = epochs.assign(log_ratio=np.log(loss_ratio(epochs)))
+    by_training = logs.groupby(["seed", "arm", "width"])
+    means = by_training[["log_ratio"]].mean().reset_index()
+    falls = along_width(means, "log_ratio", -1.0)
+    return [Effect("fall of log(L_nat / L_rob) per log width", "", falls, 0.05)]
+
+
+def trade_off(evidence: Evidence) -> Sequence[Effect]:
+    """H2: points per doubling of width at the best epoch, averaged over lambdas."""
+    trials = evidence.of(GRID).trials
+    if trials[STABLE].isna().all():
+        raise NotDecidableError("stability is not known")
+    per_doubling = 100 * math.log(2)
+    rise = along_width(trials, NATURAL, per_doubling)
+    fall = along_width(trials, STABLE, -per_doubling)
+    return [
+        Effect("rise of natural accuracy per doubling", "points", rise, 0.25),
+        Effect("fall of stability per doubling", "points", fall, 0.25),
+    ]
+
+
+def along_width(
+    trials: pd.DataFrame,
+    metric: str,
+    factor: float,
+) -> tuple[float, ...]:
+    """By seed: ``factor`` times the slope of a metric on log width, averaged over the arms it has
+    at all widths."""
+    widths = np.sort(trials["width"].unique())
+    if len(widths) < 2:
+        return ()
+    table = trials.pivot_table(index=["seed", "arm"], columns="width", values=metric)
+    complete = table.reindex(columns=widths).dropna()
+    rises = pd.Series(factor * slopes(np.log(widths), complete.to_numpy()), complete.index)
+    return tuple(rises.groupby("seed").mean())
+
+
+# --- H3: where the peak lies ---
+
+
+def at_one_learning_rate(h3: Claim) -> Claim:
+    """H3 with the loss divided by 1 + lambda; beside the paper's, so without a part in the
+    correction.
+
+    Lambda also scales the gradients: a lambda that is best may be one that trains at the best rate.
+    """
+    sentence = f"{h3.sentence[:-1]}, also where the loss is divided by 1 + lambda."
+    return h3.beside(NORMALISED, sentence, partial(best_lambda_rises, experiment=NORMALISED))
+
+
+def best_lambda_rises(evidence: Evidence, experiment: str = GRID) -> Sequence[Effect]:
+    """H3: the slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the
+    common ``c``.
+
+    Trainings that have collapsed say nothing of the peak and are left out, as are those that were
+    not measured.
+    """
+    trials = sound(evidence.of(experiment).trials).dropna(subset=[ROBUST])
+    return [Effect("slope of log lambda* on log width", "", peak_slopes(trials), 0.05)]
+
+
+def peak_slopes(trials: pd.DataFrame) -> tuple[float, ...]:
+    """By seed, from all its trainings: the interaction of log lambda and log width, over the
+    curvature of all seeds.
+
+    Raises:
+        NotDecidableError: robust accuracy has no peak in lambda, or too flat a one.
+    """
+    ridge = fit_ridge(law_points(trials, ROBUST))
+    if ridge.problem or ridge.quadratic is None:
+        raise NotDecidableError(ridge.problem or "the widths are too few for an interaction")
+    # A seed alone has too few trainings to tell the curvature of its peak.
+    curvature = ridge.quadratic.c
+
+    def slope_of_seed(of_seed: pd.DataFrame) -> float:
+        surface = fit_ridge(law_points(of_seed, ROBUST)).quadratic
+        return math.nan if surface is None else -surface.d / (2 * curvature)
+
+    return per_seed(trials, slope_of_seed)
+
+
+def law_points(trials: pd.DataFrame, metric: str) -> list[Point]:
+    """The trainings as laws take them."""
+    columns = trials[["width", "lam", metric, "seed"]]
+    return [Point(*row) for row in columns.itertuples(index=False)]
+
+
+# --- H4: ways of choosing lambda at the widest net ---
+
+
+def war_suffices(evidence: Evidence, thin: float, wide: float) -> Sequence[Effect]:
+    """H4: the epoch-matched WAR against a full search and against the thin lambda, paired by fresh
+    seeds.
+
+    Raises:
+        NotDecidableError: the thin lambda is as good as a full search, so nothing could be gained
+            here.
+    """
+    trials = evidence.of(ARMS).trials
+    gap = in_points(contrast(trials, ROBUST, ORACLE, THIN))
+    if not gap or np.mean(gap) < ASSAY:
+        gain = f"{np.mean(gap):.2f} points" if gap else "nothing known"
+        raise NotDecidableError(
+            f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
+        )
+    behind = in_points(contrast(trials, ROBUST, MATCHED, ORACLE))
+    ahead = in_points(contrast(trials, ROBUST, MATCHED, THIN))
+    grid = evidence.of(GRID).trials
+    # Both ways end with one training of the widest net, which is part of their cost.
+    training = float(grid.loc[grid["width"] == wide, "operations"].mean())
+    war_cost = search_cost(grid, [thin], "operations") + training
+    share = war_cost / (search_cost(grid, [wide], "operations") + training)
+    return [
+        Effect(
+            f"WAR less full search, plus {SHORTFALL:g}",
+            "points",
+            tuple(difference + SHORTFALL for difference in behind),
+            0.0,
+        ),
+        Effect("WAR less reused thin lambda", "points", ahead, 0.25),
+        Effect(
+            f"{BUDGET:g} less WAR's share of the search's operations",
+            "",
+            (BUDGET - share,) * len(ahead),
+            0.0,
+        ),
+    ]
+
+
+def search_cost(
+    grid: pd.DataFrame,
+    widths: Sequence[float],
+    unit: str,
+) -> float:
+    """Of one search (each lambda once) at each of the widths: 0 without any."""
+    trials = grid[grid["width"].isin(widths)]
+    if trials.empty:
+        return 0.0
+    of_seeds = trials.groupby("seed")[unit].sum()
+    return float(of_seeds.mean())
+
+
+# --- H5: what explains stability ---
+
+
+def lipschitz_explains(evidence: Evidence) -> Sequence[Effect]:
+    """H5: log of the ratio of errors in predicting stability at widths left out: product of norms
+    over local Lipschitz."""
+    trials = evidence.of(GRID).trials
+    measured = trials.reindex(columns=[LOCAL, GLOBAL]).notna().any()
+    if not measured.all():
+        missing = ", ".join(measured.index[~measured])
+        raise NotDecidableError(f"the recipe does not measure {missing}")
+
+    def advantage(of_seed: pd.DataFrame) -> float:
+        product = left_out_error(of_seed, GLOBAL)
+        local = left_out_error(of_seed, LOCAL)
+        return math.log(product / local) if min(product, local) > 0 else math.nan
+
+    what = "log(error from product of norms / error from local Lipschitz)"
+    return [Effect(what, "", per_seed(trials, advantage), math.log(1.1))]
+
+
+def left_out_error(trials: pd.DataFrame, predictor: str) -> float:
+    """Root mean square error of stability at each width in turn, from a line on log predictor at
+    all the others.
+
+    NaN where a net has no number, or a predictor of 0.
+    """
+    x = trials[predictor].to_numpy()
+    y = trials[STABLE].to_numpy()
+    # A log of 0 would decide the line, and a net left out would make the errors incomparable.
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0)
+    if not usable.all():
+        return math.nan
+    x = np.log(x)
+    widths = trials["width"].to_numpy()
+    squares: list[float] = []
+    for width in np.unique(widths):
+        left_out = widths == width
+        others = x[~left_out]
+        if len(np.unique(others)) < 2:
+            return math.nan
+        line = np.polyfit(others, y[~left_out], 1)
+        errors = np.polyval(line, x[left_out]) - y[left_out]
+        squares.extend(errors**2)
+    return float(np.sqrt(np.mean(squares)))

@@ -1,0 +1,2 @@
+"""What a recipe is made of: attacks, penalties, objectives, models, schedules, optimisers,
+averaging, stopping."""

@@ -1,0 +1,92 @@
+"""Every trial and control of the search, what went wrong, and how it was searched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pandas import DataFrame, Series
+
+from robsearch.drawing.formatting import percent
+from robsearch.errors import counted
+from robsearch.metrics import TEST_ROBUST
+from robsearch.report.answer import STATES, other_parameters
+from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of, text_of
+from robsearch.study import failures_of
+
+SCORES = (
+    "value",
+    TEST_ROBUST,
+    "test/natural_accuracy",
+    "test/stability",
+    "test_last/robust_accuracy",
+)
+
+
+def failures(evidence: Evidence) -> dict[str, Any]:
+    """What went wrong: a group for each reason, with what its trials tried beside the others."""
+    trials = evidence.all_trials
+    failed = int((trials["state"] == "FAIL").sum())
+    return {
+        "count": len(trials),
+        "failed": failed,
+        "groups": list(failures_of(trials)),
+    }
+
+
+def all_trials(evidence: Evidence) -> dict[str, Any]:
+    """One table, a group of rows per width, the best trial in bold, then controls, then trials of
+    lower fidelity."""
+    trials = evidence.all_trials
+    if trials.empty:
+        raise LeftOutError("the search has no trials")
+    return {
+        "scores": list(SCORES),
+        "state": state,
+        "text_of": text_of,
+        "means": means,
+        "other_parameters": other_parameters,
+        "searched": any(other_parameters(trial) for _, trial in trials.iterrows()),
+        "bests": set(evidence.bests["trial"]),
+        "error": evidence.trials[f"{TEST_ROBUST}_se"].median(),
+        "seeded": bool((suggestions_of(evidence.finished)["n"] > 1).any()),
+    }
+
+
+def means(suggestion: DataFrame) -> dict[str, Any] | None:
+    """What the finished seeds of a suggestion come to, where there are several: mean ± standard
+    deviation."""
+    done = suggestion[(suggestion["state"] == "COMPLETE") & suggestion["value"].notna()]
+    if len(done) < 2:
+        return None
+    scores = [percent(done[score].mean(), done[score].std()) for score in SCORES]
+    return {
+        "n": len(done),
+        "lam": done["lam"].mean(),
+        "scores": scores,
+    }
+
+
+def state(trial: Series) -> str:
+    """A trial's state, with its rung; for a control which one it is."""
+    if control := text_of(trial["control"]):
+        return f"control: {control}"
+    collapsed = text_of(trial["collapsed"]) == "True"
+    text = "collapsed" if collapsed else STATES.get(trial["state"], text_of(trial["state"]))
+    rung = text_of(trial["rung"])
+    return f"{rung}: {text}" if rung else text
+
+
+def setting(evidence: Evidence) -> dict[str, Any]:
+    """What is needed to judge and to repeat the numbers."""
+    seeds = evidence.trials["seed"].nunique()
+    counts = [counted(len(evidence.trials), "trial"), counted(len(evidence.controls), "control")]
+    if len(evidence.scouts):
+        counts.insert(1, counted(len(evidence.scouts), "scout"))
+    facts = {
+        "space": evidence.search.space,
+        "widths": ", ".join(evidence.names.values()),
+        "trials": ", ".join(counts),
+        "training seeds": str(seeds) if seeds else "not recorded",
+        **evidence.search.setting,
+    }
+    return {"facts": facts}

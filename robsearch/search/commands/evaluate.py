@@ -1,0 +1,229 @@
+"""``robsearch evaluate``: finalists under ever dearer attacks, as Ray jobs that go on where they
+were stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+
+import pyarrow as pa
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from robsearch import cluster
+from robsearch.cluster import Job, JobQueue
+from robsearch.errors import counted, refused
+from robsearch.search.capacity import capacity, joined, stops_on_signal
+from robsearch.search.commands.targets import Finalist, load_finalists
+from robsearch.search.grid import Grid, printer
+from robsearch.search.options import RunOptions, in_store
+from robsearch.search.result import load_search
+from robsearch.search.syncing import bring_up_to_date
+from robsearch.spaces import Space
+from robsearch.tracking import check_tracking, experiment_of
+from robsearch.trials.ladder.results import (
+    RankReversal,
+    rank_reversals,
+    read_ladder,
+    rung_results,
+)
+from robsearch.trials.ladder.running import RUNGS
+from robsearch.trials.masking import Check
+from robsearch.trials.trial import Report, evaluate_trial, ladder_folder, read_checks
+
+MAX_RETRIES = 2
+
+
+class Evaluation:
+    """What came of evaluating finalists.
+
+    Attributes:
+        finalists: in the order they are shown.
+        ladders: by trial, one row per test image (``ladder.results.read_ladder``).
+        checks: by trial, the signs of gradient masking that were looked for.
+        problems: by trial, why there is no ladder.
+    """
+
+    def __init__(self, finalists: list[Finalist], problems: dict[str, str]) -> None:
+        self.finalists = finalists
+        self.problems = problems
+        self.ladders: dict[str, pa.Table] = {}
+        self.checks: dict[str, list[Check]] = {}
+        for finalist in finalists:
+            if finalist.trial not in problems:
+                folder = ladder_folder(finalist.folder, finalist.epoch)
+                self.ladders[finalist.trial] = read_ladder(folder)
+                self.checks[finalist.trial] = read_checks(folder)
+
+    @property
+    def flips(self) -> list[RankReversal]:
+        """Pairs of finalists that two rungs order differently."""
+        return rank_reversals(self.ladders)
+
+
+@in_store
+def evaluate(
+    target: str,
+    *,
+    rung: str = "apgd",
+    top: int = 1,
+    space: Space | str | None = None,
+    options: RunOptions | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Attacks trained networks up to a rung of the ladder, looks for gradient masking, and records
+    both in MLflow.
+
+    What an earlier call finished is not done again.
+
+    Args:
+        target: a search (its best trials), ``NAME/w4-017``, the folder of a trial or of a
+            checkpoint, or the id of an MLflow run.
+        rung: ``pgd``, ``two-losses``, ``apgd-ce``, ``apgd`` or ``autoattack`` (see
+            ``robsearch.trials.ladder``).
+        top: how many trials of each width, the best by their value, when a whole search is meant.
+        space: the space or its reference, if it cannot be imported under the one that was recorded.
+        options: where and how much.
+        console: where progress is shown.
+
+    Raises:
+        InputError: no such network or rung, or the record is not there or another search's.
+    """
+    options = options or RunOptions()
+    console = console or Console()
+    options.check(top=(top, 1))
+    if rung not in RUNGS:
+        expected = f"--rung out of {', '.join(RUNGS)}"
+        raise refused(expected, repr(rung), "pass one of these")
+    cluster.check_address(options.address)
+    search, space, finalists, options = load_finalists(target, options, top, space)
+    # Before anything is computed: the record answers, and is this search's.
+    uri = options.uri(search.record.tracking)
+    check_tracking(uri)
+    experiment_of(uri, search.name, search.record.identity)
+    owner = SimpleNamespace(stopping=False)
+    say = partial(console.print, soft_wrap=True)
+    with joined(options, space, search.folder, console), stops_on_signal(owner, console):
+        parallel, resources = capacity(options, space)
+        jobs = []
+        for finalist in sorted(finalists, key=lambda finalist: -finalist.width):
+            work = partial(evaluate_trial, rung=rung, epoch=finalist.epoch)
+            of_width = resources[finalist.width]
+            job = Job(finalist.trial, work, finalist.recipe, finalist.folder, of_width)
+            jobs.append(job)
+        with _bars(finalists, console) as show:
+            queue = JobQueue(jobs, owner, parallel, show)
+            cluster.run(queue, search.folder, MAX_RETRIES, options.hang_after, say)
+    problems = _problems(finalists, queue)
+    evaluated = load_search(search.name, options.results, options.storage)
+    # Of other epochs than the best MLflow has no run.
+    of_best_epoch = [finalist.trial for finalist in finalists if finalist.epoch is None]
+    trials = [trial for trial in of_best_epoch if trial not in problems]
+    storage = options.store.open(search.name)
+    behind = bring_up_to_date(search.record, storage, uri, options, trials, evaluated)
+    if behind:
+        runs = f"{counted(behind, 'run')} in MLflow could not be brought up to date"
+        say(f"note: {runs}; the same command delivers what waits")
+    return Evaluation(finalists, problems)
+
+
+def _problems(finalists: list[Finalist], queue: JobQueue) -> dict[str, str]:
+    """By trial, why its job has not come to a good end."""
+    problems = {}
+    for finalist in finalists:
+        trial = finalist.trial
+        report = queue.ended.get(trial)
+        if trial in queue.broken:
+            problems[trial] = f"the process broke down: {queue.broken[trial]}"
+        elif report is None:
+            problems[trial] = "stopped before its end; the same command goes on"
+        elif report.ended != "COMPLETE":
+            problems[trial] = report.reason or "no reason given"
+    return problems
+
+
+@contextlib.contextmanager
+def _bars(finalists: list[Finalist], console: Console) -> Iterator[Callable[[Job, Report], None]]:
+    """A bar that shows how far each evaluation is; on what is not a terminal there are none."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    say = printer(console)
+    tasks = {}
+    for finalist in finalists:
+        tasks[finalist.trial] = bars.add_task(finalist.trial, total=1, text="waiting")
+
+    def show(job: Job, report: Report) -> None:
+        for text in report.warnings:
+            say(f"{job.name}  {text}")
+        now = report.progress
+        if now is not None:
+            bars.update(tasks[job.name], completed=now.share, text=now.text)
+
+    with bars:
+        yield show
+
+
+# --- what is printed ---
+
+
+def evaluation_parts(evaluation: Evaluation) -> Iterator[RenderableType]:
+    """What ``robsearch evaluate`` prints: the ladder, the signs of gradient masking, and the
+    rank-flip alarm."""
+    if evaluation.ladders:
+        yield _ladder_table(evaluation)
+    for trial, checks in evaluation.checks.items():
+        if checks:  # at eps=0 there is no attack to be misled
+            yield _masking_table(trial, checks)
+    for trial, problem in evaluation.problems.items():
+        yield Text(f"{trial}: not evaluated: {problem}", style="bold red")
+    rank_flips = evaluation.flips
+    for flip in rank_flips:
+        yield Text(f"rank flip: {flip}", style="bold yellow")
+    if len(evaluation.ladders) > 1 and not rank_flips:
+        yield Text("no rank flip: every rung orders these networks alike")
+
+
+def _ladder_table(evaluation: Evaluation) -> Grid:
+    """One row per network and rung: robust accuracy with its interval, and what it took."""
+    rows: list[list[str]] = []
+    for finalist in evaluation.finalists:
+        if finalist.trial not in evaluation.ladders:
+            continue
+        for result in rung_results(evaluation.ladders[finalist.trial]):
+            row = [
+                finalist.trial,
+                result.rung,
+                f"{finalist.lam:.3g}",
+                f"{100 * result.robust_accuracy:.1f}",
+                f"{100 * result.low:.1f}..{100 * result.high:.1f}",
+                f"{result.attacked:,}" if result.attacked else "",
+                f"{result.broken:,}" if result.attacked else "",
+                f"{result.seconds:.0f}",
+            ]
+            rows.append(row)
+    heads = ["trial", "rung", "lam", "%", "95 %", "tried on", "broken", "s"]
+    title = Text("robust accuracy on test", style="bold")
+    return Grid(heads, rows, title, keys=2, left=frozenset({"trial"}))
+
+
+def _masking_table(trial: str, checks: list[Check]) -> Grid:
+    """One row per sign of gradient masking that was looked for."""
+    rows: list[list[str | Text]] = []
+    for check in checks:
+        if check.passed:
+            rows.append([check.name, Text("ok", style="green"), check.evidence])
+        else:
+            evidence = f"{check.evidence}. {check.advice}"
+            rows.append([check.name, Text("FAILED", style="bold red"), evidence])
+    title = Text(f"{trial}: is robustness real, or are gradients masked?", style="bold")
+    heads = ["check", "verdict", "evidence"]
+    return Grid(heads, rows, title, left=frozenset(heads))

@@ -1,0 +1,144 @@
+"""Where and how much: what a user may choose about running a search."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from robsearch.errors import refusal, refuse, refuse_unless
+from robsearch.search.results_store import ResultsStore
+from robsearch.study import SearchRecord
+from robsearch.tracking import default_uri, exact, found_again, to_remember
+from robsearch.trials.paths import absolute, without_password
+
+AUTO: Literal["auto"] = "auto"
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how much; nothing of science.
+
+    Attributes:
+        results: the results folder; by default ``ROBSEARCH_RESULTS``, else ``robsearch-results``
+            here.
+        storage: an Optuna storage URL; by default ``ROBSEARCH_STORAGE``, else a journal file in the
+            search's folder.
+        tracking: an MLflow URI; by default ``MLFLOW_TRACKING_URI``, else a sqlite file in the
+            results folder.
+        address: of a running Ray cluster (``auto``, ``HOST:PORT``); by default one on this machine.
+        parallel: trainings at once; by default as many as the cluster has room for.
+        gpus_per_trial: GPUs or a share of one; ``auto`` for the share that a trial's memory needs,
+            measured at each width before the search begins; by default what the space asks for,
+            else 1 where the cluster has any.
+        hang_after: seconds without a report after which a trial counts as hung and its worker is
+            started again, but never less than five times the longest time between two reports so
+            far; None: never.
+        disk_budget: GiB that the weights of this search may take; above it, those of finished and
+            measured trials go, worst first, never the best of a width. None: no limit.
+        models: whether the best network of each width is exported as an MLflow model when the
+            search ends; that takes some seconds each, and ``robsearch promote`` can do it later.
+
+    Raises:
+        InputError: ``gpus_per_trial`` is a word other than ``auto``.
+    """
+
+    results: str | Path | None = None
+    storage: str | None = None
+    tracking: str | None = None
+    address: str | None = None
+    parallel: int | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
+    hang_after: float | None = 7200.0
+    disk_budget: float | None = None
+    models: bool = True
+
+    def __post_init__(self) -> None:
+        if self.results is not None:  # once: the process may go to another folder meanwhile
+            object.__setattr__(self, "results", absolute(self.results))
+        gpus = self.gpus_per_trial
+        fits = gpus == AUTO or not isinstance(gpus, str)
+        expected = "--gpus-per-trial as a number or auto"
+        do = "pass such as 1, 0.25 or auto"
+        refuse_unless((fits, expected, repr(gpus), do))
+
+    @property
+    def store(self) -> ResultsStore:
+        """Where searches are kept."""
+        return ResultsStore.of(self.results, self.storage)
+
+    @property
+    def gpus(self) -> float | None:
+        """GPUs for each trial where a number was given."""
+        return None if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
+
+    def check(self, **least: tuple[float | None, float]) -> None:
+        """Refuses numbers below their least value, all at once; None is a default and passes.
+
+        Args:
+            least: of other options, each with its least value.
+
+        Raises:
+            InputError: names the options.
+        """
+        least |= {
+            "parallel": (self.parallel, 1),
+            "gpus_per_trial": (self.gpus, 0),
+            "hang_after": (self.hang_after, 1),
+            "disk_budget": (self.disk_budget, 0),
+        }
+        problems = []
+        for name, (value, low) in least.items():
+            if value is not None and value < low:
+                expected = f"--{name.replace('_', '-')} of at least {low:g}"
+                problems.append(refusal(expected, value, f"pass {low:g} or more"))
+        refuse(problems)
+
+    def uri(self, remembered: str | None = None) -> str:
+        """The MLflow URI: as given, else as remembered from the launch, else from the environment.
+
+        What is remembered has no password; where the environment has the same URI with one, that is
+        meant.
+        """
+        environment = os.environ.get("MLFLOW_TRACKING_URI")
+        uri = self.tracking or remembered or environment
+        if not self.tracking and environment and without_password(environment) == remembered:
+            uri = environment
+        return exact(uri) if uri else default_uri(self.store.results)
+
+    def uri_of(self, record: SearchRecord) -> str:
+        """The MLflow URI of an existing search: as given, else as it remembers, where its results
+        lie now."""
+        return self.uri(found_again(record.tracking, record.name, self.store.results))
+
+    @property
+    def to_remember(self) -> str:
+        """What a new search remembers of the MLflow URI: no password, and no path of the default
+        store."""
+        return without_password(to_remember(self.uri(), self.store.results))
+
+    def command(self, command: str, record: SearchRecord) -> str:
+        """A command for a search as a person pastes it, without what the search remembers, and
+        without passwords."""
+        remembered = found_again(record.tracking, record.name, self.store.results)
+        tracking = self.tracking
+        if tracking is not None and without_password(tracking) == remembered:
+            tracking = None
+        return self.store.command(command, record.name, tracking=tracking)
+
+
+def in_store(call: Call) -> Call:
+    """A call with the keyword ``options``: a space that reads other searches finds them in its
+    store."""
+
+    @functools.wraps(call)
+    def placed(*args: Any, **keywords: Any) -> Any:
+        with (keywords.get("options") or RunOptions()).store.current():
+            return call(*args, **keywords)
+
+    return cast("Call", placed)

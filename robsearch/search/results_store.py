@@ -1,0 +1,261 @@
+"""Where searches are kept: results folder and storage, and whose they are.
+
+A search gets a random identity when it is launched. It stands in the search's record in Optuna's
+storage, in ``search.json`` of its folder and in a tag of its MLflow experiment; whoever brings two
+of them together compares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robsearch.errors import InputError, refused
+from robsearch.spaces.references import import_root
+from robsearch.study import (
+    JOURNAL,
+    SearchRecord,
+    Storage,
+    open_storage,
+    record_names,
+    to_be_made,
+)
+from robsearch.trials.files import write_json
+from robsearch.trials.paths import absolute, without_password
+from robsearch.trials.provenance import SEARCH, process_facts, read_attempts, read_search
+
+DEFAULT_RESULTS = "robsearch-results"
+
+
+@dataclass(frozen=True)
+class ResultsStore:
+    """Where searches are kept.
+
+    Attributes:
+        results: the folder of all results. A cluster of several machines needs one that all of them
+            share.
+        storage: an Optuna storage URL; None for a journal file in each search's folder.
+    """
+
+    results: Path
+    storage: str | None = None
+
+    @classmethod
+    def of(cls, results: str | Path | None = None, storage: str | None = None) -> ResultsStore:
+        """The store these options mean; what is not given is that of the ``current`` store.
+
+        Outside any call it is ``ROBSEARCH_RESULTS`` and ``ROBSEARCH_STORAGE``, else
+        ``robsearch-results`` here and no storage.
+        """
+        current = _CURRENT.get()
+        if current is not None:
+            folder = absolute(results) if results else current.results
+            return cls(folder, storage or current.storage)
+        results = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
+        return cls(absolute(results), storage or os.environ.get("ROBSEARCH_STORAGE"))
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Makes this the store of whoever names none, such as a space that reads another search,
+        for some time."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    def folder(self, search: str) -> Path:
+        """A search's own folder; of a name that leads out of the results folder, one that ``open``
+        does not find."""
+        return self.results / search
+
+    def command(self, *words: str, tracking: str | None = None) -> str:
+        """A robsearch command as a person pastes it into a shell in this folder: quoted, and
+        without passwords.
+
+        Args:
+            words: such as ``resume`` and a search's name.
+            tracking: an MLflow URI that the search does not remember.
+        """
+        is_default = self.results == Path(DEFAULT_RESULTS).absolute()
+        chosen = os.environ.get("ROBSEARCH_RESULTS") or not is_default
+        options = {
+            "--results": str(self.results) if chosen else None,
+            "--storage": self.storage,
+            "--tracking": tracking,
+        }
+        line = ["robsearch", *words]
+        for option, value in options.items():
+            if value:
+                line += [option, without_password(value)]
+        return shlex.join(line)
+
+    def open(self, search: str) -> Storage:
+        """The storage that an existing search is in.
+
+        Raises:
+            InputError: there is no such search here.
+        """
+        if self.storage is None:
+            missing = not os.path.exists(self.folder(search) / JOURNAL)
+        else:
+            missing = to_be_made(self.storage)
+        if missing or not is_name(search):
+            where = self.results if self.storage is None else without_password(self.storage)
+            names = ", ".join(search_names(self)) or "none"
+            do = f"searches in {where}: {names}; --results or --storage says where else to look"
+            raise refused("the name of a search", repr(search), do)
+        return open_storage(self.storage, self.folder(search))
+
+    def search(self, name: str) -> tuple[Storage, SearchRecord]:
+        """An existing search: its storage and its record, which belong to the results folder beside
+        them.
+
+        Raises:
+            InputError: there is no such search here, or the folder holds another one of that name.
+        """
+        storage = self.open(name)
+        record = SearchRecord.load(storage, name)
+        check_folder(self.folder(name), record)
+        return storage, record
+
+
+_CURRENT: ContextVar[ResultsStore | None] = ContextVar("store", default=None)
+"""Of the call that runs, such as a launch; another thread has its own."""
+
+
+def is_name(search: str) -> bool:
+    """Whether a text can be the name of a folder in another one: no path, and not that folder or
+    the one above."""
+    return search not in ("", ".", "..") and Path(search).name == search and "\0" not in search
+
+
+def search_names(store: ResultsStore) -> list[str]:
+    """The searches that are kept in a store; a database that is not there yet is not made."""
+    if to_be_made(store.storage):
+        return []
+    if store.storage is not None:
+        return record_names(open_storage(store.storage, store.results))
+    return sorted(journal.parent.name for journal in store.results.glob(f"*/{JOURNAL}"))
+
+
+# --- whose a folder is ---
+
+
+def new_identity() -> str:
+    """32 random hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+def is_search(folder: Path) -> bool:
+    """Whether a folder is a search's own; that of a validation has a report only."""
+    return any((folder / trace).exists() for trace in (SEARCH, "trials", JOURNAL))
+
+
+def is_occupied(folder: Path) -> bool:
+    """Whether a folder holds the results of a search or of a validation already."""
+    return is_search(folder) or (folder / "report.html").exists()
+
+
+def claim_folder(folder: Path, record: SearchRecord) -> None:
+    """Makes the folder a new search's own; of two that do so at once, one is refused.
+
+    Raises:
+        InputError: it holds another search.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (folder / SEARCH).open("x") as file:
+            json.dump({"name": record.name, "identity": record.identity, "drivers": []}, file)
+    except FileExistsError as error:
+        raise occupied_error(folder) from error
+
+
+def release_folder(folder: Path) -> None:
+    """Takes ``claim_folder`` back, where the search was not begun after all."""
+    (folder / SEARCH).unlink(missing_ok=True)
+
+
+def occupied_error(folder: Path) -> InputError:
+    """The refusal of a folder that holds another search."""
+    name = read_search(folder).get("name", folder.name)
+    do = (
+        "choose another --name or --results, or continue that search with the --storage it was "
+        "launched with"
+    )
+    expected = f"a results folder {folder} without a search in it"
+    return refused(expected, f"that of a search {name!r}", do)
+
+
+def check_folder(folder: Path, record: SearchRecord) -> None:
+    """Sees that a record and a results folder are of one search.
+
+    Where ``search.json`` does not say whose the folder is, what the attempts at its trials wrote
+    down counts.
+
+    Raises:
+        InputError: they are of two searches of one name, or the folder is not there.
+    """
+    identity = read_search(folder).get("identity", "")
+    if identity == record.identity:
+        return
+    if not identity and _identities_of_attempts(folder) == {record.identity}:
+        why = "the attempts at its trials say that the folder is this search's"
+        warnings.warn(f"{folder / SEARCH} is missing or damaged: {why}", stacklevel=2)
+        return
+    do = "pass the --results and the --storage with which this one was launched"
+    if not folder.exists():
+        got = "no such folder"
+        do += "; if its results are lost, launch a new search, which can learn from this one"
+    elif not identity and not (folder / "trials").exists():
+        got = f"a folder without {SEARCH}"
+    elif not identity and (folder / SEARCH).exists():
+        got = f"a damaged {SEARCH}, and no attempt at a trial that says whose the folder is"
+        do += f', or, if it is this search\'s, write {{"identity": "{record.identity}"}} into it'
+    else:
+        short = [text[:8] or "begun before robsearch 0.2" for text in (identity, record.identity)]
+        got = f"those of another search of that name ({short[0]}, not {short[1]})"
+    raise refused(f"the results of {record.name!r} in {folder}", got, do)
+
+
+def _identities_of_attempts(folder: Path) -> set[str]:
+    identities = set()
+    for trial in (folder / "trials").glob("*"):
+        for facts in read_attempts(trial):
+            if isinstance(facts.get("search"), str):
+                identities.add(facts["search"])
+    return identities
+
+
+def note_driver(folder: Path, record: SearchRecord) -> dict[str, Any]:
+    """Adds this process to the drivers in ``search.json``; returns what it runs on.
+
+    Only for the process that holds the search's lease.
+    """
+    before = read_search(folder)
+    root = import_root(record.space)
+    code = root or Path.cwd()  # a driver may be started in any folder
+    facts = {"started": time.time(), **process_facts(code)}
+    content = {
+        "name": record.name,
+        "identity": record.identity,
+        "space": record.space,
+        "project": str(Path.cwd()),
+        "code": str(code),
+        # A space that Python passes has no root: what an earlier driver noted still holds.
+        "imports_from": str(root) if root else before.get("imports_from"),
+        "folder": str(folder.resolve()),
+        "drivers": [*before.get("drivers", []), facts],
+    }
+    write_json(folder / SEARCH, content)
+    return facts

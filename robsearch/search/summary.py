@@ -1,0 +1,59 @@
+"""What a search found, in a few lines, and where to look on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from robsearch.drawing.formatting import names_of
+from robsearch.laws import Optimum
+from robsearch.search.options import RunOptions
+from robsearch.search.result import Search
+from robsearch.search.strongest import figure_of
+from robsearch.study import others_than_lam, params_of, params_text
+
+
+def closing_lines(search: Search, options: RunOptions) -> Iterator[str]:
+    """The answer of a search in a few lines, and where the rest is."""
+    yield ""
+    for line in answer_lines(search):
+        yield f"  {line}"
+    yield search.ridge.sentence()
+    yield f"report: {search.report}"
+    yield f"compare the trials: {options.command('ui', search.record)}"
+
+
+def answer_lines(search: Search) -> Iterator[str]:
+    """Lambda* and the best trial of each width."""
+    for width, name in names_of(search.widths).items():
+        yield f"width {name}: {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
+
+
+def optimum_text(optimum: Optimum) -> str:
+    """Lambda* at one width, with its interval, or the plain words that it is not determined."""
+    if optimum.lam is None:
+        return "lambda* not determined"
+    estimate = f"lambda* = {optimum.lam:.3g} [{optimum.low:.3g}, {optimum.high:.3g}]"
+    return estimate + (f" ({optimum.censored})" if optimum.censored else "")
+
+
+def strongest_text(search: Search, width: float) -> str:
+    """Of the best trial of a width the strongest known figure, and then what it was selected by."""
+    best = search.best(width)
+    chosen = search.selection(width)
+    if best is None or chosen is None:
+        return "no trial has finished"
+    figure = figure_of(best)
+    if figure is None or figure.on == "val":
+        return f"{chosen.val.text}, {chosen.text}"
+    return f"{figure.text}; selected on val: {chosen.val.short}, {chosen.text}"
+
+
+def _best(search: Search, width: float) -> str:
+    best = search.best(width)
+    if best is None:
+        why = search.all_collapsed(width)
+        return f"; {why}" if why else ""
+    params = params_text(others_than_lam(params_of(best)))
+    with_params = f"lam {best['lam']:.3g}" + (f", {params}" if params else "")
+    strongest = strongest_text(search, width)
+    return f"; best trial {best['trial']} with {with_params}, {strongest}"

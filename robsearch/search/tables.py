@@ -1,0 +1,255 @@
+"""A search as tables: one row per trial, one row per epoch, read from the storage and the trials'
+folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from robsearch.errors import refused
+from robsearch.laws import Point
+from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
+from robsearch.search.strongest import STRONGEST, ladder_of, strongest
+from robsearch.study import RecordedTrial, SearchRecord, Storage, recorded_trials
+from robsearch.training.costs import COLUMNS, Cost, cost_of
+from robsearch.trials.files import read_parquet, unless_damaged
+from robsearch.trials.ladder.results import ladder_metrics
+from robsearch.trials.loading import read_history, read_test
+from robsearch.trials.provenance import read_attempts
+from robsearch.trials.selection import candidates, has_collapsed, sound
+
+TRIAL_COLUMNS = [
+    "trial",
+    "width",
+    "number",
+    "replicate",
+    "control",
+    "rung",
+    "state",
+    "suggestion",
+    "feasible",
+    "collapsed",
+    "choices",
+    "lam",
+    "value",
+    "best_epoch",
+    "epochs",
+    "recipe_epochs",
+    "seconds",
+    "gpu_seconds",
+    "failed_seconds",
+    "reason",
+    "seed",
+    "recipe",
+    *STRONGEST,
+]
+EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", LAM, VALUE]
+
+
+def load_tables(
+    storage: Storage, record: SearchRecord, trials: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trials and the epochs of a search."""
+    rows: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
+    for row in recorded_trials(storage, record):
+        folder = trials / row["trial"]
+        recorded: RecordedTrial = row.pop("recorded")
+        history = read_history(folder)
+        test = read_test(folder)
+        ladder = ladder_of(folder)
+        shared = {name: row[name] for name in ("trial", "width", "control", "rung")}
+        epochs += [{**shared, **entry} for entry in history]
+        if recorded.epochs > len(history):  # what is left of a damaged history
+            row |= _from_storage(recorded, history)
+        else:
+            row |= _from_history(history)
+        row["recipe_epochs"] = recorded.recipe_epochs or _epochs_of_attempt(folder)
+        row["commonest"] = recorded.commonest
+        row |= zip(COLUMNS, cost_of(history, test, vars(recorded)), strict=True)
+        row |= test
+        if ladder is not None:
+            row |= ladder_metrics(ladder)
+        figure = strongest(ladder, row, record.setting)
+        if figure is not None:
+            row |= figure.columns
+        rows.append(row)
+    _judge_collapses(rows, trials)
+    _name_choices(rows)
+    return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)
+
+
+def table_of(trials: Path, name: str, names: list[str]) -> pa.Table:
+    """One of the trials' Parquet tables, of all the named trials that have it, with a first column
+    ``trial``.
+
+    Raises:
+        InputError: none of them has it; names the tables there are.
+    """
+    tables = tables_of(trials, name, names)
+    if not tables:
+        others: set[str] = set()
+        for trial in names:
+            others.update(file.stem for file in (trials / trial).glob("*.parquet"))
+        got = ", ".join(sorted(others)) or "none"
+        measured = "measured trials have test, train, layers and histograms"
+        do = f"{measured}; ladder comes with `robsearch evaluate`"
+        raise refused(f"a measured trial with {name}.parquet", got, do)
+    return pa.concat_tables(tables.values(), promote_options="default")
+
+
+def tables_of(trials: Path, name: str, names: list[str]) -> dict[str, pa.Table]:
+    """As ``table_of``, by trial, without those that do not have it; one that is damaged is left out
+    with a warning."""
+    tables = {}
+    for trial in names:
+        table = unless_damaged(read_parquet, trials / trial / f"{name}.parquet")
+        if table is not None:
+            column = pa.array([trial] * table.num_rows, pa.string())
+            tables[trial] = table.add_column(0, "trial", column)
+    return tables
+
+
+def searched(trials: pd.DataFrame) -> pd.DataFrame:
+    """Without controls and without trials of lower fidelity."""
+    return trials[trials["control"].isna() & trials["rung"].isna()]
+
+
+def spent(trials: pd.DataFrame) -> Cost:
+    """What these trials took."""
+    sums = [float(trials[name].sum()) if name in trials else 0.0 for name in COLUMNS]
+    return Cost(*sums)
+
+
+def may_be_fitted(trials: pd.DataFrame) -> pd.DataFrame:
+    """Finished searched trials with a positive lambda that have not collapsed, whatever choices
+    they made."""
+    trials = sound(searched(trials))
+    return trials[(trials["state"] == "COMPLETE") & (trials["lam"] > 0)]
+
+
+def fitted(trials: pd.DataFrame) -> pd.DataFrame:
+    """What the law is fitted from: finished searched trials, never only the best ones, and none
+    that has collapsed.
+
+    Of a search with categorical choices those that share the choices of the best trial of all.
+    """
+    trials = may_be_fitted(trials)
+    if trials.empty or "choices" not in trials:
+        return trials
+    best_first = candidates(trials).sort_values("value", ascending=False, kind="stable")
+    alike: pd.DataFrame = trials[trials["choices"] == best_first["choices"].iloc[0]]
+    return alike
+
+
+def points(trials: pd.DataFrame) -> list[Point]:
+    """The same as the law takes them."""
+    columns = fitted(trials)[["width", "lam", "value"]]
+    return [Point(*row) for row in columns.itertuples(index=False)]
+
+
+def _epochs_of_attempt(trial: Path) -> int | None:
+    """The epochs of the recipe that an attempt was given, where an older robsearch did not record
+    them."""
+    for facts in read_attempts(trial):
+        epochs = facts["recipe"].get("epochs")
+        if isinstance(epochs, int):
+            return epochs
+    return None
+
+
+def _judge_collapses(rows: list[dict[str, Any]], trials: Path) -> None:
+    """Says of each trial whether it has collapsed.
+
+    The share of the commonest class of ``val`` is recorded with a trial. For those of an older
+    robsearch it is that of ``test``, from the labels that measuring wrote down; where there are
+    none, no trial counts as collapsed.
+    """
+    # It is looked for once, and only where a trial needs it: a look reads a Parquet file.
+    of_test: float | None = None
+    for row in rows:
+        natural = row.get(VAL_NATURAL)
+        commonest = row.pop("commonest")
+        if natural is not None and commonest is None:
+            if of_test is None:
+                of_test = _commonest_of_test(rows, trials)
+            commonest = of_test
+        row["collapsed"] = natural is not None and has_collapsed(natural, commonest)
+
+
+def _commonest_of_test(rows: list[dict[str, Any]], trials: Path) -> float:
+    """The share of the commonest class of ``test``; NaN where no trial was measured."""
+    labels = labels_of_test(trials, [row["trial"] for row in rows])
+    return math.nan if labels is None else float(np.bincount(labels).max() / len(labels))
+
+
+def labels_of_test(trials: Path, names: Iterable[str]) -> np.ndarray | None:
+    """The labels of ``test``, which any measured trial has; None where none was measured."""
+    for name in names:
+        for table in tables_of(trials, "test", [name]).values():
+            labels: np.ndarray = table["label"].to_numpy()
+            return labels
+    return None
+
+
+def _name_choices(rows: list[dict[str, Any]]) -> None:
+    """Each trial's categorical choices in words, without a parameter that is lambda itself."""
+    trained = [row for row in rows if math.isfinite(row["lam"])]
+    names = set().union(*(row["choices"] for row in rows))
+    lams = set()
+    for name in names:
+        if all(_is_lam(row["choices"].get(name), row["lam"]) for row in trained):
+            lams.add(name)
+    for row in rows:
+        choices = row["choices"]
+        shown = sorted(choices.keys() - lams)
+        row["choices"] = ", ".join(f"{name} {choices[name]}" for name in shown)
+
+
+def _is_lam(choice: object, lam: float) -> bool:
+    """Whether a choice is this lambda: 4, or ``lam 4`` as an experiment calls it."""
+    try:
+        return math.isclose(float(str(choice).removeprefix("lam ")), lam)
+    except ValueError:
+        return False
+
+
+def _from_history(history: list[Metrics]) -> dict[str, Any]:
+    if not history:
+        return {"lam": math.nan, "value": math.nan, "best_epoch": math.nan, "epochs": 0}
+    best = max(history, key=lambda entry: entry[VALUE])
+    return {
+        **_rates(best),
+        "lam": history[-1].get(LAM, math.nan),
+        "value": best[VALUE],
+        "best_epoch": best["epoch"],
+        "epochs": len(history),
+    }
+
+
+def _from_storage(recorded: RecordedTrial, history: list[dict[str, float]]) -> dict[str, Any]:
+    best = recorded.best_epoch or 0
+    return {
+        **_rates(history[best - 1] if best <= len(history) else recorded.metrics),
+        "value": recorded.metrics[VALUE],
+        "lam": recorded.lam,
+        "best_epoch": best,
+        "epochs": recorded.epochs,
+    }
+
+
+def _rates(facts: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in facts if name.startswith("val/") and name != VALUE]
+    return {name: facts[name] for name in names}
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    # Those that each table has come first, also where it has no rows.
+    return frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))

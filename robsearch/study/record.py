@@ -1,0 +1,117 @@
+"""What a search is, as its storage remembers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Self
+
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from robsearch.errors import refused
+from robsearch.metrics import VALUE
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What a search is, as the storage remembers it: enough to resume it on another day.
+
+    Attributes:
+        name: of the search.
+        space: its reference, ``module:name``; for one that no other process can import, words in
+            ``<...>``.
+        widths: that it searches.
+        seed: from which every trial's seed derives.
+        trials: the total that was asked for; ``resume --trials`` raises it.
+        tracking: the MLflow URI, without user name and password (MLflow takes these from the
+            environment); empty for the sqlite file beside the results, wherever these lie
+            (``Search.record`` has its URI).
+        setting: labels and texts for the report: model, data, attack, versions, commit.
+        maximise: the metrics that decide.
+        per_trial: ``one`` or ``all`` widths.
+        trainings: that a suggestion consists of.
+        identity: random, given to the search at birth: what tells two searches of one name apart
+            wherever they could meet. Empty for a search begun before robsearch 0.2 that was not
+            continued since.
+        controls: the names of the controls beside the search; None if they were not recorded.
+        subject_to: the constraints, as text; None if they were not recorded.
+        fidelity: the rungs below the full recipe, as text; None if they were not recorded.
+        judged_by: what a value must have in common with another to be compared with it: the
+            ``evaluation attack`` as text, its digest, and the digest of the contents of ``val``.
+        derivation: the rules by which its recipes derive what is left at None
+            (``identity.DERIVATION``); 1 for a search that was begun before it recorded them.
+        written_by: the version of robsearch that wrote this record.
+    """
+
+    name: str
+    space: str
+    widths: tuple[float, ...]
+    seed: int
+    trials: int
+    tracking: str
+    setting: dict[str, str]
+    maximise: tuple[str, ...] = (VALUE,)
+    per_trial: str = "one"
+    trainings: int = 1
+    identity: str = ""
+    controls: tuple[str, ...] | None = None
+    subject_to: tuple[str, ...] | None = None
+    fidelity: tuple[str, ...] | None = None
+    judged_by: dict[str, str] = field(default_factory=dict)
+    derivation: int = 1
+    written_by: str = field(default="", compare=False)
+
+    def create(self, storage: BaseStorage) -> None:
+        """Claims the search's name in the storage, atomically.
+
+        Raises:
+            InputError: the name is taken; says the two ways on.
+        """
+        try:
+            storage.create_new_study([StudyDirection.MAXIMIZE], self.name)
+        except DuplicatedStudyError as error:
+            do = "resume that one, or choose another --name"
+            raise refused("the name of a new search", f"{self.name!r}, which exists", do) from error
+        self.save(storage)
+
+    @classmethod
+    def load(cls, storage: BaseStorage, name: str) -> Self:
+        """The record of an existing search.
+
+        Raises:
+            InputError: there is none of that name; lists those there are. Or a newer robsearch
+                wrote it.
+        """
+        try:
+            attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+            facts: dict[str, Any] = dict(attrs["search"])
+        except KeyError as error:
+            names = ", ".join(record_names(storage)) or "none"
+            do = f"searches here: {names}; --results or --storage says where to look"
+            raise refused("the name of a search", repr(name), do) from error
+        unknown = sorted(set(facts) - set(cls.__dataclass_fields__))
+        if unknown:
+            expected = f"a search that robsearch {version('robsearch')} can read"
+            newer = facts.get("written_by") or "a later one"
+            recorded = ", ".join(unknown)
+            do = (
+                f"install that version: the search records {recorded}, which this one does not know"
+            )
+            raise refused(expected, f"{newer}'s", do)
+        for name, fact in facts.items():
+            if isinstance(fact, list):
+                facts[name] = tuple(fact)
+        return cls(**facts)
+
+    def save(self, storage: BaseStorage) -> None:
+        """Writes the record over the one in the storage."""
+        study = storage.get_study_id_from_name(self.name)
+        facts = {**vars(self), "written_by": version("robsearch")}
+        storage.set_study_user_attr(study, "search", facts)
+
+
+def record_names(storage: BaseStorage) -> list[str]:
+    """The names of all searches in a storage, oldest first."""
+    return [study.study_name for study in storage.get_all_studies() if "search" in study.user_attrs]

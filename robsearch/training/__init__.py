@@ -1,0 +1,1 @@
+"""How one model is trained and judged. Read ``trainer.py`` first."""

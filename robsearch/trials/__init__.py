@@ -1,0 +1,1 @@
+"""A recipe trained in its folder: checkpoints, measures, the ladder of attacks, figures."""

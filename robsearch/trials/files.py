@@ -1,0 +1,152 @@
+"""Files that may be damaged: read and checked, or refused with the reason; written whole or not at
+all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+T = TypeVar("T")
+
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system answers that cannot write a folder through to the disk."""
+
+
+class DamagedError(ValueError):
+    """A file is not what robsearch wrote there.
+
+    Attributes:
+        file: which.
+        reason: the rest of a sentence that begins with the file: ``is missing``, ``is not JSON``.
+    """
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file, self.reason = file, reason
+        super().__init__(f"{file} {reason}")
+
+
+def read_bytes(file: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        DamagedError: it is missing, empty, no regular file, or cannot be read.
+    """
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+        content = file.read_bytes() if regular else b""  # a pipe would keep us waiting
+    except FileNotFoundError as error:
+        raise DamagedError(file, "is missing") from error
+    except OSError as error:
+        raise DamagedError(file, f"cannot be read ({error.strerror})") from error
+    if not content:
+        raise DamagedError(file, "is empty" if regular else "is not a file")
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DamagedError: as for ``read_bytes``, or it is not JSON.
+    """
+    content = read_bytes(file)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(file, "is not JSON") from error
+
+
+def read_parquet(file: Path) -> pa.Table:
+    """The table in a Parquet file.
+
+    Raises:
+        DamagedError: as for ``read_bytes``, or it is not Parquet.
+    """
+    content = read_bytes(file)
+    try:
+        # Not every file has checksums.
+        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(file, "is not a Parquet file that can be read") from error
+
+
+def unless_damaged(read: Callable[[Path], T], file: Path, then: str = "it is left out") -> T | None:
+    """What ``read`` makes of a file; None where there is none, and, with a warning, where it is
+    damaged.
+
+    Args:
+        read: raises ``DamagedError``.
+        file: may be missing.
+        then: what follows from the damage, for the warning.
+    """
+    if not os.path.lexists(file):
+        return None
+    try:
+        return read(file)
+    except DamagedError as error:
+        warnings.warn(f"{error}: {then}", stacklevel=2)
+        return None
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to. In the end it takes the file's place, on the disk for good; after an
+    error it is gone."""
+    unfinished = file.with_name(f"{file.name}.tmp")
+    try:
+        # An earlier process that died may have left anything under this name.
+        make_way(unfinished)
+        yield unfinished
+        # Without this a loss of power could leave an empty file under the new name.
+        sync(unfinished)
+        make_way(file)
+        unfinished.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def write_json(file: Path, content: object) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with replacing(file) as unfinished:
+        unfinished.write_text(json.dumps(content))
+
+
+def make_way(file: Path) -> None:
+    """Removes what nobody can write a file over: a folder, a pipe, a link into nothing."""
+    leads_nowhere = file.is_symlink() and not file.exists()
+    if file.is_dir() or file.is_fifo() or file.is_socket() or leads_nowhere:
+        remove(file)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes, or a folder's entries, are on the disk: they outlive a loss of
+    power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

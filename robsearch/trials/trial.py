@@ -1,0 +1,323 @@
+"""One trial, as a worker runs it: train in its folder and report, then measure on ``test``. No Ray
+in here."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from robsearch.data import load
+from robsearch.errors import DiskFullError
+from robsearch.metrics import TEST_EPOCH
+from robsearch.network.modes import NonFiniteLogitsError
+from robsearch.parts.attacks import standing_pgd
+from robsearch.protocols import Metrics
+from robsearch.recipe import Recipe
+from robsearch.training.costs import measuring_cost
+from robsearch.training.evaluation import (
+    best_device,
+    images_at_once,
+    judge,
+    sampled,
+    to_device,
+    to_float,
+)
+from robsearch.training.memory import DeviceFullError
+from robsearch.training.ranks import ALONE, RankLostError, Ranks
+from robsearch.training.trainer import NonFiniteLossError, train
+from robsearch.trials.checkpoints import Attempt, CheckpointWriter, StaleAttemptError
+from robsearch.trials.files import (
+    DamagedError,
+    make_way,
+    read_json,
+    replacing,
+    unless_damaged,
+    write_json,
+)
+from robsearch.trials.loading import Saved, checkpoint_of, newest_checkpoint
+from robsearch.trials.measurement import Measurement, averages, finite
+from robsearch.trials.provenance import write_attempt
+
+if TYPE_CHECKING:
+    from robsearch.trials.masking import Check
+
+MASKING_EXAMPLES = 500
+"""Test images on which signs of gradient masking are looked for."""
+REPORT_SECONDS = 0.25
+"""Epochs shorter than this share one report and one checkpoint: at most this much training is ever
+redone."""
+
+
+class Progress(NamedTuple):
+    """How far a long job is, from 0 to 1, and in words."""
+
+    share: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells the driver.
+
+    Attributes:
+        epochs: the metrics of the epochs since the last report, each with ``epoch`` and ``time``
+            (Unix seconds).
+        ended: None while training, then ``COMPLETE`` or ``FAIL``.
+        reason: why it failed.
+        attempt: the number of this try at the trial.
+        test: the averages over ``test`` and others, from a measuring job, or the ladder's figures.
+        progress: of a job that evaluates.
+        warnings: what the worker warned of since the last report: a damaged checkpoint, memory or a
+            disk that ran out.
+    """
+
+    epochs: list[Metrics] = field(default_factory=list)
+    ended: str | None = None
+    reason: str | None = None
+    attempt: int = 0
+    test: Metrics = field(default_factory=dict)
+    progress: Progress | None = None
+    warnings: tuple[str, ...] = ()
+
+
+# --- training ---
+
+
+def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
+    """Trains the recipe in its folder, from the last valid checkpoint if there is one.
+
+    The first report repeats what earlier attempts had saved, so that a driver that lost a report
+    catches up. Errors are reported, not raised: only the death of a process is left for Ray to see.
+    Of several ``ranks`` that train one model together, rank 0 alone writes, and only its reports
+    are to be heard.
+    """
+    # If each rank claimed an attempt, they would supersede one another.
+    attempt = ranks.on_leader(lambda: Attempt.claim(folder))
+    try:
+        if ranks.leads:
+            # A full disk shows at the first checkpoint, which says so.
+            with suppress(OSError):
+                write_attempt(attempt.folder, attempt.number, recipe)
+        with ranks.fail_together():
+            yield from _train(recipe, attempt, ranks)
+        return
+    except RankLostError:
+        raise
+    except (NonFiniteLossError, DeviceFullError, DiskFullError, StaleAttemptError) as error:
+        reason = str(error)
+    except Exception as error:
+        reason = _reason_of_attempt(error, attempt) if ranks.leads else str(error)
+    # Outside of the except block no traceback holds the trial's tensors while the driver reads
+    # this.
+    yield Report(ended="FAIL", reason=reason, attempt=attempt.number)
+
+
+def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
+    saved = ranks.on_leader(attempt.resume)
+    history = list(saved.history) if saved and ranks.leads else []
+    if history:
+        yield Report(list(history), attempt=attempt.number)
+    writer = CheckpointWriter(attempt, saved=len(history))
+    reported = len(history)
+    due = time.monotonic() + REPORT_SECONDS
+    epoch = None
+    for epoch in train(recipe, saved.state if saved else None, ranks=ranks):
+        # All ranks have the same weights: one of them writes.
+        if not ranks.leads:
+            continue
+        history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
+        if time.monotonic() < due:
+            writer.hold_in_memory(epoch, history)
+            continue
+        writer.save(epoch, history)
+        yield Report(history[reported:], attempt=attempt.number)
+        reported = len(history)
+        due = time.monotonic() + REPORT_SECONDS
+    if epoch is not None and ranks.leads:
+        writer.finish(epoch, history)
+    yield Report(history[reported:], ended="COMPLETE", attempt=attempt.number)
+
+
+def _reason_of_attempt(error: Exception, attempt: Attempt) -> str:
+    """An attempt that was superseded writes no file."""
+    try:
+        attempt.refuse_if_stale()
+    except StaleAttemptError as stale:
+        return f"{stale}, after {type(error).__name__}: {error}"
+    return _reason(error, attempt.folder)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """For the driver; the traceback is written into a file of the folder."""
+    file = folder / "error.txt"
+    text = f"{type(error).__name__}: {error}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        make_way(file)
+        file.write_text(traceback.format_exc())
+    except OSError as unwritten:  # a full disk must not hide what went wrong
+        return f"{text} (no traceback: {unwritten})"
+    return f"{text} (traceback: {file})"
+
+
+# --- measuring ---
+
+
+def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
+    """Takes the full measures of a trained trial: at ``measured_epoch`` on ``test`` and ``train``,
+    briefly at the last.
+
+    Writes the tables (``measurement``) as Parquet, the figures, and then ``test.json`` (the
+    averages) in the trial's folder. A measure that fails is left out and named in the report's
+    reason. So are checkpoints that are damaged: measured is then the best that is not, whose epoch
+    is ``test/epoch``.
+    """
+    try:
+        metrics, problems = _measure(recipe, folder)
+        yield Report(ended="COMPLETE", test=metrics, reason="; ".join(problems) or None)
+    except Exception as error:
+        yield Report(ended="FAIL", reason=_reason(error, folder))
+
+
+def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
+    # A worker that only trains need not load matplotlib or scipy.
+    from robsearch.trials.figures import draw
+
+    last = _newest(folder)
+    started = time.perf_counter()
+    device = best_device()
+    attack = recipe.resolved_test_attack
+    data = load(recipe.resolved_data)
+    splits = {name: to_device(data[name], device) for name in ("train", "test")}
+    model = recipe.model.build(recipe.data.spec).to(device)
+    problems = []
+
+    def rates(prefix: str, weights: Mapping[str, Any]) -> Metrics:
+        """None, but a sentence among the problems, if the logits are not finite."""
+        model.load_state_dict(weights)
+        try:
+            shares = judge(model, splits["test"], attack)
+        except NonFiniteLogitsError as error:
+            problems.append(f"{prefix} left out: {error}")
+            return {}
+        return {f"{prefix}/{name}": share for name, share in shares.items()}
+
+    metrics = rates("test_last", last.state["judged"])
+    measured = last.best if recipe.measured_epoch == "best" else last
+    state = measured.state
+    if recipe.averaging is not None:
+        metrics |= rates("test_raw", state["model"])
+    model.load_state_dict(state["judged"])
+    measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
+    tables = measurement.tables(splits)
+    for name, table in tables.items():
+        with replacing(folder / f"{name}.parquet") as unfinished:
+            pq.write_table(table, unfinished)
+    draw(folder)
+    metrics, infinite = finite(metrics | averages(tables))
+    metrics[TEST_EPOCH] = measured.number
+    metrics |= measuring_cost(time.perf_counter() - started, device.type == "cuda")
+    # Last, because this file says that the trial is measured.
+    write_json(folder / "test.json", metrics)
+    problems += [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
+    return metrics, [*_damage(measured, last), *problems, *infinite]
+
+
+def _damage(measured: Saved, last: Saved) -> list[str]:
+    """What a reader of the averages has to know, if checkpoints were damaged."""
+    folders = dict.fromkeys((*last.damaged, *measured.damaged))
+    if not folders:
+        return []
+    names = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders)
+    epochs = f"epoch {measured.number} is measured, and epoch {last.number} as the last"
+    return [f"checkpoints are damaged or missing ({names}): {epochs}"]
+
+
+def _newest(folder: Path) -> Saved:
+    saved = newest_checkpoint(folder)
+    if saved is None:
+        raise FileNotFoundError(f"no valid checkpoint in {folder}")
+    return saved
+
+
+# --- evaluating ---
+
+
+def evaluate_trial(
+    recipe: Recipe, folder: Path, rung: str, epoch: int | None = None
+) -> Iterator[Report]:
+    """Takes a trained trial up the evaluation ladder on all of ``test``, and looks for signs of
+    gradient masking.
+
+    Writes ``ladder.parquet``, ``ladder.json`` and ``masking.json`` (see ``ladder_folder``); what is
+    there already is not done again.
+
+    Args:
+        recipe: of the trial; the ``PGD`` that its ``test_attack`` is or has is the lowest rung.
+        folder: of the trial.
+        rung: how far to go.
+        epoch: of the checkpoint; by default the best.
+    """
+    try:
+        yield from _evaluate(recipe, folder, rung, epoch)
+    except Exception as error:
+        yield Report(ended="FAIL", reason=_reason(error, folder))
+
+
+def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Iterator[Report]:
+    from robsearch.trials.figures import draw
+    from robsearch.trials.ladder.results import ladder_metrics, read_ladder
+    from robsearch.trials.ladder.running import run_ladder
+    from robsearch.trials.masking import checks
+
+    device, pgd = best_device(), standing_pgd(recipe.resolved_test_attack)
+    assert pgd is not None, "finalists are refused without"
+    ladder = ladder_folder(folder, epoch)
+    state = _newest(folder).best_state if epoch is None else checkpoint_of(folder, epoch).state
+    model = recipe.model.build(recipe.data.spec).to(device)
+    model.load_state_dict(state["judged"])
+    test = to_device(load(recipe.resolved_data)["test"], device)
+    for step in run_ladder(model, test, pgd, rung, ladder):
+        text = f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"
+        yield Report(progress=Progress(step.share, text))
+    if pgd.eps > 0 and not read_checks(ladder):
+        yield Report(progress=Progress(1.0, "looking for gradient masking"))
+        few = sampled(test, MASKING_EXAMPLES).split
+        batch = images_at_once(model, few, 250)
+        results = checks(model, to_float(few.images), few.labels, pgd, batch=batch)
+        write_json(ladder / "masking.json", [check._asdict() for check in results])
+    draw(ladder)
+    yield Report(ended="COMPLETE", test=ladder_metrics(read_ladder(ladder)))
+
+
+# --- what lies in a trial's folder ---
+
+
+def ladder_folder(trial: Path, epoch: int | None = None) -> Path:
+    """Where the ladder of a trial's best epoch lies, or of another of its checkpoints."""
+    return trial if epoch is None else trial / f"at-epoch-{epoch:04d}"
+
+
+def read_checks(folder: Path) -> list[Check]:
+    """The gradient-masking checks of an evaluated network; empty if there are none, or, with a
+    warning, if the file is damaged.
+    """
+    advice = "`robsearch evaluate` makes the checks again"
+    return unless_damaged(_checks, folder / "masking.json", advice) or []
+
+
+def _checks(file: Path) -> list[Check]:
+    from robsearch.trials.masking import Check
+
+    entries = read_json(file)
+    with suppress(TypeError):
+        if isinstance(entries, list):
+            return [Check(**entry) for entry in entries]
+    raise DamagedError(file, "is not a list of checks")

@@ -1,0 +1,27 @@
+"""Two real nodes on this machine: two raylets, each with one CPU, on loopback."""
+
+import contextlib
+import os
+
+import ray
+from ray._private import ray_constants
+from ray.cluster_utils import Cluster
+
+
+@contextlib.contextmanager
+def two_nodes(monkeypatch, folder, second_cwd=None):
+    """The address of a cluster, and its second node, which may have another working directory."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # listens on loopback only
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    monkeypatch.setenv(
+        "RAY_TMPDIR", str(folder)
+    )  # the address file is not written where `auto` of others looks
+    made = Cluster()
+    try:
+        made.add_node(num_cpus=1, include_dashboard=False)
+        with contextlib.chdir(second_cwd or os.getcwd()):
+            second = made.add_node(num_cpus=1)
+        yield made, second
+    finally:
+        ray.shutdown()
+        made.shutdown()
