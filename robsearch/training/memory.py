@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import resource
 import sys
 import warnings
@@ -181,9 +182,18 @@ def peak(device: torch.device) -> Metrics:
     """
     if device.type == "cuda":
         return {"memory/peak_gib": torch.cuda.max_memory_allocated(device) / GIB}
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"memory/peak_rss_gib": most * unit / GIB}
+    return {"memory/peak_rss_gib": _peak_resident_bytes() / GIB}
+
+
+def _peak_resident_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    # Not getrusage: on Linux its peak starts at that of the process that started this one.
+    (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kibibytes) * 1024
 
 
 def footprint() -> Footprint:

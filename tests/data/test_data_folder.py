@@ -544,20 +544,20 @@ def test_images_that_cannot_be_read_are_named_all_at_once_and_leave_no_file(
 
 
 MEASURED = """
-import resource, sys
+import sys
 from pathlib import Path
 
 import torch
 
 from robsearch import MLP, PGD, SGD, Recipe, train
 from robsearch.data import Folder, folder as folders, load, maps
-from robsearch.training import streaming
+from robsearch.training import memory, streaming
 
 maps.PIECE = folders.PIECE = streaming.PIECE = 2**23
 
 
 def most():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory.peak(torch.device("cpu"))["memory/peak_rss_gib"] * 1024
 
 
 def trained_on(data):

@@ -2,6 +2,8 @@
 images enter it."""
 
 import copy
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -228,6 +230,23 @@ def test_time_and_memory_of_each_epoch_are_recorded():
             100
         )
         assert VALUE in metrics
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage is all there is")
+def test_the_peak_is_that_of_the_process_alone_not_of_the_one_that_started_it():
+    """The process that starts the child holds 2 GiB, and the child far less."""
+    child = (
+        "import torch; from robsearch.training.memory import peak;"
+        "print(peak(torch.device('cpu'))['memory/peak_rss_gib'])"
+    )
+    parent = (
+        "import subprocess, sys; held = bytearray(2 * 2**30);"
+        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    )
+    assert 0.05 < float(answer.stdout) < 1
 
 
 def test_the_peak_is_what_the_operating_system_says_and_never_falls():
