@@ -5,10 +5,10 @@ Trains with ``robsearch.train``, without Ray, one process and one thread for eac
 writes ``benchmarks/data/{digits,fashion}.parquet``: one row per (width, lam, seed, epoch) with the
 rates on the validation split, the two loss terms and the seconds of the epoch; a training's value
 is its best epoch's ``val/robust_accuracy``. At one width every lambda gets the same seeds, so
-curves can be compared seed by seed. A training whose loss ceased to be finite ends with a row of
-NaN. The file is rewritten after each training, seed by seed: a run that was killed goes on where it
-was, and what it left is a table of fewer seeds. The metadata has commit, date, versions, hardware,
-recipe and grid.
+curves can be compared seed by seed; three of the widths get five seeds, the others three. A
+training whose loss ceased to be finite ends with a row of NaN. The file is rewritten after each
+training, seed by seed: a run that was killed goes on where it was, and what it left is a table of
+fewer seeds. The metadata has commit, date, versions, hardware, recipe, judge and grid.
 
 - ``digits`` is the quickstart's recipe: 500 images, MLP of depth 2, linf eps 0.15, 60 epochs, 648
   validation images.
@@ -76,19 +76,24 @@ def fashion(width: float, lam: float) -> Recipe:
 
 @dataclass(frozen=True)
 class Surface:
-    """A table to record: every width with every lambda and seed."""
+    """A table to record: every width with every lambda and each of its seeds.
+
+    Attributes:
+        seeds: how many at each of ``widths``.
+    """
 
     name: str
     recipe: Callable[[float, float], Recipe]
     widths: tuple[float, ...]
     lams: tuple[float, ...]
-    seeds: int
+    seeds: tuple[int, ...]
 
     def trainings(self) -> Iterator[Training]:
         """Seed by seed, so that a part of the table is a smaller table."""
-        yield from (
-            (w, lam, seed) for seed in range(self.seeds) for w in self.widths for lam in self.lams
-        )
+        for seed in range(max(self.seeds)):
+            for width, seeds in zip(self.widths, self.seeds, strict=True):
+                if seed < seeds:
+                    yield from ((width, lam, seed) for lam in self.lams)
 
     def quick(self) -> Surface:
         """Two widths, three lambdas, one seed, two epochs."""
@@ -96,7 +101,7 @@ class Surface:
         def short(width: float, lam: float) -> Recipe:
             return dataclasses.replace(self.recipe(width, lam), epochs=2)
 
-        return Surface(self.name, short, self.widths[:2], self.lams[::4][:3], 1)
+        return Surface(self.name, short, self.widths[:2], self.lams[::4][:3], (1, 1))
 
 
 def lams(n: int) -> tuple[float, ...]:
@@ -105,8 +110,8 @@ def lams(n: int) -> tuple[float, ...]:
 
 
 SURFACES = (
-    Surface("digits", quickstart.recipe, (16, 32, 64, 128, 256), lams(11), 3),
-    Surface("fashion", fashion, (0.25, 0.5, 1, 2), lams(9), 3),
+    Surface("digits", quickstart.recipe, (16, 32, 64, 128, 256), lams(11), (5, 3, 5, 3, 5)),
+    Surface("fashion", fashion, (0.25, 0.5, 1, 2), lams(9), (5, 3, 5, 5)),
 )
 _ASKED: dict[str, Surface] = {}
 """By name; a forked process finds here what it cannot be sent."""
@@ -117,30 +122,31 @@ def rows(job: tuple[str, Training]) -> pd.DataFrame:
     torch.set_num_threads(1)
     width, lam, seed = job[1]
     recipe = dataclasses.replace(_ASKED[job[0]].recipe(width, lam), seed=seed)
-    found = []
+    epochs = []
     try:
         for epoch in train(recipe):
-            found.append([epoch.metrics[metric] for metric in COLUMNS.values()])  # noqa: PERF401, keeps what came before
+            epochs.append([epoch.metrics[metric] for metric in COLUMNS.values()])  # noqa: PERF401, keeps what came before
     except NonFiniteLossError:
-        found.append([float("nan")] * len(COLUMNS))
-    frame = pd.DataFrame(found, columns=list(COLUMNS)).astype("float32")
+        epochs.append([float("nan")] * len(COLUMNS))
+    frame = pd.DataFrame(epochs, columns=list(COLUMNS)).astype("float32")
     keys = pd.DataFrame(
-        {"width": width, "lam": lam, "seed": seed, "epoch": np.arange(1, len(found) + 1)}
+        {"width": width, "lam": lam, "seed": seed, "epoch": np.arange(1, len(epochs) + 1)}
     )
     return pd.concat([keys.astype(TYPES), frame], axis=1)
 
 
 def notes(surface: Surface) -> dict[str, str]:
-    """The metadata of a file; ``recipe`` is that of the first training."""
+    """The metadata of a file; ``recipe`` and ``judge`` are those of the first training."""
     commit = ["git", "-C", str(DATA.parent), "rev-parse", "--short=12", "HEAD"]
-    flat = dataclasses.replace(surface.recipe(surface.widths[0], surface.lams[0])).flat()
+    recipe = surface.recipe(surface.widths[0], surface.lams[0])
     return {
         "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": " ".join(f"{name} {version(name)}" for name in LIBRARIES)
         + f" python {platform.python_version()}",
         "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, 1 thread a training",
-        "recipe": json.dumps(flat),
+        "recipe": json.dumps(recipe.flat()),
+        "judge": repr(recipe.resolved_eval_attack),
         "grid": json.dumps(
             {"widths": surface.widths, "lams": surface.lams, "seeds": surface.seeds}
         ),
@@ -161,9 +167,10 @@ def known(path: Path, about: dict[str, str]) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     table = pq.read_table(path)
-    was, now = (
-        json.loads(recipe) for recipe in (table.schema.metadata[b"recipe"], about["recipe"])
-    )
+    metadata = table.schema.metadata
+    judge = metadata.get(b"judge", b"PGD").decode()  # of before the file named it
+    was, now = (json.loads(recipe) for recipe in (metadata[b"recipe"], about["recipe"]))
+    was["judge"], now["judge"] = judge, about["judge"]
     # A field that only one of them has came with another version of robsearch, and has its default.
     if changed := sorted(name for name in was.keys() & now.keys() if was[name] != now[name]):
         sys.exit(
@@ -182,6 +189,9 @@ def record(surface: Surface, folder: Path, workers: int) -> None:
     ]
     print(f"{surface.name}: {len(left)} trainings to go, to {path}", flush=True)
     _ASKED[surface.name] = surface
+    # The first optimiser imports torch's compiler: here, not in each of the forked processes.
+    recipe = surface.recipe(surface.widths[0], surface.lams[0])
+    recipe.optimiser.build(torch.nn.Linear(1, 1))
     with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
         for n, found in enumerate(pool.imap(rows, [(surface.name, t) for t in left]), start=1):
             frame = pd.concat([frame, found])
