@@ -347,7 +347,7 @@ def found_share(studies: int, name: str, **planted: float) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 @pytest.mark.parametrize("case", NULLS)
 def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: str) -> None:
     wrong = found_share(STUDIES, case.split()[0], **(HOLDING | NULLS[case]))
@@ -355,7 +355,7 @@ def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: 
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 def test_planted_effects_are_found() -> None:
     # Deviations over seeds: 10 % of the first average margin; 1 point of robust, half a point of
     # natural accuracy.

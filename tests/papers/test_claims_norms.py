@@ -215,7 +215,7 @@ def at_border(random: np.random.Generator, arms: str, null: dict[str, float]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 @pytest.mark.parametrize("case", NULLS)
 def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: str) -> None:
     studies = (at_border(np.random.default_rng(seed), *NULLS[case]) for seed in range(STUDIES))
@@ -233,7 +233,7 @@ def found_share(studies: int, name: str, **planted: float) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 def test_planted_effects_are_found() -> None:
     # Deviations over seeds: 10 % of a norm (averaged over layers and strengths), 1 point of
     # accuracy.

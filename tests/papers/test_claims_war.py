@@ -171,7 +171,7 @@ def worlds(which: int, seed: int) -> Evidence:
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 @pytest.mark.parametrize("which", [1, 2, 3, 4, 5])
 def test_what_is_not_there_is_supported_in_at_most_one_study_of_twenty(which: int) -> None:
     wrong = sum(
@@ -182,7 +182,7 @@ def test_what_is_not_there_is_supported_in_at_most_one_study_of_twenty(which: in
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 @pytest.mark.parametrize(
     ("which", "world"),
     [
@@ -201,7 +201,7 @@ def test_what_is_planted_is_found_with_power_of_four_fifths(
 
 
 @pytest.mark.slow
-@pytest.mark.one_core
+@pytest.mark.second_lane
 def test_h4_finds_a_war_as_good_as_a_full_search_with_ten_seeds() -> None:
     found = sum(
         verdict(4, both(COSTS, arms(rng(seed), war=0.0, noise=0.3))).answer == "supported"
