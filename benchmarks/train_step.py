@@ -49,23 +49,25 @@ GOALS = {"fp32": 1.4, "bf16": 3.0}
 def official_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
+    attack: PGD,
+    lam: float,
     x: Tensor,
     y: Tensor,
 ) -> None:
     kl = nn.KLDivLoss(reduction="sum")
     model.eval()
     x_adv = x + 0.001 * torch.randn_like(x)
-    for _ in range(ATTACK.steps):
+    for _ in range(attack.steps):
         x_adv.requires_grad_()
         loss = kl(F.log_softmax(model(x_adv), dim=1), F.softmax(model(x), dim=1))
         (gradient,) = torch.autograd.grad(loss, [x_adv])
-        x_adv = x_adv.detach() + ATTACK.step_size * gradient.sign()
-        x_adv = torch.min(torch.max(x_adv, x - ATTACK.eps), x + ATTACK.eps).clamp(0, 1)
+        x_adv = x_adv.detach() + attack.step_size * gradient.sign()
+        x_adv = torch.min(torch.max(x_adv, x - attack.eps), x + attack.eps).clamp(0, 1)
     model.train()
     optimiser.zero_grad()
     natural = F.cross_entropy(model(x), y)
     robust = kl(F.log_softmax(model(x_adv), dim=1), F.softmax(model(x), dim=1)) / len(x)
-    (natural + LAM * robust).backward()
+    (natural + lam * robust).backward()
     optimiser.step()
 
 
@@ -120,7 +122,7 @@ def compare(
     learner.epoch = 1
 
     def theirs() -> None:
-        official_step(model, optimiser, split.images.float() / 255, split.labels)
+        official_step(model, optimiser, ATTACK, LAM, split.images.float() / 255, split.labels)
 
     def ours() -> None:
         learner.model.train()
