@@ -121,3 +121,65 @@ def test_no_part_of_a_step_asks_the_device_for_a_number(changes):
     optimiser_step(learner, 0)
     assert terms.shape == (2,)
     assert terms.device == meta
+
+
+class Counted(torch.nn.Module):
+    """A network of one's own around another: nothing is known of its modes."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x):
+        return self.inside(x)
+
+
+def forwards(learner, x, y):
+    """How often the first layer of the model runs in a step."""
+    runs = []
+    layer = next(iter(learner.model.modules()))
+    handle = layer.register_forward_hook(lambda *_: runs.append(1))
+    torch.manual_seed(0)
+    gradient(learner, x, y, LAM, progress=0.5)
+    handle.remove()
+    return len(runs)
+
+
+STEPS = 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "runs"),
+    [
+        ({}, STEPS + 2),
+        ({"model": SmallCNN(width=0.25)}, STEPS + 2),
+        ({"objective": MART()}, STEPS + 2),  # its attack looks at labels alone
+        ({"model": WideResNet(10, 0.25)}, STEPS + 3),  # BatchNorm has two modes
+        ({"weight_perturbation": WeightPerturbation()}, STEPS + 5),  # its losses run once more
+    ],
+    ids=str,
+)
+def test_clean_images_run_once_where_both_modes_are_the_same(changes, runs):
+    learner = Learner.of(recipe(8, **changes), CPU)
+    learner.model.train()
+    assert forwards(learner, *images(20)) == runs
+
+
+def test_clean_images_run_twice_in_micro_batches_whose_graphs_memory_may_have_no_room_for():
+    learner = Learner.of(recipe(8), CPU)
+    learner.micro_batch = 10
+    learner.model.train()
+    assert forwards(learner, *images(20)) == 2 * (STEPS + 3)
+
+
+@pytest.mark.parametrize("model", [MLP(width=8), SmallCNN(width=0.25)])
+def test_running_clean_images_once_changes_no_bit_of_the_gradient(model):
+    known = Learner.of(recipe(8, model=model), CPU)
+    unknown = Learner.of(recipe(8, model=model), CPU)
+    unknown.model = unknown.network = Counted(unknown.model)
+    x, y = images(20)
+    for learner in (known, unknown):
+        learner.model.train()
+    assert forwards(unknown, x, y) == forwards(known, x, y) + 1
+    pairs = zip(known.model.parameters(), unknown.model.parameters(), strict=True)
+    assert all(torch.equal(mine.grad, other.grad) for mine, other in pairs)
