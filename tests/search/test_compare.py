@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from compared_searches import MEASURES, SETTING, search, trial
+from made_ladders import made
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from robsearch.metrics import wilson
 from robsearch.report import write as write_report
 from robsearch.search.commands.compare import comparison_parts
 from robsearch.study import SearchRecord, open_storage
+from robsearch.trials.ladder.files import write
 
 
 @pytest.fixture
@@ -182,6 +184,51 @@ def test_searches_that_were_judged_otherwise_are_refused(tmp_path, other, said):
     with pytest.raises(InputError) as error:
         compare(a, b)
     assert said in str(error.value)
+
+
+def judged_by(tmp_path, name, attack, *ladders):
+    """A search of one trial at each width, of which the first have a ladder."""
+    trials = [trial(4, 0, 0.3), trial(8, 0, 0.4)]
+    made_search = search(tmp_path, name, trials, **{"test attack": attack})
+    for each, ladder in zip(trials, ladders, strict=False):
+        write(made_search.folder / "trials" / each["trial"] / "ladder.parquet", ladder)
+    return made_search
+
+
+def test_other_test_attacks_are_compared_by_the_ladder_that_all_best_trials_climbed(tmp_path):
+    thin = made(["wrong", "pgd", "apgd-t", None])
+    wide = made(["wrong", None, None, None])
+    old = judged_by(tmp_path, "old", "PGD(eps=0.15)", thin, wide)
+    new = judged_by(tmp_path, "new", "TwoLosses(eps=0.15)", wide, made([None] * 4, rungs=("pgd",)))
+    comparison = compare(old, new)
+    rows = comparison.rows.set_index(["search", "width"])
+    assert "the ladder's rung pgd" in comparison.notes[0]
+    assert "under its own attack" in comparison.notes[0]
+    assert rows.loc[("old", 4.0), "test/natural_accuracy"] == 0.75
+    assert rows.loc[("old", 4.0), "test/robust_accuracy"] == 0.5
+    assert rows.loc[("old", 8.0), "test/robust_accuracy"] == 0.75
+    assert rows.loc[("new", 8.0), "test/robust_accuracy"] == 1.0
+    low, high = (rows.loc[("old", 4.0), f"test/robust_accuracy_{end}"] for end in ("low", "high"))
+    assert (low, high) == wilson(0.5, 4)
+    assert rows["test/stability"].isna().all()
+    assert rows["over_seeds/test/robust_accuracy"].isna().all()
+
+
+def test_other_test_attacks_without_a_common_ladder_are_refused_with_the_way_out(tmp_path):
+    whole = [made([None]), made([None])]
+    old = judged_by(tmp_path, "old", "PGD(eps=0.15)", *whole)
+    half = judged_by(tmp_path, "half", "TwoLosses(eps=0.15)", made([None]))
+    with pytest.raises(InputError, match="`robsearch evaluate NAME --rung two-losses`"):
+        compare(old, half)
+    other = judged_by(tmp_path, "other", "TwoLosses(eps=0.3)", *[made([None], eps=0.3)] * 2)
+    with pytest.raises(InputError, match="the images and the attack of old/w4-000 for other/w4"):
+        compare(old, other)
+    elsewhere = search(
+        tmp_path, "elsewhere", [trial(4, 0, 0.3)], data="CIFAR10()", **{"test attack": "FGSM()"}
+    )
+    with pytest.raises(InputError) as error:
+        compare(old, elsewhere)
+    assert len(error.value.problems) == 2
 
 
 def test_searches_trained_on_other_images_but_judged_on_the_same_are_marked(tmp_path):

@@ -9,6 +9,7 @@ import warnings
 import pyarrow as pa
 import pytest
 import torch
+from made_ladders import made
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from robsearch.protocols import Split
 from robsearch.training.evaluation import all_rates
 from robsearch.trials.ladder.digests import network_digest
 from robsearch.trials.ladder.files import described, read, read_chunk
-from robsearch.trials.ladder.results import rank_reversals, read_ladder, rung_results
+from robsearch.trials.ladder.results import rank_reversals, read_ladder, rung_results, shared_rung
 from robsearch.trials.ladder.running import RUNGS, run_ladder
 
 SIZE = 6
@@ -614,27 +615,6 @@ def test_the_json_says_what_the_table_says(tmp_path):
     assert list(tmp_path.glob("*.tmp")) == []
 
 
-def made(
-    broken_by: list[str | None], data: str = "digits", eps: float = 0.1, rungs=("pgd", "apgd")
-) -> pa.Table:
-    """A ladder by hand; an image that is wrong to begin with is ``wrong``."""
-    columns = {
-        "index": range(len(broken_by)),
-        "label": [0] * len(broken_by),
-        "natural": [by != "wrong" for by in broken_by],
-        "broken_by": pa.array([None if by == "wrong" else by for by in broken_by], pa.string()),
-    }
-    own = {"natural": ["natural"], "pgd": ["pgd"], "apgd": ["apgd-ce", "apgd-t"]}
-    facts = {
-        "data": data,
-        "attack": {"eps": eps},
-        "seed": 0,
-        "rungs": {name: own[name] for name in ("natural", *rungs)},
-        "seconds": {"natural": 0.5, "pgd": 1.0, "apgd-ce": 10.0, "apgd-t": 20.0},
-    }
-    return described(pa.table({name: pa.array(values) for name, values in columns.items()}), facts)
-
-
 def test_standings_counted_by_hand():
     table = made(["wrong", "pgd", "pgd", "apgd-ce", "apgd-t", None, None, None, None, None])
     natural, pgd, apgd = rung_results(table)
@@ -697,3 +677,15 @@ def test_ladders_of_other_images_or_attacks_are_refused():
         )
     assert len(error.value.problems) == 2
     assert "expected the images and the attack of a for b" in error.value.problems[0]
+
+
+def test_the_dearest_rung_that_all_have_is_what_models_are_compared_by():
+    both = made([None, "pgd"])
+    cheap = made([None, "pgd"], rungs=("pgd",))
+    dear = made([None, "apgd-t"], rungs=("apgd",))
+    assert shared_rung({"a": both, "b": both}) == "apgd"
+    assert shared_rung({"a": both, "b": cheap}) == "pgd"
+    assert shared_rung({"a": cheap, "b": dear}) is None
+    assert shared_rung({}) is None
+    with pytest.raises(InputError, match="the images and the attack of a for b"):
+        shared_rung({"a": both, "b": made([None], eps=0.2)})

@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from rich.console import RenderableType
 from rich.text import Text
 from scipy.special import stdtrit
@@ -24,9 +25,10 @@ from robsearch.metrics import TEST_NATURAL, TEST_ROBUST, TEST_STABILITY, VALUE, 
 from robsearch.search.grid import Grid, duration
 from robsearch.search.result import Search, of_one_type
 from robsearch.search.settings import agree, comparable, unknown
-from robsearch.search.strongest import STRONGEST
+from robsearch.search.strongest import STRONGEST, ladder_of
 from robsearch.search.tables import labels_of_test
 from robsearch.study import COLUMN, others_than_lam, params_of, params_text
+from robsearch.trials.ladder.results import NATURAL, rung_results, shared_rung
 from robsearch.trials.selection import collapsed_among
 
 LEVEL = 0.95
@@ -34,7 +36,8 @@ RATES = (TEST_NATURAL, TEST_ROBUST, TEST_STABILITY)
 OVER_SEEDS = f"over_seeds/{TEST_ROBUST}"
 MEASURE = re.compile(r"test/(lipschitz|margin)/.+/mean")
 """The measures per image that are compared, under their names in MLflow."""
-JUDGED_BY = ("test attack", "data set", "test examples", "test labels")
+TEST_ATTACK = "test attack"
+JUDGED_BY = (TEST_ATTACK, "data set", "test examples", "test labels")
 """What must be the same for test figures to be comparable."""
 OF_EACH_SEARCH = {"model", "search seed"}
 """Parts of the setting that are no difference between searches: the thinnest model, and the
@@ -82,7 +85,8 @@ class Comparison:
             - ``lam_star``, with ``_low``, ``_high`` (the ridge's, Fieller) and ``_problem`` (why
               not to build on it).
             - ``test/natural_accuracy``, ``robust_accuracy``, ``stability`` of that trial, as
-              shares, each with ``_low``, ``_high``: Wilson over the test images.
+              shares, each with ``_low``, ``_high``: Wilson over the test images. Where the test
+              attacks differ, the first two are those of the ladder's rung that all share.
             - ``test/lipschitz/.../mean`` and ``test/margin/.../mean``, as far as measured, each
               with ``_low``, ``_high``: normal over the images that were measured.
             - ``seeds``, and where it is 2 or more ``over_seeds/test/robust_accuracy``: the mean
@@ -129,19 +133,24 @@ class Comparison:
 def compare(*searches: Search) -> Comparison:
     """Puts searches side by side, running ones too.
 
+    Searches with different test attacks are compared by the dearest rung of the ladder on which the
+    best trial of each width of all of them was evaluated.
+
     Raises:
         InputError: no search, two of one name, or searches that were not judged alike: by another
-            test attack, or on other test images.
+            test attack without such a rung, or on other test images.
     """
     names = [search.name for search in searches]
     if not names or len(set(names)) < len(names):
         got = ", ".join(names) or "none"
         raise refused("searches of different names", got, "pass each search once")
-    _refuse_unlike(searches)
-    rows = pd.DataFrame([_row(search, width) for search in searches for width in search.widths])
+    rung = _common_judge(searches)
+    rows = pd.DataFrame(
+        [_row(search, width, rung) for search in searches for width in search.widths]
+    )
     rows = rows.reindex(columns=sorted(rows.columns, key=_position))
     rows = rows.sort_values("width", kind="stable")
-    notes = (*_notes(searches), *_attack_notes(rows))
+    notes = (*_judge_notes(rung), *_notes(searches), *_attack_notes(rows))
     rows = rows.apply(of_one_type).reset_index(drop=True)
     return Comparison(rows, _differences(searches), notes)
 
@@ -150,20 +159,48 @@ def _position(column: str) -> int:
     return max(position for position, start in enumerate(ORDER) if column.startswith(start))
 
 
-def _refuse_unlike(searches: tuple[Search, ...]) -> None:
+def _common_judge(searches: tuple[Search, ...]) -> str | None:
+    """What the searches are compared by: None for the test attack that they share, else a rung.
+
+    Raises:
+        InputError: they share neither, or have other test images.
+    """
     judgements = {search.name: _judgement(search) for search in searches}
-    problems = []
+    unlike = {}
     for label in JUDGED_BY:
         texts = {name: facts[label] for name, facts in judgements.items() if label in facts}
         if not agree(list(texts.values())):
-            got = ", ".join(f"{text} in {name}" for name, text in texts.items())
-            expected = f"the same {label} in all searches"
-            do = "compare those that agree"
-            if label == "test attack":
-                rung = "robsearch evaluate NAME --rung two-losses"
-                do += f"; of each by itself `{rung}` finds what withstands the default judge"
-            problems.append(refusal(expected, got, do))
-    refuse(problems)
+            unlike[label] = ", ".join(f"{text} in {name}" for name, text in texts.items())
+    rung = None
+    if list(unlike) == [TEST_ATTACK]:
+        rung = _rung_of_all(searches)
+    if rung is None:
+        refuse(_unlike(label, got) for label, got in unlike.items())
+    return rung
+
+
+def _unlike(label: str, got: str) -> str:
+    do = "compare those that agree"
+    if label == TEST_ATTACK:
+        judged_again = "`robsearch evaluate NAME --rung two-losses`"
+        do += f", or judge the best trials of each search by one attack with {judged_again}"
+    return refusal(f"the same {label} in all searches", got, do)
+
+
+def _rung_of_all(searches: tuple[Search, ...]) -> str | None:
+    """The dearest rung on which all the best trials were evaluated."""
+    ladders = {}
+    for search in searches:
+        for best in search.bests:
+            ladder = _ladder(search, best)
+            if ladder is None:
+                return None
+            ladders[f"{search.name}/{best['trial']}"] = ladder
+    return shared_rung(ladders)
+
+
+def _ladder(search: Search, best: pd.Series) -> pa.Table | None:
+    return ladder_of(search.folder / "trials" / best["trial"])
 
 
 def _judgement(search: Search) -> dict[str, str]:
@@ -199,6 +236,15 @@ def _differences(searches: tuple[Search, ...]) -> dict[str, dict[str, str]]:
         if label not in OF_EACH_SEARCH and len(set(texts.values())) > 1:
             differences[label] = texts
     return differences
+
+
+def _judge_notes(rung: str | None) -> Iterator[str]:
+    if rung is not None:
+        yield (
+            "the searches have different test attacks: natural and robust accuracy are those of "
+            f"the ladder's rung {rung}; each search chose its best trial, and found its lambda*, "
+            "under its own attack"
+        )
 
 
 def _notes(searches: tuple[Search, ...]) -> Iterator[str]:
@@ -253,7 +299,8 @@ def _attack_notes(rows: pd.DataFrame) -> Iterator[str]:
 # --- one row ---
 
 
-def _row(search: Search, width: float) -> dict[str, Any]:
+def _row(search: Search, width: float, rung: str | None) -> dict[str, Any]:
+    """With rates on a rung of the ladder, or under the search's own test attack."""
     best = search.best(width)
     finished = search.finished[search.finished["width"] == width]
     optimum = search.ridge.optimum(width)
@@ -265,7 +312,7 @@ def _row(search: Search, width: float) -> dict[str, Any]:
         "trial": shown.get("trial"),
         "feasible": shown.get("feasible"),
         **{name: shown.get(name, math.nan) for name in ("lam", "value", *STRONGEST)},
-        **_rates(search, shown),
+        **(_rates(search, shown) if rung is None else _rates_on(rung, search, best)),
         "lam_star": math.nan if optimum.lam is None else optimum.lam,
         "lam_star_low": math.nan if optimum.low is None else optimum.low,
         "lam_star_high": math.nan if optimum.high is None else optimum.high,
@@ -277,7 +324,8 @@ def _row(search: Search, width: float) -> dict[str, Any]:
     row["best_of"] = len(finished)
     row |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
     row |= _measured(best)
-    return row | _seeds(seeds_of(search, best))
+    seeds = seeds_of(search, best)
+    return row | _seeds(seeds if rung is None else seeds.drop(columns=TEST_ROBUST, errors="ignore"))
 
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
@@ -294,6 +342,19 @@ def _rates(search: Search, best: pd.Series) -> dict[str, float]:
         if n and not math.isnan(share):
             low, high = wilson(share, n, LEVEL)
         columns |= _interval(name, share, low, high)
+    return columns
+
+
+def _rates_on(rung: str, search: Search, best: pd.Series | None) -> dict[str, float]:
+    columns: dict[str, float] = {}
+    for name in RATES:
+        columns |= _interval(name, math.nan, math.nan, math.nan)
+    ladder = None if best is None else _ladder(search, best)
+    if ladder is not None:
+        for result in rung_results(ladder):
+            if result.rung in (NATURAL, rung):
+                rate = TEST_NATURAL if result.rung == NATURAL else TEST_ROBUST
+                columns |= _interval(rate, result.robust_accuracy, result.low, result.high)
     return columns
 
 

@@ -203,6 +203,23 @@ def rank_reversals(ladders: Mapping[str, pa.Table]) -> list[RankReversal]:
     return reversals
 
 
+def shared_rung(ladders: Mapping[str, pa.Table]) -> str | None:
+    """The dearest rung that all models have finished; None if they share none.
+
+    Args:
+        ladders: by the models' names, from ``read_ladder``.
+
+    Raises:
+        InputError: a table is not a ladder, or is of other images or another attack than the first.
+    """
+    dearest = None
+    by_model = list(_robust_images(ladders).values())
+    for rung in by_model[0] if by_model else ():
+        if all(rung in robust for robust in by_model):
+            dearest = rung
+    return dearest
+
+
 def _robust_images(ladders: Mapping[str, pa.Table]) -> dict[str, dict[str, Bools]]:
     """By model and rung, from cheap to dear: which images it holds."""
     by_model = {}
