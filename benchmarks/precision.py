@@ -13,8 +13,8 @@ Beside it, of the trained bf16 nets on the training images, in eval mode:
   a share of TRADES' robust term there (KL between the outputs at the clean and at the attacked
   images). That is what rounding alone adds to the term;
 - *sign flips*: the share of pixels in which the sign of the inner loss's gradient differs between
-  the two precisions, among those in which neither gradient is 0; at the attack's Gaussian start,
-  where the loss is nearly 0 and rounding has most to say, and at the attacked images.
+  the two precisions, among those in which neither gradient is 0; at TRADES' Gaussian start, where
+  the loss is nearly 0 and rounding has most to say, and at the attacked images.
 
 A CPU without bfloat16 computes it in emulation: products are summed in fp32 and results rounded to
 bf16, as the hardware does, but more slowly than fp32. So nothing here says how fast bf16 is.
@@ -65,6 +65,8 @@ class Setting(NamedTuple):
     data: str
     width: float
     lam: float
+    start: str = "gaussian"
+    """Of the training attack."""
 
 
 RECIPES: dict[str, Callable[[float, float], Recipe]] = {
@@ -73,6 +75,7 @@ RECIPES: dict[str, Callable[[float, float], Recipe]] = {
 }
 SETTINGS = [
     *(Setting("digits", width, lam) for width in (16, 64) for lam in (1, 16, 64)),
+    *(Setting("digits", 64, lam, "uniform") for lam in (16, 64)),
     *(Setting("fashion", 0.25, lam) for lam in (1, 16)),
 ]
 
@@ -82,7 +85,8 @@ def pair(job: tuple[Setting, int], epochs: int | None = None) -> dict[str, Any]:
     torch.set_num_threads(1)
     setting, seed = job
     recipe = RECIPES[setting.data](setting.width, setting.lam)
-    recipe = dataclasses.replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
+    attack = dataclasses.replace(recipe.attack, start=setting.start)
+    recipe = dataclasses.replace(recipe, attack=attack, seed=seed, epochs=epochs or recipe.epochs)
     row: dict[str, Any] = {**setting._asdict(), "seed": seed}
     for precision in ("fp32", "bf16"):
         net = trained(dataclasses.replace(recipe, precision=precision))
@@ -152,7 +156,7 @@ def show(rows: pd.DataFrame) -> None:
             texts.append(f"{kind} {less.mean():+.2f} ± {half:.2f}")
             if kind == "robust":
                 texts.append(f"{needed(sd)} pairs for ± {HALF_WIDTH}")
-        name = "{} width {:g} lambda {:g}".format(*setting)
+        name = "{} width {:g} lambda {:g}, {} start".format(*setting)
         print(
             f"{name}: {', '.join(texts)}; fp32 {group['fp32/robust'].mean():.1f} % robust; "
             f"rounding {group['rounding'].max():.3%} at most, sign flips "
