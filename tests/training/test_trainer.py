@@ -129,6 +129,26 @@ class Adding(Penalty):
         return state
 
 
+def test_the_gradient_at_perturbed_weights_is_clipped_and_the_weights_step_from_where_they_were():
+    """The gradient there is far longer than 0.01, so that a step of rate 1 is just as long."""
+    made = recipe(
+        8,
+        optimiser=SGD(lr=1.0, momentum=0.0, weight_decay=0.0),
+        weight_perturbation=WeightPerturbation(),
+        clip_gradient=0.01,
+    )
+    learner = Learner.of(made, torch.device("cpu"))
+    before = [weight.detach().clone() for weight in learner.model.parameters()]
+    x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    gradient(learner, x, y, lam=3.0, progress=0.5)
+    gradients = [weight.grad.clone() for weight in learner.model.parameters()]
+    optimiser_step(learner, 0)
+    length = torch.nn.utils.get_total_norm(gradients)
+    assert length > 0.1
+    for weight, start, slope in zip(learner.model.parameters(), before, gradients, strict=True):
+        torch.testing.assert_close(weight, start - 0.01 * slope / length, rtol=1e-4, atol=1e-7)
+
+
 def test_eps_rises_in_training_and_judging_has_all_of_it():
     pgd = PGD(eps=0.2, step_size=0.05, start="none")
     both = WorstCase((pgd, OwnLoss(pgd)))
