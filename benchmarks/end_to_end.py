@@ -16,9 +16,10 @@ through the mean over seeds of the recorded surface at that width (``benchmarks/
 which its recommendation stays, to its end, within half a point of the best; a search that never
 is counts as all its trainings and seconds. Seconds count from the start of the command.
 
-Prints, for each side, medians over repetitions of the seconds and trainings until it is right, and
-how many searches were; the last line is ``end_to_end: ratio=`` the median over repetitions of our
-seconds over the peer's. Repetitions are kept in ``--out``, and a run that was killed goes on with
+Prints, for each side, how many searches were right, and medians over repetitions: the seconds and
+trainings until they were, and the points that the last recommendation loses. The last line is
+``end_to_end: ratio=`` the median over repetitions of our seconds over the peer's, where a side that
+never was right counts as if its last training had made it so. Repetitions are kept in ``--out``, and a run that was killed goes on with
 the next.
 """
 
@@ -259,28 +260,32 @@ class Truth:
     def __call__(self, lam: Any) -> Any:
         return np.polyval(self.coefficients, np.log(lam))
 
-    def right(self, lam: float | None) -> bool:
-        return lam is not None and bool(self(lam) >= self.highest - TOLERANCE)
+    def lost(self, lam: float | None) -> float:
+        """By the recommendation, a rate; everything without one."""
+        return self.highest if lam is None else float(self.highest - self(lam))
 
 
 class Answer(NamedTuple):
-    """When a search was right: after how many trainings, of them at the widest net, and seconds."""
+    """When a search was right: after how many trainings, of them at the widest net, and seconds;
+    and what its last recommendation loses, in points."""
 
     right: bool
     trainings: int
     wide: int
     seconds: float
+    lost: float
 
 
 def answer(ended: list[Ended], truth: Truth) -> Answer:
     widest = ended[-1].width
     first = len(ended)
-    while first and truth.right(ended[first - 1].recommended):
+    while first and truth.lost(ended[first - 1].recommended) <= TOLERANCE:
         first -= 1
     right = first < len(ended)
     until = ended[: first + 1]
     wide = sum(training.width == widest for training in until)
-    return Answer(right, len(until), wide, until[-1].seconds)
+    lost = 100 * truth.lost(ended[-1].recommended)
+    return Answer(right, len(until), wide, until[-1].seconds, lost)
 
 
 # --- repetitions ---
@@ -332,13 +337,14 @@ def main() -> None:
                 answers[side].append(answer(sides[side], truth))
             print(f"{number}/{n}: {[(side, tuple(answers[side][-1])) for side in SIDES]}")
     for side, reached in answers.items():
-        trainings, wide, seconds = (
+        trainings, wide, seconds, lost = (
             float(np.median([getattr(one, field) for one in reached]))
-            for field in ("trainings", "wide", "seconds")
+            for field in ("trainings", "wide", "seconds", "lost")
         )
         print(
             f"{side}: right in {sum(one.right for one in reached)} of {n} searches, after "
-            f"{seconds:.0f} s, {trainings:g} trainings, {wide:g} of them at the widest net"
+            f"{seconds:.0f} s, {trainings:g} trainings, {wide:g} of them at the widest net; at the "
+            f"end {lost:.2f} points are lost"
         )
     ratios = [
         ours.seconds / peer.seconds
