@@ -6,21 +6,22 @@ each, two at a time. Ours is ``robsearch.launch`` in a process of its own: sampl
 widths, Ray, MLflow, measures and report. The peer is what one writes with Optuna's documentation
 open: a study for each width in a journal file, TPE, two processes that each ask, train and tell, no
 pruning. It trains by the official TRADES procedure (``train_step.official_step``) with the same
-recipe, judges on ``val`` by PGD-10 after each epoch and tells the best epoch. Each training has one
+recipe, judges on ``val`` by PGD-10 after each epoch and tells the best epoch. A second peer differs
+in its judge alone, which is ours: what it is behind is not the judge's doing. Each training has one
 thread.
 
 After each training that has ended, each side recommends a lambda for the widest net: ours the
-lambda* that ``robsearch`` prints, the peer's that of its best trial there. The truth is the cubic
+lambda* that ``robsearch`` prints, a peer's that of its best trial there. The truth is the cubic
 through the mean over seeds of the recorded surface at that width (``benchmarks/data``, made by
 ``record_surfaces.py`` under the default judge). The search *is right* from the training on after
-which its recommendation stays, to its end, within half a point of the best; a search that never
-is counts as all its trainings and seconds. Seconds count from the start of the command.
+which its recommendation stays, to its end, within half a point of the best. Seconds count from the
+start of the command.
 
 Prints, for each side, how many searches were right, and medians over repetitions: the seconds and
 trainings until they were, and the points that the last recommendation loses. The last line is
-``end_to_end: ratio=`` the median over repetitions of our seconds over the peer's, where a side that
-never was right counts as if its last training had made it so. Repetitions are kept in ``--out``, and a run that was killed goes on with
-the next.
+``end_to_end: ratio=`` the median over repetitions of our seconds over the first peer's, where a
+side that never was right counts as if its last training had made it so. Searches are kept in
+``--out``, and a run that was killed goes on with the next.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -53,6 +54,7 @@ from robsearch import InputError, Recipe, RunOptions, Search, Space
 from robsearch.data import load
 from robsearch.parts.attacks import PGD
 from robsearch.protocols import Split
+from robsearch.training.evaluation import judge
 from search_spaces import quickstart
 
 TOLERANCE = 0.005
@@ -60,8 +62,10 @@ PARALLEL = 2
 LAMS = (0.5, 64.0)
 RECORDED = Path(__file__).parent / "data" / "digits.parquet"
 
-Side = Literal["ours", "Optuna"]
-SIDES: tuple[Side, Side] = ("ours", "Optuna")
+OURS = "ours"
+PEER = "Optuna"
+PEER_OUR_JUDGE = "Optuna, our judge"
+SIDES = (OURS, PEER, PEER_OUR_JUDGE)
 
 
 class Size(NamedTuple):
@@ -143,11 +147,11 @@ def launch_ours(size: Size, seed: int) -> None:
 # --- plain Optuna ---
 
 
-def optuna_search(size: Size, seed: int, folder: Path) -> list[Ended]:
+def optuna_search(size: Size, seed: int, folder: Path, our_judge: bool) -> list[Ended]:
     started = time.time()
     spawned = multiprocessing.get_context("spawn")
     workers = [
-        spawned.Process(target=optuna_worker, args=(size, seed, number, folder))
+        spawned.Process(target=optuna_worker, args=(size, seed, number, folder, our_judge))
         for number in range(PARALLEL)
     ]
     for worker in workers:
@@ -172,7 +176,7 @@ def optuna_search(size: Size, seed: int, folder: Path) -> list[Ended]:
     return ended
 
 
-def optuna_worker(size: Size, seed: int, number: int, folder: Path) -> None:
+def optuna_worker(size: Size, seed: int, number: int, folder: Path, our_judge: bool) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies = {}
@@ -192,7 +196,8 @@ def optuna_worker(size: Size, seed: int, number: int, folder: Path) -> None:
         trial = studies[width].ask()
         lam = trial.suggest_float("lam", *LAMS, log=True)
         torch.manual_seed(1000 * seed + trial.number)
-        studies[width].tell(trial, officially_trained(recipe(size, width, lam), lam))
+        value = officially_trained(recipe(size, width, lam), lam, our_judge)
+        studies[width].tell(trial, value)
 
 
 def journal(file: Path) -> JournalStorage:
@@ -204,8 +209,8 @@ def ended_trials(storage: JournalStorage, study: str) -> list[optuna.trial.Froze
     return optuna.load_study(study_name=study, storage=storage).get_trials(states=states)
 
 
-def officially_trained(trained: Recipe, lam: float) -> float:
-    """The best epoch's robust accuracy on ``val`` under PGD-10."""
+def officially_trained(trained: Recipe, lam: float, our_judge: bool) -> float:
+    """The best epoch's robust accuracy on ``val``, under PGD-10 or our judge."""
     splits = load(trained.data)
     attack = trained.attack
     assert isinstance(attack, PGD)
@@ -219,7 +224,11 @@ def officially_trained(trained: Recipe, lam: float) -> float:
         for x, y in shuffled(splits["train"], trained.batch_size):
             official_step(model, optimiser, attack, lam, x, y)
         schedule.step()
-        best = max(best, robust_accuracy(model, attack, splits["val"]))
+        if our_judge:
+            rates = judge(model, splits["val"], trained.resolved_eval_attack)
+            best = max(best, rates["robust_accuracy"])
+        else:
+            best = max(best, robust_accuracy(model, attack, splits["val"]))
     return best
 
 
@@ -291,21 +300,27 @@ def answer(ended: list[Ended], truth: Truth) -> Answer:
 # --- repetitions ---
 
 
+def searched(side: str, size: Size, seed: int) -> list[Ended]:
+    with tempfile.TemporaryDirectory() as folder:
+        if side == OURS:
+            return our_search(size, seed, Path(folder))
+        return optuna_search(size, seed, Path(folder), our_judge=side == PEER_OUR_JUDGE)
+
+
 def repetitions(size: Size, n: int, kept: Path) -> Iterator[dict[str, list[Ended]]]:
-    """Each with both sides in turns; what ``kept`` holds is not done again."""
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    for line in lines[:n]:
-        sides = json.loads(line)["sides"]
-        yield {side: [Ended(*training) for training in sides[side]] for side in SIDES}
-    for seed in range(len(lines), n):
-        sides = {}
+    """Each with all sides in turns; what ``kept`` holds is not done again."""
+    known = {}
+    for line in kept.read_text().splitlines() if kept.exists() else ():
+        search = json.loads(line)
+        known[search["side"], search["seed"]] = [Ended(*training) for training in search["ended"]]
+    for seed in range(n):
         for side in SIDES if seed % 2 else SIDES[::-1]:
-            with tempfile.TemporaryDirectory() as folder:
-                run = our_search if side == "ours" else optuna_search
-                sides[side] = run(size, seed, Path(folder))
-        with kept.open("a") as file:
-            file.write(json.dumps({**notes(size, seed), "sides": sides}) + "\n")
-        yield sides
+            if (side, seed) not in known:
+                known[side, seed] = searched(side, size, seed)
+                line = {"side": side, **notes(size, seed), "ended": known[side, seed]}
+                with kept.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        yield {side: known[side, seed] for side in SIDES}
 
 
 def notes(size: Size, seed: int) -> dict[str, Any]:
@@ -347,8 +362,7 @@ def main() -> None:
             f"end {lost:.2f} points are lost"
         )
     ratios = [
-        ours.seconds / peer.seconds
-        for ours, peer in zip(answers["ours"], answers["Optuna"], strict=True)
+        ours.seconds / peer.seconds for ours, peer in zip(answers[OURS], answers[PEER], strict=True)
     ]
     print(f"end_to_end: ratio={np.median(ratios):.2f} goal=0.33 n={n}")
 
