@@ -139,7 +139,7 @@ def test_the_papers_preset_halves_the_learning_rate_from_epoch_75_on() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(
     two_cpus: None, tmp_path: Path
 ) -> None:

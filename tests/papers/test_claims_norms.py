@@ -246,7 +246,7 @@ def test_planted_effects_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
     base = replace(
         digits(),

@@ -252,7 +252,7 @@ def when(condition, act):
     assert not errors
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_hung_trial_is_ended_and_retried_and_a_worker_that_dies_again_and_again_fails_its_trial(
     options, monkeypatch
 ):
@@ -293,7 +293,7 @@ def elsewhere(tmp_path, monkeypatch):
 LAUNCH = ("launch", "faulty_spaces:sound", "--name", "s", "--trials", "2", "--parallel", "1")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_full_disk_under_the_driver_ends_it_with_one_sentence_and_resume_goes_on(elsewhere):
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(elsewhere)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
@@ -328,7 +328,7 @@ def resumed(results):
     assert resume.returncode == 0, said
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_trial_of_a_node_that_dies_goes_on_at_the_other(monkeypatch, tmp_path_factory, tmp_path):
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(tmp_path / "s" / "trials"))
     trials = tmp_path / "s" / "trials"

@@ -64,7 +64,7 @@ def test_rungs_seeds_a_constraint_and_a_first_point_in_one_search(two_cpus, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_metrics_over_all_widths_make_a_front(two_cpus, tmp_path):
     search = launched(search_variants.front, tmp_path, trials=6)
     done = searched(search.trials)
@@ -98,7 +98,7 @@ def test_what_is_learned_from_must_be_there_and_is_not_trained_again(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("two_cpus")
 class TestExamples:
     """Each example of ``search_spaces`` as a user launches it, with few trials."""
@@ -157,7 +157,7 @@ class TestExamples:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_driver_that_is_killed_between_two_seeds_is_taken_over_with_nothing_trained_twice(
     tmp_path,
 ):

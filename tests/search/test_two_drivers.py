@@ -360,7 +360,7 @@ def test_the_run_of_another_search_does_not_lead_to_the_one_that_is_here(shared,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_folders_with_one_store_are_two_searches_and_each_promotes_its_own_network(
     two_cpus, tmp_path
 ):

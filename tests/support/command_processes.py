@@ -20,7 +20,7 @@ def started(results, *arguments):
     )
 
 
-def wait_until(condition, process, seconds=120.0):
+def wait_until(condition, process, seconds=400.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout.read()
