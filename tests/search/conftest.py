@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+
+import command_processes
 import pytest
 import shared_ray
 from rich.console import Console
@@ -6,6 +9,13 @@ from small_spaces import pair
 import robsearch
 from robsearch import RunOptions
 from robsearch.search.result import Search
+
+
+@pytest.fixture(autouse=True)
+def commands_end() -> Iterator[None]:
+    """A test that fails leaves no search running."""
+    yield
+    command_processes.end_all()
 
 
 @pytest.fixture(scope="session")

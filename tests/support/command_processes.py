@@ -1,16 +1,20 @@
 """Commands of robsearch, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+
+STARTED: list[subprocess.Popen] = []
+"""Since ``end_all`` was called last."""
 
 
 def started(results, *arguments):
     here = os.path.dirname(__file__)
     environment = {**os.environ, "PYTHONPATH": here, "ROBSEARCH_RESULTS": str(results)}
     code = "from robsearch.cli import main; main()"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
@@ -18,6 +22,17 @@ def started(results, *arguments):
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+def end_all():
+    """Ends what a test left running, which would take the cores of those after it."""
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    STARTED.clear()
 
 
 def wait_until(condition, process, seconds=400.0):
