@@ -38,7 +38,7 @@ def quickstart(tmp_path_factory):
     peak = 0
     while process.poll() is None:
         peak = max(peak, _memory(process.pid))
-        time.sleep(0.5)
+        time.sleep(2)
     said = process.stdout.read()
     assert process.returncode == 0, said
     return robsearch.load_search("q", results=results), said, peak
