@@ -26,28 +26,12 @@ from torch import Tensor, nn
 
 from robsearch.errors import counted, refusal
 from robsearch.network.modes import OneMove, buffers, evaluating, frozen_statistics
-from robsearch.parts.attacks import PGD
-from robsearch.parts.models import Normalize
-from robsearch.protocols import Images, Labels, Logits, Scalar, looks_at_logits
+from robsearch.protocols import Images, Labels, Scalar, looks_at_logits
 from robsearch.recipe import Recipe
 from robsearch.training.batching import at_once, least_images, micro_batch_sizes
 from robsearch.training.learner import Learner
 from robsearch.training.memory import DeviceFullError, halve_until_it_fits, out_of_memory
 from robsearch.training.ranks import ALONE, Ranks
-
-WITHOUT_MODE = {
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool2d,
-    nn.Conv2d,
-    nn.Flatten,
-    nn.Identity,
-    nn.Linear,
-    nn.MaxPool2d,
-    nn.ReLU,
-    nn.SiLU,
-    Normalize,
-}
-"""Layers that compute the same in train and in eval mode."""
 
 
 def gradient_that_fits(
@@ -140,24 +124,19 @@ def gradient(
     ranks = learner.ranks
     learner.optimiser.zero_grad(set_to_none=True)
     parts = []
-    micro_batches = list(_micro_batches(learner, x, y))
-    runs_once = len(micro_batches) == 1 and runs_clean_images_once(recipe, model)
-    for images, labels in micro_batches:
-        clean = network(images) if runs_once else None
-        adversarial = adversarial_images(recipe, network, images, labels, progress, clean)
-        parts.append((images, adversarial, labels, clean))
+    for images, labels in _micro_batches(learner, x, y):
+        adversarial = adversarial_images(recipe, network, images, labels, progress)
+        parts.append((images, adversarial, labels))
     terms: list[Tensor] = []
 
     def losses() -> Iterator[Scalar]:
         # Weight perturbation runs through them once more: the last run's terms count.
         terms.clear()
         move = OneMove(model, several=len(parts) > 1)
-        for images, adversarial, labels, clean in parts:
+        for images, adversarial, labels in parts:
             share = len(labels) / len(y)
             with move.counting(len(labels)):
-                natural, robust, logits = loss_terms(
-                    recipe, network, images, adversarial, labels, clean
-                )
+                natural, robust, logits = loss_terms(recipe, network, images, adversarial, labels)
             both = torch.stack([natural.detach(), robust.detach()])
             terms.append(share * both.double())
             loss = natural + lam * robust
@@ -249,42 +228,21 @@ def linear(
     return torch.stack(products).sum()
 
 
-def runs_clean_images_once(recipe: Recipe, model: nn.Module) -> bool:
-    """Whether the clean logits that the loss needs, with their graph, are the attack's reference
-    too: of an objective that looks at them, if the model is one of layers in a row that know no
-    train mode.
-
-    Weight perturbation moves the weights in between. Of attacks only ``PGD`` is known to leave them
-    alone; another might write to them, which their graph does not survive.
-    """
-    if recipe.weight_perturbation or type(recipe.attack) is not PGD:
-        return False
-    return looks_at_logits(recipe.objective) and all(map(_has_no_mode, model.modules()))
-
-
-def _has_no_mode(module: nn.Module) -> bool:
-    in_a_row = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return in_a_row or type(module) in WITHOUT_MODE
-
-
 def adversarial_images(
     recipe: Recipe,
     model: nn.Module,
     x: Images,
     y: Labels,
     progress: float,
-    clean: Logits | None = None,
 ) -> Images | None:
     """The training attack's images, or None if the objective trains without. Where the attack's eps
     is still 0, they are ``x``.
 
     The attack's reference ``f(x)`` is computed once, in eval mode and without gradient, not at each
-    attack step, and only for an objective that looks at it; or it is ``clean``.
+    attack step, and only for an objective that looks at it.
     """
     reference = x.new_empty(len(x), 0)
-    if clean is not None:
-        reference = clean.detach()
-    elif looks_at_logits(recipe.objective):
+    if looks_at_logits(recipe.objective):
         with evaluating(model), torch.no_grad():
             reference = model(x)
     loss = recipe.objective.inner(reference, y)
@@ -300,18 +258,15 @@ def loss_terms(
     x: Images,
     x_adv: Images | None,
     y: Labels,
-    clean: Logits | None = None,
-) -> tuple[Scalar, Scalar, Logits]:
-    """The objective's two terms on one batch, in train mode, and the clean logits, which are
-    computed unless they are given.
+) -> tuple[Scalar, Scalar, Tensor]:
+    """The objective's two terms on one batch, in train mode, and the clean logits.
 
     BatchNorm normalises clean and adversarial images each by their own statistics;
     ``recipe.batch_norm`` says which of the two enter its running statistics, and count there.
     """
     only_adversarial = recipe.batch_norm == "adversarial" and x_adv is not None
-    if clean is None:
-        with frozen_statistics(model, only_adversarial):
-            clean = model(x)
+    with frozen_statistics(model, only_adversarial):
+        clean = model(x)
     adversarial = clean
     if x_adv is not None:
         with frozen_statistics(model, recipe.batch_norm == "clean"):

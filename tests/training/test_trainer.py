@@ -19,7 +19,6 @@ from robsearch import (
     InputError,
     OwnLoss,
     RobustOverfittingStopper,
-    WideResNet,
     WorstCase,
     train,
 )
@@ -207,8 +206,8 @@ def test_a_loss_that_becomes_nan_stops_at_once_and_says_where():
         list(train(recipe(8, objective=Faulty(fault="nan", after=2, marker="first"))))
 
 
-def test_a_step_under_batch_norm_runs_the_clean_images_once_in_eval_mode_and_once_in_train_mode():
-    learner, modes = watched(recipe(8, model=WideResNet(10, 0.25)))
+def test_a_step_runs_the_clean_images_once_in_eval_mode_and_once_in_train_mode():
+    learner, modes = watched(recipe(8))
     gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=1.0, progress=0.0)
     assert modes.count(True) == 2  # clean and adversarial, for the loss
     assert (
@@ -240,7 +239,7 @@ class Attracted(PGDAT):
 
 
 def test_a_subclass_with_an_inner_loss_of_its_own_is_given_the_clean_logits():
-    learner, modes = watched(recipe(8, objective=Attracted(), model=WideResNet(10, 0.25)))
+    learner, modes = watched(recipe(8, objective=Attracted()))
     gradient(learner, torch.rand(5, 1, 8, 8), torch.arange(5), lam=1.0, progress=0.0)
     assert modes.count(False) == 1 + learner.recipe.attack.steps
 
