@@ -25,6 +25,7 @@ GIB = 2**30
 CONTEXT_GIB = 0.75
 """What a process takes of a GPU beside torch's tensors, at least: the CUDA context, and the kernels
 loaded."""
+PROCESS_STATUS = Path("/proc/self/status")
 CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -186,14 +187,13 @@ def peak(device: torch.device) -> Metrics:
 
 
 def _peak_resident_bytes() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    # Not getrusage: on Linux its peak starts at that of the process that started this one.
-    (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(kibibytes) * 1024
+    # Not getrusage where this is: on Linux that begins at the peak of the process's parent.
+    with contextlib.suppress(OSError):
+        high_water = re.search(r"VmHWM:\s+(\d+) kB", PROCESS_STATUS.read_text())
+        if high_water is not None:  # some sandboxes leave it out
+            return int(high_water[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def footprint() -> Footprint:

@@ -103,7 +103,7 @@ def test_ctrl_c_stops_cleanly_says_how_to_resume_and_loses_nothing(tmp_path):
     trials = tmp_path / "s" / "trials"
     wait_until(lambda: any(len(read_history(folder)) > 20 for folder in trials.glob("*")), launch)
     os.kill(launch.pid, signal.SIGINT)
-    said, _ = launch.communicate(timeout=240)
+    said, _ = launch.communicate(timeout=60)
     assert launch.returncode == 130, said
     assert "Traceback" not in said
     assert "robsearch resume s" in said
@@ -144,7 +144,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_
     assert f"process {launch.pid}" in said
     stop = started(tmp_path, "stop", "s")
     asked, _ = stop.communicate(timeout=240)
-    said, _ = launch.communicate(timeout=240)
+    said, _ = launch.communicate(timeout=60)
     assert (stop.returncode, launch.returncode) == (0, 130), asked + said
     assert f"process {launch.pid}, to stop s" in asked
     assert "go on with: robsearch resume s" in asked
@@ -170,7 +170,7 @@ def test_a_driver_whose_search_was_taken_over_stops_and_writes_nothing_more(tmp_
     wait_until(lambda: any(len(read_history(folder)) > 20 for folder in trials.glob("*")), launch)
     storage = open_storage(None, tmp_path / "s")
     storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s@lease-2")
-    said, _ = launch.communicate(timeout=240)
+    said, _ = launch.communicate(timeout=120)
     assert launch.returncode == 1
     assert "error: another driver took over 's'" in said
     assert "Traceback" not in said

@@ -91,7 +91,7 @@ def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def soon(condition, seconds=60):
+def soon(condition, seconds=10):
     """Whether something becomes true within some seconds."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

@@ -31,6 +31,7 @@ from robsearch import (
 )
 from robsearch.metrics import VALUE
 from robsearch.protocols import Split
+from robsearch.training import memory
 from robsearch.training.evaluation import in_chunks
 from robsearch.training.learner import Learner, seed_epoch
 from robsearch.training.memory import DeviceFullError, out_of_memory, peak
@@ -247,6 +248,16 @@ def test_the_peak_is_that_of_the_process_alone_not_of_the_one_that_started_it():
         [sys.executable, "-c", parent], capture_output=True, text=True, check=True
     )
     assert 0.05 < float(answer.stdout) < 1
+
+
+@pytest.mark.parametrize("status", [None, "Name:\tpython\nVmRSS:\t  9444 kB\n"])
+def test_a_system_that_keeps_no_high_water_mark_has_a_peak_all_the_same(
+    tmp_path, monkeypatch, status
+):
+    if status is not None:
+        (tmp_path / "status").write_text(status)
+    monkeypatch.setattr(memory, "PROCESS_STATUS", tmp_path / "status")
+    assert peak(CPU)["memory/peak_rss_gib"] > 0.05
 
 
 def test_the_peak_is_what_the_operating_system_says_and_never_falls():

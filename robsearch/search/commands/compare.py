@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -144,13 +144,13 @@ def compare(*searches: Search) -> Comparison:
     if not names or len(set(names)) < len(names):
         got = ", ".join(names) or "none"
         raise refused("searches of different names", got, "pass each search once")
-    rung = _common_judge(searches)
+    common = _common_rung(searches)
     rows = pd.DataFrame(
-        [_row(search, width, rung) for search in searches for width in search.widths]
+        [_row(search, width, common) for search in searches for width in search.widths]
     )
     rows = rows.reindex(columns=sorted(rows.columns, key=_position))
     rows = rows.sort_values("width", kind="stable")
-    notes = (*_judge_notes(rung), *_notes(searches), *_attack_notes(rows))
+    notes = (*_judge_notes(common), *_notes(searches), *_attack_notes(rows))
     rows = rows.apply(of_one_type).reset_index(drop=True)
     return Comparison(rows, _differences(searches), notes)
 
@@ -159,11 +159,23 @@ def _position(column: str) -> int:
     return max(position for position, start in enumerate(ORDER) if column.startswith(start))
 
 
-def _common_judge(searches: tuple[Search, ...]) -> str | None:
-    """What the searches are compared by: None for the test attack that they share, else a rung.
+class CommonRung(NamedTuple):
+    """What searches with different test attacks are compared by.
+
+    Attributes:
+        name: of the rung.
+        ladders: of the best trials, by search and trial.
+    """
+
+    name: str
+    ladders: dict[str, pa.Table]
+
+
+def _common_rung(searches: tuple[Search, ...]) -> CommonRung | None:
+    """None where the searches share their test attack.
 
     Raises:
-        InputError: they share neither, or have other test images.
+        InputError: they share neither attack nor rung, or have other test images.
     """
     judgements = {search.name: _judgement(search) for search in searches}
     unlike = {}
@@ -171,12 +183,12 @@ def _common_judge(searches: tuple[Search, ...]) -> str | None:
         texts = {name: facts[label] for name, facts in judgements.items() if label in facts}
         if not agree(list(texts.values())):
             unlike[label] = ", ".join(f"{text} in {name}" for name, text in texts.items())
-    rung = None
+    common = None
     if list(unlike) == [TEST_ATTACK]:
-        rung = _rung_of_all(searches)
-    if rung is None:
+        common = _rung_of_all(searches)
+    if common is None:
         refuse(_unlike(label, got) for label, got in unlike.items())
-    return rung
+    return common
 
 
 def _unlike(label: str, got: str) -> str:
@@ -187,20 +199,21 @@ def _unlike(label: str, got: str) -> str:
     return refusal(f"the same {label} in all searches", got, do)
 
 
-def _rung_of_all(searches: tuple[Search, ...]) -> str | None:
+def _rung_of_all(searches: tuple[Search, ...]) -> CommonRung | None:
     """The dearest rung on which all the best trials were evaluated."""
     ladders = {}
     for search in searches:
         for best in search.bests:
-            ladder = _ladder(search, best)
+            ladder = ladder_of(search.folder / "trials" / best["trial"])
             if ladder is None:
                 return None
-            ladders[f"{search.name}/{best['trial']}"] = ladder
-    return shared_rung(ladders)
+            ladders[_of_search(search, best)] = ladder
+    rung = shared_rung(ladders)
+    return None if rung is None else CommonRung(rung, ladders)
 
 
-def _ladder(search: Search, best: pd.Series) -> pa.Table | None:
-    return ladder_of(search.folder / "trials" / best["trial"])
+def _of_search(search: Search, best: pd.Series) -> str:
+    return f"{search.name}/{best['trial']}"
 
 
 def _judgement(search: Search) -> dict[str, str]:
@@ -238,12 +251,12 @@ def _differences(searches: tuple[Search, ...]) -> dict[str, dict[str, str]]:
     return differences
 
 
-def _judge_notes(rung: str | None) -> Iterator[str]:
-    if rung is not None:
+def _judge_notes(common: CommonRung | None) -> Iterator[str]:
+    if common is not None:
         yield (
             "the searches have different test attacks: natural and robust accuracy are those of "
-            f"the ladder's rung {rung}; each search chose its best trial, and found its lambda*, "
-            "under its own attack"
+            f"the ladder's rung {common.name}; each search chose its best trial, and found its "
+            "lambda*, under its own attack"
         )
 
 
@@ -299,8 +312,8 @@ def _attack_notes(rows: pd.DataFrame) -> Iterator[str]:
 # --- one row ---
 
 
-def _row(search: Search, width: float, rung: str | None) -> dict[str, Any]:
-    """With rates on a rung of the ladder, or under the search's own test attack."""
+def _row(search: Search, width: float, common: CommonRung | None) -> dict[str, Any]:
+    """With rates on the common rung, or under the test attack that all share."""
     best = search.best(width)
     finished = search.finished[search.finished["width"] == width]
     optimum = search.ridge.optimum(width)
@@ -312,7 +325,7 @@ def _row(search: Search, width: float, rung: str | None) -> dict[str, Any]:
         "trial": shown.get("trial"),
         "feasible": shown.get("feasible"),
         **{name: shown.get(name, math.nan) for name in ("lam", "value", *STRONGEST)},
-        **(_rates(search, shown) if rung is None else _rates_on(rung, search, best)),
+        **(_rates_on(common, search, best) if common else _rates(search, shown)),
         "lam_star": math.nan if optimum.lam is None else optimum.lam,
         "lam_star_low": math.nan if optimum.low is None else optimum.low,
         "lam_star_high": math.nan if optimum.high is None else optimum.high,
@@ -325,7 +338,10 @@ def _row(search: Search, width: float, rung: str | None) -> dict[str, Any]:
     row |= {f"{COLUMN}{name}": value for name, value in params_of(best).items()}
     row |= _measured(best)
     seeds = seeds_of(search, best)
-    return row | _seeds(seeds if rung is None else seeds.drop(columns=TEST_ROBUST, errors="ignore"))
+    if common:
+        # Of the other seeds nothing is known on the rung.
+        seeds = seeds.drop(columns=TEST_ROBUST, errors="ignore")
+    return row | _seeds(seeds)
 
 
 def _interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
@@ -345,16 +361,18 @@ def _rates(search: Search, best: pd.Series) -> dict[str, float]:
     return columns
 
 
-def _rates_on(rung: str, search: Search, best: pd.Series | None) -> dict[str, float]:
+def _rates_on(common: CommonRung, search: Search, best: pd.Series | None) -> dict[str, float]:
     columns: dict[str, float] = {}
     for name in RATES:
         columns |= _interval(name, math.nan, math.nan, math.nan)
-    ladder = None if best is None else _ladder(search, best)
-    if ladder is not None:
-        for result in rung_results(ladder):
-            if result.rung in (NATURAL, rung):
-                rate = TEST_NATURAL if result.rung == NATURAL else TEST_ROBUST
-                columns |= _interval(rate, result.robust_accuracy, result.low, result.high)
+    if best is None:
+        return columns
+    rates = {NATURAL: TEST_NATURAL, common.name: TEST_ROBUST}
+    for result in rung_results(common.ladders[_of_search(search, best)]):
+        if result.rung in rates:
+            columns |= _interval(
+                rates[result.rung], result.robust_accuracy, result.low, result.high
+            )
     return columns
 
 
