@@ -33,10 +33,9 @@ import multiprocessing
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +45,7 @@ import pandas as pd
 import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
 from torch import nn
 from train_step import official_step
 
@@ -95,18 +95,24 @@ def recipe(size: Size, width: float, lam: float) -> Recipe:
     return dataclasses.replace(quickstart.recipe(width, lam), epochs=size.epochs)
 
 
+def in_processes(work: Callable[..., None], each: list[tuple[Any, ...]]) -> None:
+    """Fresh ones, side by side."""
+    spawned = multiprocessing.get_context("spawn")
+    processes = [spawned.Process(target=work, args=arguments) for arguments in each]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{work.__name__} ended with {process.exitcode}")
+
+
 # --- ours ---
 
 
 def our_search(size: Size, seed: int, folder: Path) -> list[Ended]:
     started = time.time()
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import end_to_end;"
-        "end_to_end.launch_ours(end_to_end.Size(*eval(sys.argv[2])), *map(int, sys.argv[3:]))"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), repr(tuple(size)), str(seed)]
-    environment = {**os.environ, "ROBSEARCH_RESULTS": str(folder), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    in_processes(launch_ours, [(size, seed, folder)])
     search = robsearch.load_search("ours", results=folder)
     storage = journal(folder / "ours" / "optuna.journal")
     at = {}
@@ -131,7 +137,7 @@ def lambda_star(search: Search, width: float) -> float | None:
         return None
 
 
-def launch_ours(size: Size, seed: int) -> None:
+def launch_ours(size: Size, seed: int, folder: Path) -> None:
     def lam(trial: optuna.Trial, width: float) -> Recipe:
         return recipe(size, width, trial.suggest_float("lam", *LAMS, log=True))
 
@@ -140,7 +146,8 @@ def launch_ours(size: Size, seed: int) -> None:
         name="ours",
         trials=size.trials * len(size.widths),
         seed=seed,
-        options=RunOptions(parallel=PARALLEL, models=False),
+        options=RunOptions(results=folder, parallel=PARALLEL, models=False),
+        console=Console(quiet=True),
     )
 
 
@@ -149,17 +156,9 @@ def launch_ours(size: Size, seed: int) -> None:
 
 def optuna_search(size: Size, seed: int, folder: Path, our_judge: bool) -> list[Ended]:
     started = time.time()
-    spawned = multiprocessing.get_context("spawn")
-    workers = [
-        spawned.Process(target=optuna_worker, args=(size, seed, number, folder, our_judge))
-        for number in range(PARALLEL)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        if worker.exitcode:
-            raise SystemExit(f"a process of plain Optuna ended with {worker.exitcode}")
+    in_processes(
+        optuna_worker, [(size, seed, number, folder, our_judge) for number in range(PARALLEL)]
+    )
     storage = journal(folder / "optuna.journal")
     order = sorted(
         (trial.datetime_complete.timestamp(), width, trial.params["lam"], trial.value)
@@ -307,20 +306,22 @@ def searched(side: str, size: Size, seed: int) -> list[Ended]:
         return optuna_search(size, seed, Path(folder), our_judge=side == PEER_OUR_JUDGE)
 
 
-def repetitions(size: Size, n: int, kept: Path) -> Iterator[dict[str, list[Ended]]]:
+def repetitions(
+    size: Size, sides: Sequence[str], n: int, kept: Path
+) -> Iterator[dict[str, list[Ended]]]:
     """Each with all sides in turns; what ``kept`` holds is not done again."""
     known = {}
     for line in kept.read_text().splitlines() if kept.exists() else ():
         search = json.loads(line)
         known[search["side"], search["seed"]] = [Ended(*training) for training in search["ended"]]
     for seed in range(n):
-        for side in SIDES if seed % 2 else SIDES[::-1]:
+        for side in sides if seed % 2 else sides[::-1]:
             if (side, seed) not in known:
                 known[side, seed] = searched(side, size, seed)
                 line = {"side": side, **notes(size, seed), "ended": known[side, seed]}
                 with kept.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-        yield {side: known[side, seed] for side in SIDES}
+        yield {side: known[side, seed] for side in sides}
 
 
 def notes(size: Size, seed: int) -> dict[str, Any]:
@@ -337,20 +338,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one repetition of a tiny search")
+    parser.add_argument(
+        "--quick", action="store_true", help="one tiny search of ours and of the first peer"
+    )
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("end_to_end.jsonl"))
     asked = parser.parse_args()
     size = QUICK if asked.quick else FULL
     n = 1 if asked.quick else asked.repetitions
+    sides = (OURS, PEER) if asked.quick else SIDES
     truth = Truth(size.widths[-1])
-    answers: dict[str, list[Answer]] = {side: [] for side in SIDES}
+    answers: dict[str, list[Answer]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "kept" if asked.quick else asked.out
-        for number, sides in enumerate(repetitions(size, n, kept), start=1):
-            for side in SIDES:
-                answers[side].append(answer(sides[side], truth))
-            print(f"{number}/{n}: {[(side, tuple(answers[side][-1])) for side in SIDES]}")
+        for number, searches in enumerate(repetitions(size, sides, n, kept), start=1):
+            for side in sides:
+                answers[side].append(answer(searches[side], truth))
+            print(f"{number}/{n}: {[(side, tuple(answers[side][-1])) for side in sides]}")
     for side, reached in answers.items():
         trainings, wide, seconds, lost = (
             float(np.median([getattr(one, field) for one in reached]))
