@@ -4,10 +4,9 @@ trials."""
 from __future__ import annotations
 
 from robsearch.laws.families import Constant as Constant, PowerLaw as PowerLaw
-from robsearch.laws.points import Point as Point
+from robsearch.laws.points import Optimum as Optimum, Point as Point
+from robsearch.laws.regret import Loss as Loss, RegretMap as RegretMap
 from robsearch.laws.response_surface import (
-    Optimum as Optimum,
     ResponseSurface as ResponseSurface,
-    fieller as fieller,
     fit_ridge as fit_ridge,
 )

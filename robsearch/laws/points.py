@@ -1,4 +1,5 @@
-"""Finished trials as columns, and least squares on them with an effect for each (width, seed)."""
+"""What a law is fitted from and what it answers: finished trials, also as columns with an effect
+for each (width, seed), and optima."""
 
 from __future__ import annotations
 
@@ -32,6 +33,21 @@ class Point(NamedTuple):
     lam: Number
     value: Number
     seed: int = 0
+
+
+class Optimum(NamedTuple):
+    """Lambda* at a width with its confidence interval: three numbers, or None each when not
+    determined.
+
+    ``censored`` is None, or says in words why not to build on it: lambda* is not determined, or
+    lies at the end of the lambdas searched or beyond. An interval ends where the search did.
+    """
+
+    width: float
+    lam: float | None
+    low: float | None
+    high: float | None
+    censored: str | None
 
 
 class Fit(NamedTuple):

@@ -26,13 +26,13 @@ from robsearch.laws.gaussian_process import (
 from robsearch.laws.points import (
     Array,
     Number,
+    Optimum,
     Point,
     bounded_exp,
     has_finite_place,
     log_width,
     positive,
 )
-from robsearch.laws.response_surface import Optimum
 
 GRID = np.linspace(-0.5, 0.5, 65)
 """Where the optimum is looked for, and trials are weighed against each other."""
@@ -79,6 +79,13 @@ class Posterior:
         sd = np.sqrt(np.maximum(joint.diagonal(), 0))
         unit = self.trials.unit
         return self.trials.middle + unit * mean, unit * sd
+
+    def moments(self, width: Number, lams: Sequence[Number]) -> tuple[Array, Array]:
+        """Mean (n,) and covariance (n, n) of the values that ``lams`` (n,) give at ``width``,
+        without their noise."""
+        mean, joint = self._moments(self._inputs([(width, lam) for lam in lams]))
+        unit = self.trials.unit
+        return self.trials.middle + unit * mean, unit**2 * joint
 
     def best(self, width: Number) -> float:
         """The lambda whose mean value at ``width`` is highest. Raises InputError unless it is

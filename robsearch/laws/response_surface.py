@@ -1,281 +1,312 @@
 """The response surface: lambda*(width) estimated from all trials, with intervals.
 
-Robust accuracy is fitted as ``effect(width, seed) + b u + c u^2 + d u v`` with u = log lambda, v =
-log width. Its optimum, log lambda* = -(b + d v) / (2c), is a power law of exponent -d / (2c).
-Winners per width are not used: with flat curves and noisy scores they hide the trend. The question
-is that of arXiv 2010.01279; intervals are Fieller's (J. R. Stat. Soc. B 16, 1954), for independent
-residuals within (width, seed) groups.
+Each width has curves of its own (``laws.curves``), a cubic and an asymmetric parabola, because one
+shape for all widths invents a trend where curves are skewed. Lambda* at a width lies midway between
+their peaks; the law goes through these, and its exponent is shown only where it is by both
+families. The question is that of arXiv 2010.01279.
+
+Intervals: where all widths share their seeds, the jackknife that leaves out one seed at a time,
+with Student's t of as many seeds less one; elsewhere the wild bootstrap over trials. What a law
+says of a width that was not searched also counts how far widths scatter about it (Hartung and Knapp
+2001, Stat. Med. 20).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted, refuse_unless, refused
+from robsearch.laws.curves import FAMILIES, LEAST, Peaks, asymmetric, cells_of, cubic, peaks_of
 from robsearch.laws.families import PowerLaw
+from robsearch.laws.peak_line import PeakLine
 from robsearch.laws.points import (
     Array,
-    Fit,
     Number,
+    Optimum,
     Point,
     TrialColumns,
     bounded_exp,
     columns_of,
     log_width,
     positive,
-    quantile,
 )
+from robsearch.laws.regret import RegretMap, regret_map
+from robsearch.laws.shape_test import ShapeTest, shape_test
+from robsearch.laws.width_curve import MOST_MORE, WidthCurve
+
+SHARED_SEEDS = 3
+"""Seeds that all widths must share for the jackknife: with two, Student's t is 12.7."""
 
 
-@dataclass(frozen=True)
-class Region:
-    """Fieller's confidence set of a ratio: an ``interval``, all ``outside`` (low, high), or
-    ``everything``.
-
-    Only an interval determines the ratio; the others arise when the denominator may well be zero.
-    """
-
-    shape: Literal["interval", "outside", "everything"]
-    low: float
-    high: float
-
-
-def fieller(
-    numerator: float,
-    denominator: float,
-    covariance: Array,
-    t: float,
-) -> Region:
-    """The ratios r for which ``numerator - r * denominator`` is within ``t`` standard errors of
-    zero.
-
-    ``covariance`` is (2, 2), of numerator and denominator. Source: Fieller 1954.
-    """
-    a = denominator**2 - t**2 * covariance[1, 1]
-    half_b = t**2 * covariance[0, 1] - numerator * denominator
-    discriminant = half_b**2 - a * (numerator**2 - t**2 * covariance[0, 0])
-    if a == 0 or (a < 0 and discriminant <= 0):
-        return Region("everything", -math.inf, math.inf)
-    # The ratios where a quadratic form is at most 0: between its roots, or outside of them.
-    root = math.sqrt(max(discriminant, 0.0))
-    # For a < 0 the first of them is the higher one.
-    ends = ((-half_b - root) / a, (-half_b + root) / a)
-    shape: Literal["interval", "outside"] = "interval" if a > 0 else "outside"
-    return Region(shape, float(min(ends)), float(max(ends)))
-
-
-class Optimum(NamedTuple):
-    """Lambda* at a width with its confidence interval: three numbers, or None each when not
-    determined.
-
-    ``censored`` is None, or says in words why not to build on it: lambda* is not determined, or
-    lies outside the searched range, where the numbers extrapolate.
-    """
-
-    width: float
-    lam: float | None
-    low: float | None
-    high: float | None
-    censored: str | None
-
-
-class SearchedRange(NamedTuple):
-    """The range of lambdas tried at a width, and the mean fitted effect of its groups (0 without a
-    fit)."""
-
-    width: float
-    low: float
-    high: float
-    effect: float
-
-
-@dataclass(frozen=True)
-class Quadratic:
-    """``b u + c u^2 + d u v``, natural logs, in rates. With one width, d and its variance are 0.
-
-    ``covariance`` is (3, 3), of (b, c, d), and ``df`` the residuals' degrees of freedom.
-    """
-
-    b: float
-    c: float
-    d: float
-    covariance: tuple[tuple[float, ...], ...]
-    df: int
-
-    def height(self, u: Array, v: Array | float) -> Array:
-        """The fitted value at log lambdas ``u`` (n,) and log width ``v``, less the group's
-        effect."""
-        return self.b * u + self.c * u**2 + self.d * u * v
-
-    def region(self, weights: tuple[float, float, float], confidence: float) -> Region:
-        """Fieller's region of ``weights . (b, c, d) / (2 c)``."""
-        rows = np.array([weights, (0.0, 2.0, 0.0)])
-        numerator, denominator = (rows @ (self.b, self.c, self.d)).tolist()
-        t = quantile(self.df, confidence)
-        return fieller(numerator, denominator, rows @ self.covariance @ rows.T, t)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResponseSurface:
-    """What ``n`` trials say of lambda*(width), with intervals at ``confidence``. Made by
-    ``fit_ridge``.
+    """What trials say of lambda*(width), with intervals at ``confidence``. Made by ``fit_ridge``.
 
-    ``problem`` is None, or says in words why lambda* is not determined; ``quadratic`` is None when
-    the trials are too few to fit one; ``searched`` goes from thin to wide. A fit on one width says
-    nothing of other widths. ``group`` says in words what the trials have in common, where
-    ``others`` were left out.
+    Attributes:
+        points: the trials.
+        curves: of the widths, thin to wide.
+        shape: whether curves of one shape would fit all widths; None where the trials are too few
+            to say.
+        refusal: why there is no answer at all, in words, or empty.
+        group: says in words what the trials have in common, where ``others`` were left out.
+        covariates: other parameters whose effects were taken out of the values.
     """
 
-    n: int
+    points: tuple[Point, ...] = field(repr=False)
     confidence: float
-    searched: tuple[SearchedRange, ...]
-    quadratic: Quadratic | None
-    problem: str | None
+    curves: tuple[WidthCurve, ...]
+    shape: ShapeTest | None = None
+    refusal: str = ""
     group: str = ""
     others: int = 0
+    covariates: tuple[str, ...] = ()
+    _line: PeakLine | None = field(default=None, repr=False)
 
     @property
-    def slope_region(self) -> Region | None:
-        """Slopes of log lambda* that the data do not reject; None with one width or no fit."""
-        if not self.quadratic or len(self.searched) < 2:
-            return None
-        return self.quadratic.region((0.0, 0.0, -1.0), self.confidence)
+    def n(self) -> int:
+        """How many trials."""
+        return len(self.points)
 
-    def optimum_region(self, width: Number) -> Region | None:
-        """Values of log lambda* at ``width`` that the data do not reject; None without a fit."""
-        weights = (-1.0, 0.0, -log_width(width))
-        if not self.quadratic:
+    @cached_property
+    def regret(self) -> RegretMap | None:
+        """What the lambda* of each width loses at the others, also where there is no law; None with
+        too few trials."""
+        widths = [curve.width for curve in self.curves]
+        lams = {width: self.optimum(width).lam for width in widths}
+        return regret_map(self.points, lams, self.confidence)
+
+    @property
+    def problem(self) -> str | None:
+        """None, or why lambda* is determined at no width, in words."""
+        if self.refusal:
+            return self.refusal
+        if not self.curves:
+            return "there are no trials"
+        if any(curve.problem is None for curve in self.curves):
             return None
-        return self.quadratic.region(weights, self.confidence)
+        reasons = {str(curve.problem) for curve in self.curves}
+        if len(reasons) == 1:
+            return reasons.pop()
+        return "; ".join(f"at width {self._name_of(c.width)} {c.problem}" for c in self.curves)
 
     @property
     def law(self) -> PowerLaw | None:
-        """Lambda* over width; None with one width, or when c is not clearly negative (then the
-        slope is unbounded)."""
-        if self.problem or not self.quadratic or len(self.searched) < 2:
+        """Lambda* over width; None where fewer than two widths place it inside the range
+        searched."""
+        if self.refusal or self._line is None:
             return None
-        curvature = 2 * self.quadratic.c
-        base = bounded_exp(-self.quadratic.b / curvature)
-        return PowerLaw(base, -self.quadratic.d / curvature)
+        return PowerLaw(bounded_exp(self._line.intercept), self._line.slope)
 
     @property
     def slope(self) -> float | None:
-        """The law's exponent, -d / (2c); None without a law."""
+        """The law's exponent, midway between the families; None without a law."""
         return float(self.law.exponent) if self.law else None
 
     @property
     def slope_interval(self) -> tuple[float, float] | None:
-        """Fieller's interval of ``slope``; None without a law."""
-        region = self.slope_region
-        return (region.low, region.high) if self.law and region else None
+        """It holds both families' intervals; None without a law."""
+        if self.law is None or self._line is None:
+            return None
+        intervals = self._line.intervals
+        return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+    @property
+    def slopes(self) -> dict[str, tuple[float, float, float]]:
+        """Of each family the exponent and its interval (low, high); empty without a law."""
+        if self.law is None or self._line is None:
+            return {}
+        families = zip(FAMILIES, self._line.slopes, self._line.intervals, strict=True)
+        return {family: (slope, *interval) for family, slope, interval in families}
+
+    @property
+    def pseudo_slopes(self) -> dict[str, tuple[float, ...]]:
+        """Of each family the jackknife's pseudo-values of the exponent, one per seed; empty where
+        the widths share no seeds.
+
+        Their mean is the exponent, less the jackknife's estimate of its bias.
+        """
+        if self.law is None or self._line is None:
+            return {}
+        return dict(zip(FAMILIES, self._line.pseudo_slopes, strict=False))
 
     def optimum(self, width: Number) -> Optimum:
         """Lambda* at ``width``, searched or not. Raises InputError unless ``width`` is positive."""
-        region = self.optimum_region(width)
-        problem = self.problem or self._not_searched(width)
-        if problem or not self.quadratic or not region:
-            return Optimum(float(width), None, None, None, problem)
-        slope = self.quadratic.b + self.quadratic.d * log_width(width)
-        lam = bounded_exp(-slope / (2 * self.quadratic.c))
-        start, end = self._range(width)
-        censored = None
-        if not start <= lam <= end:
-            side = "below" if lam < start else "above"
-            where = f"{side} the searched range [{start:.3g}, {end:.3g}]"
-            censored = f"lambda* at width {self._name_of(width)} lies {where}"
-        low = bounded_exp(region.low)
-        high = bounded_exp(region.high)
-        return Optimum(float(width), lam, low, high, censored)
+        refuse_unless(positive("width", width))
+        if self.refusal:
+            return Optimum(float(width), None, None, None, self.refusal)
+        for curve in self.curves:
+            if curve.width == width:
+                return self._searched(curve)
+        if self._line is None:
+            return Optimum(float(width), None, None, None, self.problem or self._not_searched())
+        return self._predicted(width)
+
+    def by_law(self, width: Number) -> Optimum | None:
+        """Lambda* at ``width`` by the law alone, also where it was searched; None without a law.
+
+        The interval is that of one more width, which counts how far widths scatter about the law;
+        two widths do not say that, and the interval is None. Raises InputError unless ``width`` is
+        positive.
+        """
+        refuse_unless(positive("width", width))
+        return self._predicted(width) if self.law else None
 
     def near_best(self, width: Number, tolerance: Number = 0.005) -> tuple[float, float] | None:
         """The lambdas (lowest, highest) fitted within ``tolerance``, a rate, of the best lambda
         searched.
 
-        Read off 1,001 lambdas, even in log; an end equal to the searched range's is clipped there.
-        None without a fit there. Raises InputError unless both numbers are positive.
+        Read off the fitted curve, which goes as far as lambdas lose at most 5 points. None without
+        a curve there. Raises InputError unless both numbers are positive.
         """
         refuse_unless(positive("width", width), positive("tolerance", tolerance))
-        if not self.quadratic or self._not_searched(width):
+        curve = self._curve(width)
+        if curve is None:
             return None
-        lams = np.geomspace(*self._range(width), 1001)
-        height = self.quadratic.height(np.log(lams), log_width(width))
-        near = lams[height >= height.max() - tolerance]
-        return float(near[0]), float(near[-1])
+        u = np.linspace(curve.cells.u[0], curve.cells.u[-1], 1001)
+        heights = np.interp(u, curve.cells.grid, curve.heights)
+        near = u[heights >= heights.max() - tolerance]
+        return math.exp(near[0]), math.exp(near[-1])
+
+    def fitted_range(self, width: Number) -> tuple[float, float] | None:
+        """The lambdas from which to which the curve of a width was fitted; None without one."""
+        curve = self._curve(width)
+        return None if curve is None else (math.exp(curve.cells.u[0]), math.exp(curve.cells.u[-1]))
 
     def curve(self, width: Number, lams: Sequence[Number] | Array) -> Array:
-        """Fitted robust accuracy (n,) at ``lams`` (n,), for the mean group of a searched width.
+        """Fitted robust accuracy (n,) at ``lams`` (n,), for the mean seed of a searched width.
 
-        Raises InputError at a width not searched, or without a fit.
+        Beyond ``fitted_range`` it is NaN. Raises InputError at a width without a curve.
         """
-        effects = {row.width: row.effect for row in self.searched}
-        if not self.quadratic or width not in effects:
-            fitted = f"none: {self.problem}"
-            if self.quadratic:
-                fitted = ", ".join(f"{searched:g}" for searched in effects)
-            expected = f"a width with a fitted curve ({fitted})"
-            raise refused(expected, width, "ask at one of these")
+        curve = self._curve(width)
+        if curve is None:
+            with_curves = [f"{curve.width:g}" for curve in self.curves if curve.peaks]
+            fitted = ", ".join(with_curves) or f"none: {self.problem}"
+            raise refused(f"a width with a fitted curve ({fitted})", width, "ask at one of these")
         u = np.log(np.asarray(lams, dtype=float))
-        return effects[width] + self.quadratic.height(u, log_width(width))
+        grid = curve.cells.grid
+        # Rounding may put an end of the range past the end of the grid.
+        inside = (u > grid[0] - 1e-9) & (u < grid[-1] + 1e-9)
+        return np.where(inside, np.interp(u, grid, curve.heights), np.nan)
 
     def sentence(self) -> str:
-        """The answer in one or two sentences, for a terminal."""
-        sample = self._sample()
+        """The answer in a few sentences, for a terminal."""
+        return " ".join(f"{sentence}." for sentence in self._sentences())
+
+    def _sentences(self) -> list[str]:
         if self.problem:
-            return f"lambda* is not determined {sample}: {self.problem}."
-        widths = [row.width for row in self.searched if self.optimum(row.width).censored]
-        outside = ""
-        if widths:
-            censored = ", ".join(map(self._name_of, widths))
-            where = "outside the searched range: search further there"
-            outside = f". At width {censored} it lies {where}"
-        if not self.law or not self.slope_interval:
-            best = self.optimum(self.searched[0].width)
-            optimum = f"lambda* = {best.lam:.3g} [{best.low:.3g}, {best.high:.3g}]"
-            width = self._name_of(best.width)
-            return f"{optimum} at width {width}, the only one with trials to fit {sample}{outside}."
+            return [f"lambda* is not determined {self._sample()}: {self.problem}"]
+        placed = [curve for curve in self.curves if curve.problem is None]
+        if self.law is None:
+            said = [self._one_width(curve) for curve in placed if not curve.side]
+        else:
+            said = [self._law_in_words()]
+        sides = [curve for curve in placed if curve.side]
+        for side in ("lowest", "highest"):
+            names = [self._name_of(curve.width) for curve in sides if curve.side == side]
+            if names:
+                where = f"the {side} lambda searched or {'below' if side == 'lowest' else 'above'}"
+                said.append(f"At width {', '.join(names)} it lies at {where}: search further there")
+        for curve in self.curves:
+            if curve.problem is not None:
+                said.append(f"At width {self._name_of(curve.width)}: {curve.problem}")
+        if not said[0].startswith("lambda*"):
+            said[0] = f"lambda* is not determined {self._sample()}. {said[0]}"
+        if self.shape is not None and len(self.curves) > 1:
+            said.append(self.shape.sentence())
+        return said + self._more_trials()
+
+    def _law_in_words(self) -> str:
+        assert self.law is not None, "asked without a law"
+        assert self.slope_interval is not None, "a law has an interval"
         low, high = self.slope_interval
         law = f"lambda* = {self.law.base:.3g} * width^{self.slope:.2f}, exponent {self.slope:.2f}"
         trend = ": no trend with width is shown" if low <= 0 <= high else ""
-        return f"{law} [{low:.2f}, {high:.2f}] {sample}{trend}{outside}."
+        return f"{law} [{low:.2f}, {high:.2f}]{trend} {self._sample()}"
+
+    def _one_width(self, curve: WidthCurve) -> str:
+        best = self._searched(curve)
+        optimum = f"lambda* = {best.lam:.3g} [{best.low:.3g}, {best.high:.3g}]"
+        only = (
+            "the only one with trials to fit" if len(self.curves) == 1 else "which alone places it"
+        )
+        return f"{optimum} at width {self._name_of(curve.width)}, {only} {self._sample()}"
+
+    def _more_trials(self) -> list[str]:
+        """How many more trials would show an exponent of this size, and where; nothing where it is
+        shown, or cannot be."""
+        interval = self.slope_interval
+        if interval is None or self._line is None or not interval[0] <= 0 <= interval[1]:
+            return []
+        slope = abs(self._line.slope)
+        margin = (interval[1] - interval[0]) / 2
+        most = MOST_MORE * self.n
+        more = self.n * ((margin / slope) ** 2 - 1) if slope > 0 else math.inf
+        if not 0 < more <= most:
+            return []
+        where = self._name_of(self._line.noisiest)
+        trials = counted(math.ceil(more), "more trial")
+        return [f"About {trials}, first at width {where}, would show an exponent of this size"]
+
+    def _searched(self, curve: WidthCurve) -> Optimum:
+        if curve.problem is not None:
+            return Optimum(curve.width, None, None, None, curve.problem)
+        start, end = curve.cells.edges
+        low, high = (bounded_exp(min(max(u, start), end)) for u in curve.ends)
+        censored = None
+        if curve.side:
+            where = "at or below" if curve.side == "lowest" else "at or above"
+            limit = f"{where} the {curve.side} lambda searched"
+            name = self._name_of(curve.width)
+            censored = f"lambda* at width {name} lies {limit}, {bounded_exp(curve.log_lam):.3g}"
+        return Optimum(curve.width, bounded_exp(curve.log_lam), low, high, censored)
+
+    def _predicted(self, width: Number) -> Optimum:
+        assert self._line is not None, "asked without a law"
+        predicted = self._line.predict(log_width(width), self.confidence)
+        low = None if predicted.low is None else bounded_exp(predicted.low)
+        high = None if predicted.high is None else bounded_exp(predicted.high)
+        return Optimum(float(width), bounded_exp(predicted.log_lam), low, high, None)
+
+    def _curve(self, width: Number) -> WidthCurve | None:
+        if self.refusal:
+            return None
+        return next((c for c in self.curves if c.width == width and c.peaks), None)
 
     def _sample(self) -> str:
         trials = counted(self.n, "trial")
-        widths = counted(len(self.searched), "width")
+        widths = counted(len(self.curves), "width")
         sample = f"{100 * self.confidence:g} %, n={trials} at {widths}"
         if self.group:
             sample += f" with {self.group}"
             if self.others:
                 sample += f", leaving out {self.others} with other choices"
+        if self.covariates:
+            sample += f", less the effects of {', '.join(self.covariates)}"
         return f"({sample})"
 
-    def _not_searched(self, width: Number) -> str | None:
-        """Why a fit on one width cannot answer for this one, or None."""
-        if len(self.searched) != 1 or self.searched[0].width == width:
-            return None
-        only = self._name_of(self.searched[0].width)
-        return f"only width {only} has trials to fit"
+    def _not_searched(self) -> str:
+        """Why the law cannot answer for a width that was not searched."""
+        placed = [self._name_of(c.width) for c in self.curves if c.problem is None and not c.side]
+        if len(self.curves) == 1:
+            return f"only width {self._name_of(self.curves[0].width)} has trials to fit"
+        only = f"only width {placed[0]} places it" if placed else "no width places it"
+        return f"{only} inside the lambdas searched"
 
     def _name_of(self, width: Number) -> str:
         """A width in words, apart from the others."""
-        searched = [row.width for row in self.searched]
+        searched = [curve.width for curve in self.curves]
         return names_of([width, *searched])[width]
-
-    def _range(self, width: Number) -> tuple[float, float]:
-        """The lambdas searched at this width, or overall when it was not searched."""
-        rows = [row for row in self.searched if row.width == width]
-        low = min(row.low for row in rows or self.searched)
-        high = max(row.high for row in rows or self.searched)
-        return low, high
 
 
 def fit_ridge(points: Sequence[Point], *, confidence: float = 0.95) -> ResponseSurface:
-    """Least squares of value on (width, seed) effects + b u + c u^2 + d u v, natural logs.
+    """Curves of each width, and the law through their peaks.
 
     Too little data raises nothing: it is the surface's ``problem``. Raises InputError for widths or
     lambdas not finite and positive, values outside [0, 1], or a confidence outside (0, 1).
@@ -283,51 +314,55 @@ def fit_ridge(points: Sequence[Point], *, confidence: float = 0.95) -> ResponseS
     expected = "a confidence between 0 and 1"
     refuse_unless((0 < confidence < 1, expected, confidence, "pass one such as 0.95"))
     trials = columns_of(points)
-    n = len(points)
-    if n == 0:
-        return ResponseSurface(0, confidence, (), None, "there are no trials")
-    fit = trials.fit()
-    if isinstance(fit, str):
-        return ResponseSurface(n, confidence, _ranges(trials, None), None, fit)
-    quadratic = _uncentred(fit, trials.centre)
-    searched = _ranges(trials, quadratic)
-    problem = fit.lacks_peak(trials, confidence)
-    return ResponseSurface(n, confidence, searched, quadratic, problem)
-
-
-def _uncentred(fit: Fit, centre: tuple[float, float]) -> Quadratic:
-    """The surface in original logs, from the fit of (c, b) or (c, b, d) in centred ones."""
-    u, v = centre
-    # Each row writes b, c or d in terms of the centred c, b and d.
-    to_bcd = np.array(
-        [
-            [-2 * u, 1, -v],
-            [1, 0, 0],
-            [0, 0, 1],
-        ]
+    seeds = np.array([point.seed for point in points])
+    shared = shared_seeds(trials, seeds)
+    curves = []
+    for place, width in enumerate(trials.widths):
+        here = trials.width == width
+        u = np.log(trials.lam[here])
+        cells = cells_of(u, trials.value[here], seeds[here], jackknife=shared > 0)
+        searched = float(trials.lam[here].min()), float(trials.lam[here].max())
+        peaks: tuple[Peaks, ...] = ()
+        if len(cells.u) >= LEAST:
+            families = (cubic, asymmetric)
+            peaks = tuple(peaks_of(cells, family, not shared, place) for family in families)
+        curves.append(WidthCurve(width, searched, cells, peaks, shared, confidence))
+    inside = [curve for curve in curves if curve.peaks and not curve.side]
+    placed = [curve for curve in inside if curve.problem is None]
+    # A width that does not place its peak counts for little, by its variance, but it counts.
+    line = PeakLine.through(inside, confidence) if len(placed) > 1 else None
+    return ResponseSurface(
+        tuple(points),
+        confidence,
+        tuple(curves),
+        tested(points, trials, curves),
+        _line=line,
     )
-    # On one width there is no d.
-    to_bcd = to_bcd[:, : len(fit.beta)]
-    b, c, d = (to_bcd @ fit.beta).tolist()
-    covariance = to_bcd @ fit.covariance @ to_bcd.T
-    rows = tuple(map(tuple, covariance.tolist()))
-    return Quadratic(b, c, d, rows, fit.df)
 
 
-def _ranges(trials: TrialColumns, quadratic: Quadratic | None) -> tuple[SearchedRange, ...]:
-    """What was tried at each width, thin to wide."""
-    effect = np.zeros(len(trials.u))
-    if quadratic:
-        u = trials.u + trials.centre[0]
-        v = trials.v + trials.centre[1]
-        effect = trials.value - quadratic.height(u, v)
-    ranges = []
+def shared_seeds(trials: TrialColumns, seeds: Array) -> int:
+    """How many seeds there are, if all widths have the same ones, each at several lambdas, and they
+    are enough for the jackknife; else 0."""
+    names = set(seeds.tolist())
     for width in trials.widths:
         here = trials.width == width
-        lams = trials.lam[here]
-        groups = np.unique(trials.group[here])
-        effects = [effect[trials.group == group].mean() for group in groups]
-        low = float(lams.min())
-        high = float(lams.max())
-        ranges.append(SearchedRange(width, low, high, float(np.mean(effects))))
-    return tuple(ranges)
+        for seed in names:
+            if len(set(trials.lam[here & (seeds == seed)])) < LEAST:
+                return 0
+    return len(names) if len(names) >= SHARED_SEEDS else 0
+
+
+def tested(
+    points: Sequence[Point],
+    trials: TrialColumns,
+    curves: Sequence[WidthCurve],
+) -> ShapeTest | None:
+    """The test of one shape, on the trainings that bend the curves."""
+    fitted = [curve for curve in curves if curve.peaks]
+    if not fitted:
+        return None
+    kept = np.zeros(len(points), dtype=bool)
+    for curve in fitted:
+        kept[np.flatnonzero(trials.width == curve.width)[curve.cells.kept]] = True
+    bending = columns_of(list(itertools.compress(points, kept)))
+    return shape_test(bending, [curve.cells for curve in fitted])

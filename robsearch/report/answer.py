@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup, escape
 from pandas import DataFrame, Series
 
-from robsearch.drawing.formatting import names_of, percentage_points
-from robsearch.laws import Optimum
+from robsearch.drawing.formatting import MINUS, names_of, percentage_points
+from robsearch.laws import Loss, Optimum
 from robsearch.metrics import TEST_ROBUST, VALUE
 from robsearch.report.evidence import STRONGEST, Evidence, meets, suggestions_of
 from robsearch.study import others_than_lam, params_of, params_text
@@ -52,6 +52,8 @@ def answer(evidence: Evidence) -> dict[str, Any]:
         "meeting": int(meets(evidence.finished).sum()),
         "missing": [evidence.names[width] for width in missing],
         "beyond": beyond(evidence),
+        "regret": evidence.ridge.regret,
+        "loss": loss,
         "others": {best["trial"]: other_parameters(best) for _, best in bests.iterrows()},
         "has_strongest": bests[STRONGEST].notna().any(),
         "seeds": seeds.set_index(["width", "number"]) if has_seeds else None,
@@ -89,6 +91,12 @@ def beyond(evidence: Evidence) -> tuple[str, Optimum] | None:
 def other_parameters(trial: Series) -> str:
     """What was searched besides lambda: ``lr 0.31, objective trades``."""
     return params_text(others_than_lam(params_of(trial)))
+
+
+def loss(lost: Loss) -> str:
+    """Points lost, with their interval: ``0.4 [−0.2, 1.0]``."""
+    points = [f"{100 * rate + 0.0:.1f}".replace("-", MINUS) for rate in lost]
+    return "{} [{}, {}]".format(*points)
 
 
 def gain(best: Series, control: Series) -> str:

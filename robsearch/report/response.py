@@ -53,7 +53,7 @@ def accuracy_against_lam(evidence: Evidence) -> dict[str, Any]:
         "below": int((100 * pruned["value"] < floor).sum()),
         "seeded": (suggestions["n"] > 1).any(),
         "constrained": bool(evidence.search.subject_to),
-        "has_curves": evidence.ridge.quadratic is not None,
+        "has_curves": any(map(evidence.ridge.fitted_range, evidence.widths)),
     }
 
 
@@ -168,14 +168,11 @@ def draw_constrained(axes: Axes, evidence: Evidence, limit: AtLeast) -> None:
 
 
 def draw_curve(axes: Axes, evidence: Evidence, width: float, color: str) -> None:
-    """The fitted curve over the lambdas tried at this width."""
-    ridge = evidence.ridge
-    if ridge.quadratic is None:
-        return
-    for searched in ridge.searched:
-        if searched.width == width:
-            lams = np.geomspace(searched.low, searched.high, 100)
-            axes.plot(lams, 100 * ridge.curve(width, lams), color=color)
+    """The fitted curve over the lambdas that bend it."""
+    fitted = evidence.ridge.fitted_range(width)
+    if fitted is not None:
+        lams = np.geomspace(*fitted, 100)
+        axes.plot(lams, 100 * evidence.ridge.curve(width, lams), color=color)
 
 
 def draw_optimum(strip: Axes, evidence: Evidence, width: float, place: int, color: str) -> None:

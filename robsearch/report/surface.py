@@ -35,12 +35,10 @@ from robsearch.drawing.style import (
 from robsearch.errors import counted
 from robsearch.laws import Optimum, Point
 from robsearch.laws.posterior import Posterior, fit_posterior
+from robsearch.laws.regret import LEAST
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of
 from robsearch.report.marks import mark_optimum
 
-LEAST = 3
-"""Trials beyond each width's own height, and different lambdas: with fewer only the prior would
-speak of a peak."""
 BETWEEN = 24
 """Widths between those searched at which the surface is drawn."""
 STRIP = 0.022
@@ -182,8 +180,9 @@ def draw_map(axes: Axes, surface: Surface) -> None:
     else:
         widths_drawn = np.geomspace(surface.widths[0], surface.widths[-1], 40)
         lams = [law(width) for width in widths_drawn]
-        optima = map(ridge.optimum, widths_drawn)
-        ends = np.array([(optimum.low, optimum.high) for optimum in optima], dtype=float)
+        predicted = filter(None, map(ridge.by_law, widths_drawn))
+        # With two widths there is no interval: absent ends become NaN, which is not drawn.
+        ends = np.array([(optimum.low, optimum.high) for optimum in predicted], dtype=float)
         axes.plot(widths_drawn, lams, color=INK)
         axes.plot(widths_drawn, ends.clip(*surface.view), **DOTTED)
     for optimum in surface.optima:
@@ -268,8 +267,9 @@ def draw_slice(axes: Axes, surface: Surface, width: float, trials: DataFrame) ->
     )
     axes.plot(surface.lams, 100 * mean, color=ACCENT)
     ridge = surface.evidence.ridge
-    if ridge.quadratic is not None:
-        lams = np.geomspace(trials["lam"].min(), trials["lam"].max(), 60)
+    fitted = ridge.fitted_range(width)
+    if fitted is not None:
+        lams = np.geomspace(*fitted, 60)
         axes.plot(lams, 100 * ridge.curve(width, lams), **CURVE)
     style = {**filled(color), "markersize": 6.5}
     axes.plot(trials["lam"], 100 * trials["value"], marker, **style)

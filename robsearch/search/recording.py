@@ -29,7 +29,7 @@ from robsearch.metrics import VALUE
 from robsearch.protocols import Dataset, Metrics
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
-from robsearch.search.summary import answer_lines
+from robsearch.search.summary import answer_lines, regret_lines
 from robsearch.study import COLUMN, RecordedTrial, SearchRecord, Suggestion
 from robsearch.tracking import SEARCH, SEARCH_ID, RunRecord, Tracker
 from robsearch.training.costs import Cost, cost_of
@@ -110,7 +110,11 @@ class Recorder:
     def answer(self, search: Search) -> None:
         """What the search found in words, in its own run."""
         law = search.ridge.sentence()
-        lines = [f"__{law}__", "", *(f"- {line}" for line in answer_lines(search))]
+        lines = [
+            f"__{law}__",
+            "",
+            *(f"- {line}" for line in (*answer_lines(search), *regret_lines(search))),
+        ]
         # Markdown would take lambda* for emphasis.
         answer = "\n".join(lines).replace("*", r"\*")
         summary = f"{answer}\n\n{_described(search.record)}"

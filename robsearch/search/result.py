@@ -13,6 +13,7 @@ import pyarrow as pa
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted, refused
 from robsearch.laws import ResponseSurface, fit_ridge
+from robsearch.laws.covariates import adjusted
 from robsearch.metrics import NATURAL_LOSS, ROBUST_LOSS, VALUE
 from robsearch.search.results_store import ResultsStore
 from robsearch.search.strongest import Figure, Selection, figure_of, selection
@@ -22,6 +23,7 @@ from robsearch.search.tables import (
     may_be_fitted,
     points,
     searched,
+    searched_beside_lam,
     spent,
     table_of,
     tables_of,
@@ -133,21 +135,33 @@ class Search:
     @cached_property
     def ridge(self) -> ResponseSurface:
         """Lambda* over width, from all finished trials that have not collapsed (see
-        ``laws.fit_ridge``).
+        ``laws.fit_ridge``), with the map of what one width's lambda* loses at another
+        (``regret``).
 
         Of a search with categorical choices it is that of the trials which share those of the best
-        one: its ``group``.
+        one: its ``group``. The effects of other numbers that were searched beside lambda are taken
+        out first (``laws.covariates``); where they cannot be told from lambda's, there is no law.
         """
         trials = fitted(self.trials)
         group = ""
         if len(trials) and "choices" in trials:
             group = str(trials["choices"].iloc[0])
         others = len(may_be_fitted(self.trials)) - len(trials)
-        ridge = replace(fit_ridge(points(self.trials)), group=group, others=others)
-        if self.complete.empty or len(sound(self.complete)):
-            return ridge
-        collapsed = counted(len(self.complete), "finished trial")
-        return replace(ridge, problem=f"{collapsed} collapsed, and no other finished")
+        covariates = searched_beside_lam(trials)
+        values = adjusted(points(trials), covariates)
+        refusal = ""
+        if isinstance(values, str):
+            refusal, values = values, points(trials)
+        if len(self.complete) and sound(self.complete).empty:
+            collapsed = counted(len(self.complete), "finished trial")
+            refusal = f"{collapsed} collapsed, and no other finished"
+        return replace(
+            fit_ridge(values),
+            group=group,
+            others=others,
+            covariates=tuple(covariates),
+            refusal=refusal,
+        )
 
     def table(self, name: str, *trials: str) -> pa.Table:
         """The search, or what measuring wrote down, as a pyarrow table (``.to_pandas()`` makes a

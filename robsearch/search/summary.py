@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from robsearch.drawing.formatting import names_of
-from robsearch.laws import Optimum
+from robsearch.laws import Loss, Optimum
 from robsearch.search.options import RunOptions
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
@@ -18,6 +18,7 @@ def closing_lines(search: Search, options: RunOptions) -> Iterator[str]:
     for line in answer_lines(search):
         yield f"  {line}"
     yield search.ridge.sentence()
+    yield from regret_lines(search)
     yield f"report: {search.report}"
     yield f"compare the trials: {options.command('ui', search.record)}"
 
@@ -26,6 +27,28 @@ def answer_lines(search: Search) -> Iterator[str]:
     """Lambda* and the best trial of each width."""
     for width, name in names_of(search.widths).items():
         yield f"width {name}: {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
+
+
+def regret_lines(search: Search) -> Iterator[str]:
+    """What the lambda* of another width loses at each width, where there are several."""
+    regret = search.ridge.regret
+    if regret is None:
+        return
+    names = names_of(regret.widths)
+    for width in regret.widths:
+        losses = [
+            f"{_loss_text(regret.at(width, other))} by that of width {names[other]}"
+            for other in regret.widths
+            if other != width
+        ]
+        if losses:
+            lost = f"points lost at width {names[width]} by another width's lambda*"
+            yield f"{lost}: {', '.join(losses)}"
+
+
+def _loss_text(loss: Loss) -> str:
+    """Points with their interval: ``0.4 [-0.2, 1.0]``."""
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * rate + 0.0 for rate in loss))
 
 
 def optimum_text(optimum: Optimum) -> str:

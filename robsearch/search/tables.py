@@ -16,7 +16,14 @@ from robsearch.errors import refused
 from robsearch.laws import Point
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
-from robsearch.study import RecordedTrial, SearchRecord, Storage, recorded_trials
+from robsearch.study import (
+    COLUMN,
+    RecordedTrial,
+    SearchRecord,
+    Storage,
+    is_number,
+    recorded_trials,
+)
 from robsearch.training.costs import COLUMNS, Cost, cost_of
 from robsearch.trials.files import read_parquet, unless_damaged
 from robsearch.trials.ladder.results import ladder_metrics
@@ -149,9 +156,30 @@ def fitted(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def points(trials: pd.DataFrame) -> list[Point]:
-    """The same as the law takes them."""
-    columns = fitted(trials)[["width", "lam", "value"]]
+    """Trials that the law is fitted from, as it takes them."""
+    columns = trials[["width", "lam", "value"]]
     return [Point(*row) for row in columns.itertuples(index=False)]
+
+
+def searched_beside_lam(trials: pd.DataFrame) -> dict[str, list[float]]:
+    """The numbers that were searched beside lambda, as far as they vary among these trials: by
+    name that of each.
+
+    None where lambda itself was not suggested: what it was made from is no covariate of it. A
+    number that some trials were not asked for is left out.
+    """
+    if f"{COLUMN}lam" not in trials or trials[f"{COLUMN}lam"].isna().any():
+        return {}
+    numbers = {}
+    for column in map(str, trials.columns):
+        name = column.removeprefix(COLUMN)
+        if column == name or name == "lam":
+            continue
+        values = trials[column].tolist()
+        are_numbers = all(is_number(value) and not math.isnan(value) for value in values)
+        if are_numbers and len(set(values)) > 1:
+            numbers[name] = [float(value) for value in values]
+    return numbers
 
 
 def _epochs_of_attempt(trial: Path) -> int | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         read_as,
         warm_start,
     )
-    from robsearch.study.params import COLUMN, others_than_lam, params_of, params_text
+    from robsearch.study.params import COLUMN, is_number, others_than_lam, params_of, params_text
     from robsearch.study.record import SearchRecord, record_names
     from robsearch.study.recorded import RecordedTrial, recorded_trials, trials_of
     from robsearch.study.replaying import Change, range_text, recorded_controls, replay
@@ -53,6 +53,7 @@ __all__ = [
     "ask_to_stop",
     "failures_of",
     "finished_observations",
+    "is_number",
     "living_owner",
     "number",
     "observations_of",

@@ -21,7 +21,7 @@ from robsearch.search.options import RunOptions
 from robsearch.search.results_store import claim_folder
 from robsearch.search.scheduling import scheduler_of
 from robsearch.search.summary import answer_lines
-from robsearch.search.tables import points
+from robsearch.search.tables import fitted, points
 from robsearch.spaces import AtLeast, Space, Stage
 from robsearch.study import SearchRecord, Study, open_storage
 from robsearch.trials.selection import has_collapsed, order
@@ -100,7 +100,7 @@ def test_a_collapsed_net_is_never_best_is_not_in_the_law_and_is_said(tmp_path):
     assert search.best(4) is None
     assert search.best(8)["trial"] == "w8-001"  # not w8-003, which has the highest value
     assert set(search.front["trial"]) == {"w8-001"}
-    assert [point.lam for point in points(search.trials)] == [1.0, 2.0, 4.0]
+    assert [point.lam for point in points(fitted(search.trials))] == [1.0, 2.0, 4.0]
     assert search.ridge.n == 3
     thin, wide = answer_lines(search)
     assert thin.endswith("; all 2 finished trials have collapsed, so none is best")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,10 @@ import pandas as pd
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
 from robsearch.claims.seeds import contrast, in_points, per_seed, slopes
 from robsearch.claims.statistics import Effect
+from robsearch.errors import counted
 from robsearch.laws import Point, fit_ridge
+from robsearch.laws.curves import LEAST
+from robsearch.laws.response_surface import SHARED_SEEDS
 from robsearch.parts.schedules import FLOOR
 from robsearch.trials.selection import sound
 
@@ -166,34 +169,38 @@ def at_one_learning_rate(h3: Claim) -> Claim:
 
 
 def best_lambda_rises(evidence: Evidence, experiment: str = GRID) -> Sequence[Effect]:
-    """H3: the slope of log lambda* on log width, ``-d / (2 c)``, with each seed's own ``d`` and the
-    common ``c``.
+    """H3: the slope of log lambda* on log width, by both families of curves (``laws.curves``).
 
-    Trainings that have collapsed say nothing of the peak and are left out, as are those that were
-    not measured.
+    Each seed's value is what the jackknife makes of leaving it out (Tukey's pseudo-value), so
+    Student's interval over seeds is that of the jackknife. Trainings that have collapsed say
+    nothing of the peak and are left out, as are those that were not measured.
     """
     trials = sound(evidence.of(experiment).trials).dropna(subset=[ROBUST])
-    return [Effect("slope of log lambda* on log width", "", peak_slopes(trials), 0.05)]
+    return [
+        Effect(f"slope of log lambda* on log width, by the {family}", "", slopes, 0.05)
+        for family, slopes in peak_slopes(trials).items()
+    ]
 
 
-def peak_slopes(trials: pd.DataFrame) -> tuple[float, ...]:
-    """By seed, from all its trainings: the interaction of log lambda and log width, over the
-    curvature of all seeds.
+def peak_slopes(trials: pd.DataFrame) -> Mapping[str, tuple[float, ...]]:
+    """By family of curves, and seed, the jackknife's pseudo-value of the slope.
 
     Raises:
-        NotDecidableError: robust accuracy has no peak in lambda, or too flat a one.
+        NotDecidableError: fewer than two widths place their best lambda, one has it at the end of
+            the grid, or the widths do not share three seeds of five lambdas each.
     """
     ridge = fit_ridge(law_points(trials, ROBUST))
-    if ridge.problem or ridge.quadratic is None:
-        raise NotDecidableError(ridge.problem or "the widths are too few for an interaction")
-    # A seed alone has too few trainings to tell the curvature of its peak.
-    curvature = ridge.quadratic.c
-
-    def slope_of_seed(of_seed: pd.DataFrame) -> float:
-        surface = fit_ridge(law_points(of_seed, ROBUST)).quadratic
-        return math.nan if surface is None else -surface.d / (2 * curvature)
-
-    return per_seed(trials, slope_of_seed)
+    censored = [ridge.optimum(curve.width).censored for curve in ridge.curves if curve.side]
+    if censored:
+        raise NotDecidableError("; ".join(map(str, censored)))
+    if ridge.law is None:
+        raise NotDecidableError(ridge.problem or "fewer than two widths place their best lambda")
+    if not ridge.pseudo_slopes:
+        raise NotDecidableError(
+            f"a slope takes {counted(SHARED_SEEDS, 'seed')} that all widths share, each with "
+            f"{counted(LEAST, 'lambda')}"
+        )
+    return ridge.pseudo_slopes
 
 
 def law_points(trials: pd.DataFrame, metric: str) -> list[Point]:

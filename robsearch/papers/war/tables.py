@@ -12,6 +12,7 @@ from robsearch.claims.claim import NotDecidableError
 from robsearch.claims.experiment import Findings
 from robsearch.claims.seeds import contrast, in_points
 from robsearch.claims.statistics import estimate
+from robsearch.laws.curves import FAMILIES, LEAST
 from robsearch.papers.war.claims import (
     ARMS,
     CONSTANTS,
@@ -137,14 +138,16 @@ def windows(trials: pd.DataFrame, lams: Sequence[float]) -> pd.DataFrame:
         # A lambda that was read back may differ in its last digit.
         inside = trials[trials["lam"].between(low * 0.999, high * 1.001)]
         try:
-            slope = estimate(peak_slopes(inside)).text()
+            slopes = {
+                family: estimate(seeds).text() for family, seeds in peak_slopes(inside).items()
+            }
         except NotDecidableError as reason:
-            slope = str(reason)
+            slopes = dict.fromkeys(FAMILIES, str(reason))
         rows.append(
             {
                 "lambda from": f"{low:g}",
                 "to": f"{high:g}",
-                "slope": slope,
+                **{f"slope, {family}": text for family, text in slopes.items()},
                 "seeds": inside["seed"].nunique(),
             }
         )
@@ -152,9 +155,9 @@ def windows(trials: pd.DataFrame, lams: Sequence[float]) -> pd.DataFrame:
 
 
 def _windows(lams: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Those that have three lambdas or more: a peak takes three."""
+    """Those that have as many lambdas as a curve takes, and all lambdas."""
     for window in (lams, lams[1:], lams[:-1], lams[1:-1]):
-        if len(window) >= 3:
+        if len(window) >= LEAST or window is lams:
             yield window[0], window[-1]
 
 

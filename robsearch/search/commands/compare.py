@@ -82,7 +82,7 @@ class Comparison:
             - ``strongest/robust_accuracy, attack, on, n, low, high``: the strongest figure that is
               known of that trial (``Search.strongest``), which was the best of ``best_of`` on
               ``val``.
-            - ``lam_star``, with ``_low``, ``_high`` (the ridge's, Fieller) and ``_problem`` (why
+            - ``lam_star``, with ``_low``, ``_high`` (the response surface's) and ``_problem`` (why
               not to build on it).
             - ``test/natural_accuracy``, ``robust_accuracy``, ``stability`` of that trial, as
               shares, each with ``_low``, ``_high``: Wilson over the test images. Where the test

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted
+from robsearch.laws import RegretMap
 from robsearch.metrics import VAL_NATURAL
 from robsearch.search.grid import Grid, Row, duration, rows_table
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
-from robsearch.search.summary import strongest_text
+from robsearch.search.summary import regret_lines, strongest_text
 from robsearch.search.tables import searched, spent
 from robsearch.study import (
     Failures,
@@ -80,6 +81,7 @@ def status_lines(search: Search) -> Iterator[Grid | Text | str]:
         if why:
             yield Text(f"width {name}: {why}")
     yield Text(search.ridge.sentence())
+    yield from map(Text, regret_lines(search))
 
 
 def _cost_text(cost: Cost) -> str:
@@ -145,7 +147,9 @@ def status_json(search: Search) -> dict[str, Any]:
     the best trial. ``best`` has of each width's best trial the strongest known figure
     (``strongest.Figure``), and the one on ``val`` by which it was selected. ``failure_groups`` has
     each reason once, with the trials that failed for it, and for each searched parameter its values
-    among them and among the trials that ended without a failure.
+    among them and among the trials that ended without a failure. ``law`` has the exponent by each
+    family of curves, the p of the test whether one shape fits all widths, and ``regret``: what at
+    one width the lambda* of another loses.
     """
     failed = search.trials[search.trials["state"] == "FAIL"]
     failures = []
@@ -176,11 +180,29 @@ def status_json(search: Search) -> dict[str, Any]:
             "group": ridge.group or None,
             "exponent": ridge.slope,
             "interval": ridge.slope_interval,
+            "families": [
+                {"family": family, "exponent": exponent, "interval": (low, high)}
+                for family, (exponent, low, high) in ridge.slopes.items()
+            ],
+            "one_shape_p": None if ridge.shape is None else ridge.shape.p,
+            "regret": _regret_json(ridge.regret),
             "optima": [ridge.optimum(width)._asdict() for width in search.widths],
         },
         "report": search.report if search.report.exists() else None,
         "tracking": search.record.tracking,
     }
+
+
+def _regret_json(regret: RegretMap | None) -> list[dict[str, Any]]:
+    """A row for each pair of different widths; rates, not points."""
+    if regret is None:
+        return []
+    lams = dict(zip(regret.widths, regret.lams, strict=True))
+    return [
+        {"width": width, "lam_star_of": other, "lam": lams[other], **loss._asdict()}
+        for (width, other), loss in regret.losses.items()
+        if width != other
+    ]
 
 
 def _best_json(search: Search, width: float) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""The regret map: what the lambda* of one width loses at another.
+
+It is what a lab decides by: an exponent may be uncertain while every lambda that it allows is as
+good as any other, and the reverse. The losses are read off the surface that all trials together
+give (``laws.posterior``), which also knows what happens far from a peak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from robsearch.laws.points import Number, Point, quantile
+from robsearch.laws.posterior import Posterior, fit_posterior
+
+LEAST = 3
+"""Trials beyond each width's own height, and different lambdas: with fewer only the prior would
+speak of a peak."""
+
+
+class Loss(NamedTuple):
+    """Robust accuracy lost, a rate, with its interval; below 0 is a gain."""
+
+    lost: float
+    low: float
+    high: float
+
+
+class RegretMap(NamedTuple):
+    """What is lost at each width by the lambda* of each other one, against that of its own.
+
+    Attributes:
+        widths: thin to wide.
+        lams: of each width lambda*, or, where its trials do not place it, the lambda of the highest
+            mean.
+        placed: whether it is lambda*.
+        losses: by width at which it is lost, and width whose lambda* it is.
+    """
+
+    widths: tuple[float, ...]
+    lams: tuple[float, ...]
+    placed: tuple[bool, ...]
+    losses: dict[tuple[float, float], Loss]
+
+    def at(self, width: Number, other: Number) -> Loss:
+        """What the lambda* of ``other`` loses at ``width``; KeyError for widths not in the map."""
+        return self.losses[float(width), float(other)]
+
+
+def regret_map(
+    points: Sequence[Point],
+    optima: Mapping[float, float | None],
+    confidence: float,
+) -> RegretMap | None:
+    """The map of these trials; None where they are too few.
+
+    Each loss is a difference of two means of the posterior at one width, its interval that of
+    Student's t with a degree of freedom for each trial but one per width and three for the curve.
+    Both lambdas are taken as they are, so that the loss at a width's own lambda* is 0.
+
+    Args:
+        points: the trials.
+        optima: lambda* of each of their widths, None where it is not placed.
+        confidence: of the intervals.
+    """
+    widths = sorted(optima)
+    lams = [point.lam for point in points]
+    spare = len(points) - len(widths) - LEAST
+    if spare < 1 or len(set(lams)) < LEAST:
+        return None
+    posterior = fit_posterior(points, (min(lams), max(lams)))
+    best = {}
+    for width in widths:
+        lam = optima[width]
+        best[width] = posterior.best(width) if lam is None else lam
+    t = quantile(spare, confidence)
+    losses = {}
+    for width in widths:
+        for other in widths:
+            losses[width, other] = loss(posterior, width, best[width], best[other], t)
+    placed = tuple(optima[width] is not None for width in widths)
+    return RegretMap(tuple(widths), tuple(best.values()), placed, losses)
+
+
+def loss(posterior: Posterior, width: Number, best: Number, lam: Number, t: float) -> Loss:
+    """What ``lam`` loses against ``best`` at one width, with ``t`` standard errors on either
+    side."""
+    mean, joint = posterior.moments(width, [best, lam])
+    lost = float(mean[0] - mean[1])
+    variance = joint[0, 0] + joint[1, 1] - 2 * joint[0, 1]
+    margin = t * math.sqrt(max(float(variance), 0.0))
+    return Loss(lost, lost - margin, lost + margin)
