@@ -160,7 +160,6 @@ def status_json(search: Search) -> dict[str, Any]:
     for row in status_rows(search):
         states = {name: row.states[name] for name in STATES}
         rows.append({**row._asdict(), "states": states})
-    ridge = search.ridge
     return {
         "name": search.name,
         "space": search.space,
@@ -175,21 +174,28 @@ def status_json(search: Search) -> dict[str, Any]:
         "collapsed": list(search.trials.loc[collapsed_among(search.trials), "trial"]),
         "failures": failures,
         "failure_groups": [vars(group) for group in failures_of(search.trials)],
-        "law": {
-            "sentence": ridge.sentence(),
-            "group": ridge.group or None,
-            "exponent": ridge.slope,
-            "interval": ridge.slope_interval,
-            "families": [
-                {"family": family, "exponent": exponent, "interval": (low, high)}
-                for family, (exponent, low, high) in ridge.slopes.items()
-            ],
-            "one_shape_p": None if ridge.shape is None else ridge.shape.p,
-            "regret": _regret_json(ridge.regret),
-            "optima": [ridge.optimum(width)._asdict() for width in search.widths],
-        },
+        "law": law_json(search),
         "report": search.report if search.report.exists() else None,
         "tracking": search.record.tracking,
+    }
+
+
+def law_json(search: Search) -> dict[str, Any]:
+    """The law in words and numbers; what is not determined is None."""
+    ridge = search.ridge
+    families = [
+        {"family": family, "exponent": exponent, "interval": (low, high)}
+        for family, (exponent, low, high) in ridge.slopes.items()
+    ]
+    return {
+        "sentence": ridge.sentence(),
+        "group": ridge.group or None,
+        "exponent": ridge.slope,
+        "interval": ridge.slope_interval,
+        "optima": [ridge.optimum(width)._asdict() for width in search.widths],
+        "families": families,
+        "one_shape_p": None if ridge.shape is None else ridge.shape.p,
+        "regret": _regret_json(ridge.regret),
     }
 
 
