@@ -1,8 +1,8 @@
-"""Width Adjusted Regularization: a thin net is searched, and wide nets keep its ratio of the
-losses.
+"""Width Adjusted Regularization: a thin net is searched, and each wide net trains once, at its
+ratio of the losses.
 
 First ``robsearch launch search_spaces.war:thin --name thin``, then
-``robsearch launch search_spaces.war:wide``.
+``robsearch launch search_spaces.war:wide --trials 2``: one training at each wide width.
 """
 
 from dataclasses import replace
@@ -10,8 +10,7 @@ from functools import cache
 
 import optuna
 
-from robsearch import WAR, Recipe, load_search, space
-from robsearch.errors import InputError, refusal
+from robsearch import WAR, Recipe, load_search, space, thin_anchor
 from search_spaces.quickstart import recipe
 
 THIN = "thin"
@@ -25,19 +24,15 @@ def thin(trial: optuna.Trial, width: float) -> Recipe:
 
 
 @cache
-def learned() -> tuple[float, tuple[tuple[float, float], ...]]:
-    """The best thin net's lambda, and its ratio of the losses over training."""
-    search = load_search(THIN)
-    best = search.best(16)
-    if best is None:
-        do = f"run `robsearch launch search_spaces.war:thin --name {THIN}` to its end first"
-        raise InputError(refusal(f"a finished trial of width 16 in {THIN}", "none", do))
-    return float(best["lam"]), search.loss_ratio(best["trial"])
+def target() -> WAR:
+    """The controller that starts at the thin net's lambda* and holds the mean ratio of the trials
+    near it."""
+    anchor = thin_anchor(load_search(THIN))
+    return WAR(target=anchor.ratios, lam_init=anchor.lam)
 
 
 @space(widths=(64, 256))
 def wide(trial: optuna.Trial, width: float) -> Recipe:
-    """From the thin net's lambda on, WAR holds its ratio; only how fast it does so is searched."""
-    lam, ratio = learned()
-    alpha = trial.suggest_float("alpha", 0.003, 0.3, log=True)
-    return replace(recipe(width, lam), lam=WAR(target=ratio, lam_init=lam, alpha=alpha))
+    """Nothing is left to search: one training at each width."""
+    war = target()
+    return replace(recipe(width, war.lam_init), lam=war)

@@ -9,7 +9,7 @@ import pytest
 from robsearch import InputError
 from robsearch.search import ResultsStore
 from robsearch.study import SearchRecord, open_storage
-from search_spaces.war import learned
+from search_spaces.war import target
 
 
 def test_war_says_that_the_thin_search_must_have_finished_a_trial(tmp_path: Path) -> None:
@@ -19,4 +19,4 @@ def test_war_says_that_the_thin_search_must_have_finished_a_trial(tmp_path: Path
         ResultsStore(tmp_path).current(),
         pytest.raises(InputError, match="a finished trial of width 16 in thin, got none: run"),
     ):
-        learned()
+        target()
