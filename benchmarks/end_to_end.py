@@ -132,7 +132,11 @@ def our_search(size: Size, seed: int, folder: Path) -> list[Ended]:
 
 def lambda_star(search: Search, width: float) -> float | None:
     try:
-        return search.ridge.optimum(width).lam
+        # Where the trials of a width do not place lambda*, the lambda of the highest mean.
+        regret = search.ridge.regret
+        if regret is None or width not in regret.widths:
+            return None
+        return regret.lams[regret.widths.index(width)]
     except InputError:  # no trial there yet
         return None
 

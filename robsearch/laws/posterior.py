@@ -14,6 +14,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
 from robsearch.errors import Condition, refuse_unless
+from robsearch.laws.curves import refined
 from robsearch.laws.gaussian_process import (
     SHAPES,
     Inputs,
@@ -36,6 +37,9 @@ from robsearch.laws.points import (
 
 GRID = np.linspace(-0.5, 0.5, 65)
 """Where the optimum is looked for, and trials are weighed against each other."""
+LEAST = 3
+"""Trials beyond each width's own height, and different lambdas: with fewer only the prior would
+speak of a peak."""
 LEVEL = 0.95
 """Of the interval of lambda*."""
 _NODES, _WEIGHTS = hermegauss(9)
@@ -92,6 +96,12 @@ class Posterior:
         positive."""
         mean, _ = self._moments(self._grid_inputs(width))
         return self._lam(GRID[mean.argmax()])
+
+    def peak(self, width: Number) -> float:
+        """The same between the places of the grid, by a parabola through three of them. Raises
+        InputError unless ``width`` is positive."""
+        mean, _ = self._moments(self._grid_inputs(width))
+        return self._lam(float(refined(GRID, mean[:, None])[0]))
 
     def optimum(self, width: Number) -> Optimum:
         """Lambda* at ``width``: median and central 95 % interval of 1,000 draws, always the same

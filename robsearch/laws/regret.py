@@ -12,11 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from robsearch.laws.points import Number, Point, quantile
-from robsearch.laws.posterior import Posterior, fit_posterior
-
-LEAST = 3
-"""Trials beyond each width's own height, and different lambdas: with fewer only the prior would
-speak of a peak."""
+from robsearch.laws.posterior import LEAST, Posterior
 
 
 class Loss(NamedTuple):
@@ -51,6 +47,7 @@ class RegretMap(NamedTuple):
 def regret_map(
     points: Sequence[Point],
     optima: Mapping[float, float | None],
+    posterior: Posterior | None,
     confidence: float,
 ) -> RegretMap | None:
     """The map of these trials; None where they are too few.
@@ -62,18 +59,17 @@ def regret_map(
     Args:
         points: the trials.
         optima: lambda* of each of their widths, None where it is not placed.
+        posterior: what they say together; None where they are too few.
         confidence: of the intervals.
     """
     widths = sorted(optima)
-    lams = [point.lam for point in points]
     spare = len(points) - len(widths) - LEAST
-    if spare < 1 or len(set(lams)) < LEAST:
+    if posterior is None or spare < 1:
         return None
-    posterior = fit_posterior(points, (min(lams), max(lams)))
     best = {}
     for width in widths:
         lam = optima[width]
-        best[width] = posterior.best(width) if lam is None else lam
+        best[width] = posterior.peak(width) if lam is None else lam
     t = quantile(spare, confidence)
     losses = {}
     for width in widths:

@@ -1,9 +1,10 @@
 """The response surface: lambda*(width) estimated from all trials, with intervals.
 
-Each width has curves of its own (``laws.curves``), a cubic and an asymmetric parabola, because one
-shape for all widths invents a trend where curves are skewed. Lambda* at a width lies midway between
-their peaks; the law goes through these, and its exponent is shown only where it is by both
-families. The question is that of arXiv 2010.01279.
+Lambda* at a width is where the mean of all trials of all widths together is highest there
+(``laws.posterior``). How sure that is, and whether it moves with width, is told by curves of each
+width's own (``laws.curves``), a cubic and an asymmetric parabola: what widths share may invent a
+trend where curves are skewed. An exponent is shown only where it is by both families. The question
+is that of arXiv 2010.01279.
 
 Intervals: where all widths share their seeds, the jackknife that leaves out one seed at a time,
 with Student's t of as many seeds less one; elsewhere the wild bootstrap over trials. What a law
@@ -23,7 +24,16 @@ import numpy as np
 
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted, refuse_unless, refused
-from robsearch.laws.curves import FAMILIES, LEAST, Peaks, asymmetric, cells_of, cubic, peaks_of
+from robsearch.laws.curves import (
+    FAMILIES,
+    LEAST,
+    Peaks,
+    asymmetric,
+    cells_of,
+    collapsed,
+    cubic,
+    peaks_of,
+)
 from robsearch.laws.families import PowerLaw
 from robsearch.laws.peak_line import PeakLine
 from robsearch.laws.points import (
@@ -37,10 +47,13 @@ from robsearch.laws.points import (
     log_width,
     positive,
 )
+from robsearch.laws.posterior import LEAST as LEAST_SHARED, Posterior, fit_posterior
 from robsearch.laws.regret import RegretMap, regret_map
 from robsearch.laws.shape_test import ShapeTest, shape_test
 from robsearch.laws.width_curve import MOST_MORE, WidthCurve
 
+MOST_OF = 3
+"""Widths that must place lambda* for a law where others do not."""
 SHARED_SEEDS = 3
 """Seeds that all widths must share for the jackknife: with two, Student's t is 12.7."""
 
@@ -52,6 +65,7 @@ class ResponseSurface:
     Attributes:
         points: the trials.
         curves: of the widths, thin to wide.
+        posterior: what all of them together say of each width; None with too few.
         shape: whether curves of one shape would fit all widths; None where the trials are too few
             to say.
         refusal: why there is no answer at all, in words, or empty.
@@ -62,6 +76,7 @@ class ResponseSurface:
     points: tuple[Point, ...] = field(repr=False)
     confidence: float
     curves: tuple[WidthCurve, ...]
+    posterior: Posterior | None = field(default=None, repr=False)
     shape: ShapeTest | None = None
     refusal: str = ""
     group: str = ""
@@ -80,7 +95,7 @@ class ResponseSurface:
         too few trials."""
         widths = [curve.width for curve in self.curves]
         lams = {width: self.optimum(width).lam for width in widths}
-        return regret_map(self.points, lams, self.confidence)
+        return regret_map(self.points, lams, self.posterior, self.confidence)
 
     @property
     def problem(self) -> str | None:
@@ -98,8 +113,8 @@ class ResponseSurface:
 
     @property
     def law(self) -> PowerLaw | None:
-        """Lambda* over width; None where fewer than two widths place it inside the range
-        searched."""
+        """Lambda* over width; None where fewer than two widths place it inside the range searched,
+        or fewer than three while others do not place it."""
         if self.refusal or self._line is None:
             return None
         return PowerLaw(bounded_exp(self._line.intercept), self._line.slope)
@@ -203,10 +218,7 @@ class ResponseSurface:
         if self.problem:
             return [f"lambda* is not determined {self._sample()}: {self.problem}"]
         placed = [curve for curve in self.curves if curve.problem is None]
-        if self.law is None:
-            said = [self._one_width(curve) for curve in placed if not curve.side]
-        else:
-            said = [self._law_in_words()]
+        said = self._without_law(placed) if self.law is None else [self._law_in_words()]
         sides = [curve for curve in placed if curve.side]
         for side in ("lowest", "highest"):
             names = [self._name_of(curve.width) for curve in sides if curve.side == side]
@@ -230,13 +242,21 @@ class ResponseSurface:
         trend = ": no trend with width is shown" if low <= 0 <= high else ""
         return f"{law} [{low:.2f}, {high:.2f}]{trend} {self._sample()}"
 
-    def _one_width(self, curve: WidthCurve) -> str:
-        best = self._searched(curve)
-        optimum = f"lambda* = {best.lam:.3g} [{best.low:.3g}, {best.high:.3g}]"
-        only = (
-            "the only one with trials to fit" if len(self.curves) == 1 else "which alone places it"
-        )
-        return f"{optimum} at width {self._name_of(curve.width)}, {only} {self._sample()}"
+    def _without_law(self, placed: Sequence[WidthCurve]) -> list[str]:
+        """Lambda* of the widths that place it inside the lambdas searched, as there is no law."""
+        optima = [self._searched(curve) for curve in placed if not curve.side]
+        if not optima:
+            return []
+        texts = [
+            f"{best.lam:.3g} [{best.low:.3g}, {best.high:.3g}] at width {self._name_of(best.width)}"
+            for best in optima
+        ]
+        rest = "; the other widths do not place it, so there is no law"
+        if len(self.curves) == 1:
+            rest = ", the only one with trials to fit"
+        elif len(optima) == 1:
+            rest = ", which alone places it"
+        return [f"lambda* = {', '.join(texts)}{rest} {self._sample()}"]
 
     def _more_trials(self) -> list[str]:
         """How many more trials would show an exponent of this size, and where; nothing where it is
@@ -296,6 +316,8 @@ class ResponseSurface:
         placed = [self._name_of(c.width) for c in self.curves if c.problem is None and not c.side]
         if len(self.curves) == 1:
             return f"only width {self._name_of(self.curves[0].width)} has trials to fit"
+        if len(placed) > 1:
+            return "fewer than three widths place it, and others do not"
         only = f"only width {placed[0]} places it" if placed else "no width places it"
         return f"{only} inside the lambdas searched"
 
@@ -316,28 +338,48 @@ def fit_ridge(points: Sequence[Point], *, confidence: float = 0.95) -> ResponseS
     trials = columns_of(points)
     seeds = np.array([point.seed for point in points])
     shared = shared_seeds(trials, seeds)
+    posterior = posterior_of(points, trials)
     curves = []
-    for place, width in enumerate(trials.widths):
+    for number, width in enumerate(trials.widths):
         here = trials.width == width
         u = np.log(trials.lam[here])
         cells = cells_of(u, trials.value[here], seeds[here], jackknife=shared > 0)
         searched = float(trials.lam[here].min()), float(trials.lam[here].max())
         peaks: tuple[Peaks, ...] = ()
-        if len(cells.u) >= LEAST:
+        shared_peak = math.nan
+        if len(cells.u) >= LEAST and posterior is not None:
             families = (cubic, asymmetric)
-            peaks = tuple(peaks_of(cells, family, not shared, place) for family in families)
-        curves.append(WidthCurve(width, searched, cells, peaks, shared, confidence))
+            peaks = tuple(peaks_of(cells, family, not shared, number) for family in families)
+            # Other widths may have been searched further.
+            shared_peak = float(np.clip(math.log(posterior.peak(width)), *cells.edges))
+        curve = WidthCurve(width, searched, cells, peaks, shared, confidence, shared_peak)
+        curves.append(curve)
     inside = [curve for curve in curves if curve.peaks and not curve.side]
     placed = [curve for curve in inside if curve.problem is None]
+    enough = len(placed) >= MOST_OF or len(placed) == len(inside) > 1
     # A width that does not place its peak counts for little, by its variance, but it counts.
-    line = PeakLine.through(inside, confidence) if len(placed) > 1 else None
+    line = PeakLine.through(inside, confidence) if enough else None
     return ResponseSurface(
         tuple(points),
         confidence,
         tuple(curves),
+        posterior,
         tested(points, trials, curves),
         _line=line,
     )
+
+
+def posterior_of(points: Sequence[Point], trials: TrialColumns) -> Posterior | None:
+    """What all trials that have not collapsed say together; None where they are too few."""
+    alive = np.ones(len(points), dtype=bool)
+    for width in trials.widths:
+        here = trials.width == width
+        alive[here] = ~collapsed(trials.value[here])
+    kept = list(itertools.compress(points, alive))
+    lams = {point.lam for point in kept}
+    if len(kept) < len(trials.widths) + LEAST_SHARED or len(lams) < LEAST_SHARED:
+        return None
+    return fit_posterior(kept, (min(lams), max(lams)))
 
 
 def shared_seeds(trials: TrialColumns, seeds: Array) -> int:

@@ -25,6 +25,9 @@ class WidthCurve:
         searched: lowest and highest lambda tried.
         peaks: of each family, the cubic first; empty where the trials are too few.
         seeds: that the jackknife left out one by one; 0 where the bootstrap was used.
+        confidence: of the interval.
+        shared_peak: log lambda of the highest mean that all trials of all widths together give
+            this one (``laws.posterior``).
     """
 
     width: float
@@ -33,11 +36,16 @@ class WidthCurve:
     peaks: tuple[Peaks, ...]
     seeds: int
     confidence: float
+    shared_peak: float
 
     @property
     def log_lam(self) -> float:
-        """Midway between the families' peaks."""
-        return float(np.mean([peaks.u[0] for peaks in self.peaks]))
+        """Log lambda*: what all widths together say of this one. It errs half as much as the peaks
+        of its own curves, which give its interval; where these lie at the end of the lambdas
+        searched, so does it."""
+        if self.side:
+            return float(self.peaks[0].u[0])
+        return self.shared_peak
 
     @property
     def t(self) -> float:
@@ -47,9 +55,9 @@ class WidthCurve:
 
     @cached_property
     def ends(self) -> tuple[float, float]:
-        """The interval of log lambda* that holds both families' intervals, not cut at the range
-        searched."""
-        lows, highs = [], []
+        """The interval of log lambda* that holds both families' intervals and lambda*, not cut at
+        the range searched."""
+        lows, highs = [self.log_lam], [self.log_lam]
         for peaks in self.peaks:
             margin = self.t * spread(peaks.u, self.seeds)
             lows.append(peaks.u[0] - margin)

@@ -33,9 +33,8 @@ from robsearch.drawing.style import (
     width_axis,
 )
 from robsearch.errors import counted
-from robsearch.laws import Optimum, Point
-from robsearch.laws.posterior import Posterior, fit_posterior
-from robsearch.laws.regret import LEAST
+from robsearch.laws import Optimum
+from robsearch.laws.posterior import LEAST, Posterior
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of
 from robsearch.report.marks import mark_optimum
 
@@ -74,14 +73,12 @@ class Surface:
     def of(cls, evidence: Evidence) -> Surface:
         """From the trials of positive lambda that the law is fitted from."""
         trials = evidence.fitted[evidence.fitted["lam"] > 0]
-        widths = trials["width"].nunique()
-        if len(trials) < widths + LEAST or trials["lam"].nunique() < LEAST:
+        posterior = evidence.ridge.posterior
+        if posterior is None:
+            widths = trials["width"].nunique()
             there = f"{counted(len(trials), 'finished trial')} at {counted(widths, 'width')}"
             needed = f"it takes {max(widths, 1) + LEAST}, of {LEAST} different λ"
             raise LeftOutError(f"{there}, and {needed}")
-        rows = trials[["width", "lam", "value"]].itertuples(index=False)
-        span = trials["lam"].min(), trials["lam"].max()
-        posterior = fit_posterior([Point(*row) for row in rows], span)
         return cls(evidence, trials, posterior)
 
     @cached_property

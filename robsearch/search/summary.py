@@ -26,7 +26,8 @@ def closing_lines(search: Search, options: RunOptions) -> Iterator[str]:
 def answer_lines(search: Search) -> Iterator[str]:
     """Lambda* and the best trial of each width."""
     for width, name in names_of(search.widths).items():
-        yield f"width {name}: {optimum_text(search.ridge.optimum(width))}{_best(search, width)}"
+        optimum = optimum_text(search.ridge.optimum(width))
+        yield f"width {name}: {optimum}{_highest_mean(search, width)}{_best(search, width)}"
 
 
 def regret_lines(search: Search) -> Iterator[str]:
@@ -69,6 +70,17 @@ def strongest_text(search: Search, width: float) -> str:
     if figure is None or figure.on == "val":
         return f"{chosen.val.text}, {chosen.text}"
     return f"{figure.text}; selected on val: {chosen.val.short}, {chosen.text}"
+
+
+def _highest_mean(search: Search, width: float) -> str:
+    """What to take at a width whose trials do not place lambda*: a clause, or nothing."""
+    regret = search.ridge.regret
+    if regret is None or width not in regret.widths:
+        return ""
+    place = regret.widths.index(width)
+    if regret.placed[place]:
+        return ""
+    return f", {regret.lams[place]:.3g} has the highest mean of all trials together"
 
 
 def _best(search: Search, width: float) -> str:

@@ -63,4 +63,4 @@ def test_where_no_law_is_determined_the_map_is_still_there():
 
 def test_fewer_trials_than_the_prior_needs_have_no_map():
     assert fit_ridge(planted(widths=(1, 16), seeds=1, lams=(1, 4))).regret is None
-    assert regret_map([], {}, 0.95) is None
+    assert regret_map([], {}, None, 0.95) is None

@@ -141,3 +141,14 @@ def test_only_numbers_that_vary_beside_a_suggested_lambda_are_covariates(tmp_pat
     assert set(searched_beside_lam(trials)) == {"lr", "depth"}
     # A lambda that was made from others was not suggested.
     assert searched_beside_lam(trials.drop(columns="param/lam")) == {}
+
+
+def test_a_width_that_does_not_place_lambda_star_is_told_what_to_take(tmp_path: Path) -> None:
+    """Four lambdas are too few for a curve, and enough for the surface of all trials."""
+    search = search_of(tmp_path, count=4)
+    thin, wide = answer_lines(search)
+    for line, width in ((thin, 4.0), (wide, 16.0)):
+        said = re.search(r"lambda\* not determined, ([\d.]+) has the highest mean of all", line)
+        assert float(said[1]) == pytest.approx(STAR[width], rel=0.3)
+    placed, _ = answer_lines(search_of(tmp_path))
+    assert "highest mean" not in placed
