@@ -8,10 +8,18 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from robsearch.claims.statistics import ALPHA, Effect, Estimate, estimate, holm, seeds_needed
+from robsearch.claims.statistics import (
+    ALPHA,
+    Effect,
+    Estimate,
+    estimate,
+    holm,
+    seeds_needed,
+    seeds_range,
+)
 from robsearch.errors import counted
 
-Answer = Literal["supported", "refuted", "inconclusive"]
+Answer = Literal["supported", "refuted", "negligible", "inconclusive"]
 
 
 class Evidence(NamedTuple):
@@ -87,9 +95,10 @@ class Part(NamedTuple):
         return cls(effect, effect.exact or estimate(effect.per_seed))
 
     @property
-    def refuted(self) -> bool:
-        """The whole interval lies below the smallest effect that matters."""
-        return self.estimate.high < self.effect.delta
+    def negligible(self) -> bool:
+        """The whole interval lies nearer to 0 than the smallest effect that matters."""
+        delta = self.effect.delta
+        return -delta < self.estimate.low and self.estimate.high < delta
 
 
 class Verdict(NamedTuple):
@@ -97,14 +106,21 @@ class Verdict(NamedTuple):
 
     Attributes:
         claim: which.
-        answer: ``refuted``: some part's interval lies wholly below its smallest effect that
-            matters, even if above 0. ``supported``: every part's lies above 0, after Holm's
-            correction over the primary claims. Else ``inconclusive``.
+        answer: ``negligible``: some part's interval lies wholly between its smallest effect that
+            matters and the negative of that. ``refuted``: some part's lies wholly below 0, after
+            Bonferroni's correction over the parts and Holm's over the primary claims.
+            ``supported``: every part's lies above 0, after Holm's correction. Else
+            ``inconclusive``.
         parts: each effect with its estimate.
         p: of the claim, one-sided: the largest of its parts.
         p_holm: the same, corrected.
+        p_below: of the opposite of the claim, one-sided: the smallest of its parts, times their
+            number.
+        p_below_holm: the same, corrected.
         needed: seeds that would decide an inconclusive claim, if the effect is what it seems to be,
             and Holm's correction as strict as it can be.
+        needed_range: the same at either end of what the seeds leave open about their spread; the
+            second is None above 1,000.
         reason: why nothing could be decided, where the experiment cannot tell.
     """
 
@@ -113,7 +129,10 @@ class Verdict(NamedTuple):
     parts: tuple[Part, ...] = ()
     p: float = 1.0
     p_holm: float = 1.0
+    p_below: float = 1.0
+    p_below_holm: float = 1.0
     needed: int | None = None
+    needed_range: tuple[int, int | None] | None = None
     reason: str = ""
 
     @property
@@ -125,15 +144,19 @@ class Verdict(NamedTuple):
 def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
     """A verdict for each claim, in their order; Holm's correction is over the primary ones."""
     weighed = [_weigh(claim, evidence) for claim in claims]
-    corrected = holm(
-        {verdict.claim.name: verdict.p for verdict in weighed if verdict.claim.primary}
-    )
-    strictest = ALPHA / max(len(corrected), 1)
+    primary = [verdict for verdict in weighed if verdict.claim.primary]
+    above = holm({verdict.claim.name: verdict.p for verdict in primary})
+    below = holm({verdict.claim.name: verdict.p_below for verdict in primary})
+    strictest = ALPHA / max(len(primary), 1)
     verdicts = []
     for verdict in weighed:
+        name = verdict.claim.name
         level = strictest if verdict.claim.primary else ALPHA
-        p_holm = corrected.get(verdict.claim.name, verdict.p)
-        verdicts.append(_answer(verdict, p_holm, level))
+        corrected = verdict._replace(
+            p_holm=above.get(name, verdict.p),
+            p_below_holm=below.get(name, verdict.p_below),
+        )
+        verdicts.append(_answer(corrected, level))
     return verdicts
 
 
@@ -146,29 +169,32 @@ def _weigh(claim: Claim, evidence: Evidence) -> Verdict:
         return Verdict(claim, "inconclusive", reason=str(error))
     # A claim holds if all of its parts do, so its p-value is the largest of theirs.
     p = max(part.estimate.p for part in parts)
-    return Verdict(claim, "inconclusive", parts, p)
+    # The opposite holds if any part is reversed: Bonferroni.
+    p_below = min(1.0, len(parts) * min(part.estimate.p_below for part in parts))
+    return Verdict(claim, "inconclusive", parts, p, p_below=p_below)
 
 
-def _answer(verdict: Verdict, p_holm: float, strictest: float) -> Verdict:
+def _answer(verdict: Verdict, strictest: float) -> Verdict:
     """``strictest``: the level at which the claim would pass whatever became of the others."""
-    verdict = verdict._replace(p_holm=p_holm)
     if verdict.reason:
         return verdict
     least = verdict.claim.least_seeds
     if verdict.seeds < least:
         reason = f"{counted(verdict.seeds, 'seed')}, and a verdict takes at least {least}"
         return verdict._replace(reason=reason, needed=least)
-    if any(part.refuted for part in verdict.parts):
+    if any(part.negligible for part in verdict.parts):
+        return verdict._replace(answer="negligible")
+    if verdict.p_below_holm < ALPHA:
         return verdict._replace(answer="refuted")
-    if p_holm < ALPHA:
+    if verdict.p_holm < ALPHA:
         return verdict._replace(answer="supported")
-    counts = [
-        seeds_needed(part.estimate, part.effect.delta, strictest)
-        for part in verdict.parts
-        if part.estimate.p >= strictest
-    ]
+    open_parts = [part for part in verdict.parts if part.estimate.p >= strictest]
+    counts = [seeds_needed(part.estimate, part.effect.delta, strictest) for part in open_parts]
     # One part that no number of seeds would decide leaves the claim open.
     finite = [count for count in counts if count is not None]
-    if len(finite) < len(counts):
+    if len(finite) < len(counts) or not finite:
         return verdict
-    return verdict._replace(needed=max(finite, default=None))
+    ranges = [seeds_range(part.estimate, part.effect.delta, strictest) for part in open_parts]
+    lows, highs = zip(*ranges, strict=True)
+    most = None if None in highs else max(highs)
+    return verdict._replace(needed=max(finite), needed_range=(max(lows), most))

@@ -89,7 +89,11 @@ def why(verdict: Verdict) -> str:
     if verdict.answer != "inconclusive":
         return ""
     if verdict.needed:
-        return f"about {counted(verdict.needed, 'seed')} would decide it"
+        text = f"about {counted(verdict.needed, 'seed')} would decide it"
+        if verdict.needed_range is not None:
+            least, most = verdict.needed_range
+            text += f" ({least} to {'more than 1,000' if most is None else most})"
+        return text
     return "more seeds than 1,000 would be needed"
 
 

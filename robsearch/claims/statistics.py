@@ -32,7 +32,7 @@ class Effect(NamedTuple):
         unit: such as ``points``.
         per_seed: one number per seed; seeds that lack a training it needs are left out.
         delta: the smallest effect that matters, at least 0, fixed before the data was seen. A part
-            whose interval lies wholly below it is refuted.
+            whose interval lies wholly between it and its negative is negligible.
         exact: the estimate, where it is not Student's.
     """
 
@@ -44,8 +44,10 @@ class Effect(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Mean over seeds, with Student's t interval at 95 %, and the one-sided p-value of its being at
-    most 0."""
+    """Mean over seeds, with Student's t interval at 95 %.
+
+    ``p`` is the one-sided p-value of its being at most 0, ``p_below`` that of its being at least 0.
+    """
 
     mean: float
     low: float
@@ -53,6 +55,7 @@ class Estimate(NamedTuple):
     p: float
     sd: float
     n: int
+    p_below: float = 1.0
 
     def text(self, digits: str = ".2f") -> str:
         """``1.20 [0.80, 1.60]``; the mean alone where seeds are too few for an interval."""
@@ -75,7 +78,8 @@ def estimate(per_seed: ArrayLike) -> Estimate:
     error = max(sd / math.sqrt(n), LEAST_ERROR)
     reach = float(stats.t.ppf(1 - ALPHA, n - 1)) * error
     p = float(stats.t.sf(mean / error, n - 1))
-    return Estimate(mean, mean - reach, mean + reach, p, sd, n)
+    p_below = float(stats.t.cdf(mean / error, n - 1))
+    return Estimate(mean, mean - reach, mean + reach, p, sd, n, p_below)
 
 
 def share_above(agreed: Sequence[float], least: float) -> Estimate:
@@ -85,6 +89,7 @@ def share_above(agreed: Sequence[float], least: float) -> Estimate:
     ones = sum(map(bool, agreed))
     share = ones / n
     test = stats.binomtest(ones, n, least, alternative="greater")
+    test_below = stats.binomtest(ones, n, least, alternative="less")
     low, high = stats.binomtest(ones, n).proportion_ci(LEVEL, method="exact")
     return Estimate(
         mean=share - least,
@@ -93,6 +98,7 @@ def share_above(agreed: Sequence[float], least: float) -> Estimate:
         p=float(test.pvalue),
         sd=math.sqrt(share * (1 - share)),
         n=n,
+        p_below=float(test_below.pvalue),
     )
 
 
@@ -117,17 +123,28 @@ def seeds_needed(
 ) -> int | None:
     """The seeds at which an effect like this one would be decided, with a power of 80 %.
 
-    The mean and the spread are taken to be what was seen. An effect above 0 can be told from 0 at
-    ``alpha``, one below ``delta`` from ``delta`` by its 95 % interval; the cheaper of the two
-    counts.
+    The mean and the spread are taken to be what was seen. An effect on either side of 0 can be told
+    from 0 at ``alpha``, one nearer to 0 than ``delta`` from ``delta`` by its 95 % interval; the
+    cheaper of the two counts.
 
     Returns:
         The number, or None where nothing is known of the spread, or above ``MOST_SEEDS``.
     """
-    from_zero = _seeds_to_tell(seen.mean, seen.sd, alpha)
-    from_delta = _seeds_to_tell(delta - seen.mean, seen.sd, ALPHA)
+    from_zero = _seeds_to_tell(abs(seen.mean), seen.sd, alpha)
+    from_delta = _seeds_to_tell(delta - abs(seen.mean), seen.sd, ALPHA)
     counts = [count for count in (from_zero, from_delta) if count is not None]
     return min(counts, default=None)
+
+
+def seeds_range(seen: Estimate, delta: float, alpha: float = ALPHA) -> tuple[int, int | None]:
+    """The same at either end of the 80 % interval of the spread (chi-square), which few seeds know
+    badly; None above ``MOST_SEEDS``."""
+    if seen.n < 2 or not math.isfinite(seen.sd):
+        return LEAST_SEEDS, None
+    df = seen.n - 1
+    ends = [seen.sd * math.sqrt(df / stats.chi2.ppf(share, df)) for share in (0.9, 0.1)]
+    least, most = (seeds_needed(seen._replace(sd=float(sd)), delta, alpha) for sd in ends)
+    return least or LEAST_SEEDS, most
 
 
 def _seeds_to_tell(gap: float, sd: float, alpha: float) -> int | None:

@@ -13,7 +13,12 @@ from robsearch.claims.planning import Planned
 from robsearch.errors import counted
 from robsearch.search.grid import Grid, duration
 
-COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
+COLORS = {
+    "supported": "green",
+    "refuted": "red",
+    "negligible": "cyan",
+    "inconclusive": "yellow",
+}
 
 
 def result_lines(

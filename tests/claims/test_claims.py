@@ -18,6 +18,7 @@ from robsearch.claims.statistics import (
     estimate,
     holm,
     seeds_needed,
+    seeds_range,
     share_above,
 )
 
@@ -123,16 +124,38 @@ def test_a_clear_effect_is_supported_and_its_mirror_refuted() -> None:
     assert answer(([-1.0, -1.1, -0.9, -1.0], 0.1)) == "refuted"
 
 
-def test_a_clear_nothing_is_refuted_only_where_less_than_delta_matters() -> None:
+def test_a_clear_nothing_is_negligible_only_where_less_than_delta_matters() -> None:
     nothing = [0.1, -0.1, 0.05, -0.05]
-    assert answer((nothing, 1.0)) == "refuted"
+    assert answer((nothing, 1.0)) == "negligible"
     assert answer((nothing, 0.0)) == "inconclusive"
 
 
-def test_an_effect_that_is_there_but_too_small_to_matter_is_refuted() -> None:
+def test_an_effect_that_is_there_but_too_small_to_matter_is_negligible() -> None:
     small = [0.1, 0.11, 0.09, 0.1]
     assert answer((small, 0.05)) == "supported"
-    assert answer((small, 0.5)) == "refuted"
+    assert answer((small, 0.5)) == "negligible"
+    assert answer(([-each for each in small], 0.5)) == "negligible"
+    assert answer(([-each for each in small], 0.05)) == "refuted"
+
+
+def test_what_may_be_a_reversal_or_nothing_is_open() -> None:
+    """From -1.1 to 0.03: an effect of 0.05 is excluded, a reversal is not shown."""
+    told = [-0.1, -0.5, -1.1, -0.1, -0.9]
+    seen = estimate(told)
+    assert seen.low < -0.05
+    assert 0 < seen.high < 0.05
+    assert answer((told, 0.05)) == "inconclusive"
+
+
+def test_holm_makes_a_refutation_harder_too() -> None:
+    weak = [-each for each in (0.2, 1.0, 1.4, 0.5, 0.1, 0.9, -0.2)]
+    assert 0.0125 < estimate(weak).p_below < 0.025
+    alone = judge([claim((weak, 0.1), name="A")], NOTHING)
+    both = judge([claim((weak, 0.1), name="A"), claim(([0.0, 1.0, -1.0], 0.1), name="B")], NOTHING)
+    assert [alone[0].answer, both[0].answer] == ["refuted", "inconclusive"]
+    assert both[0].p_below_holm == pytest.approx(2 * estimate(weak).p_below)
+    # Two parts, of which either could refute it.
+    assert answer((weak, 0.1), ([1.0, 1.1, 0.9, 1.0, 1.0, 1.1, 0.9], 0.1)) == "inconclusive"
 
 
 def test_all_parts_must_hold_and_one_can_refute() -> None:
@@ -198,7 +221,18 @@ def test_an_open_claim_says_how_many_seeds_would_decide_it() -> None:
     (verdict,) = judge([claim(([2.0, -1.0, 0.5, 1.5], 0.1))], NOTHING)
     needed = seeds_needed(estimate([2.0, -1.0, 0.5, 1.5]), 0.1)
     assert verdict.needed == needed
-    assert f"about {needed} seeds" in why(verdict)
+    least, most = verdict.needed_range
+    assert least < needed < most
+    assert f"about {needed} seeds would decide it ({least} to {most})" in why(verdict)
+
+
+def test_the_range_of_seeds_is_that_of_the_spread() -> None:
+    """Of five seeds the spread's 80 % interval is sd times sqrt(4 / 7.779) to sqrt(4 / 1.064)."""
+    seen = Estimate(1.0, -1, 3, 0.1, 1.0, 5)
+    least, most = seeds_range(seen, delta=0.0)
+    assert least == seeds_needed(seen._replace(sd=math.sqrt(4 / 7.7794)), delta=0.0)
+    assert most == seeds_needed(seen._replace(sd=math.sqrt(4 / 1.0636)), delta=0.0)
+    assert seeds_range(seen._replace(mean=0.01), delta=0.0)[1] is None
 
 
 # --- evidence ---
