@@ -9,14 +9,13 @@ import math
 import re
 import shutil
 import subprocess
-import threading
 
 import pandas as pd
 import psutil
 import pytest
 import shared_ray
 from agreement import BROKE_DOWN, in_ray, settled, stated
-from command_processes import started, wait_until
+from command_processes import started, wait_until, when
 from faulty_spaces import ROOM, greedy, many, silent, sound
 from full_disks import ballast
 from mlflow import MlflowClient
@@ -229,30 +228,6 @@ def test_a_torn_journal_is_mended_and_a_late_worker_of_a_dead_driver_writes_noth
 # --- slow ones ---
 
 
-@contextlib.contextmanager
-def when(condition, act):
-    """Acts in a thread, once, as soon as a condition holds while the body runs."""
-    ended, errors = threading.Event(), []
-
-    def watch():
-        while not ended.wait(0.02):
-            if condition():
-                try:
-                    return act()
-                except Exception as error:
-                    return errors.append(error)
-        return errors.append(AssertionError("it never came to pass"))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    assert not errors
-
-
 @pytest.mark.timeout(900)
 def test_a_hung_trial_is_ended_and_retried_and_a_worker_that_dies_again_and_again_fails_its_trial(
     options, monkeypatch
@@ -286,7 +261,7 @@ def test_a_hung_trial_is_ended_and_retried_and_a_worker_that_dies_again_and_agai
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A results folder in which drivers in processes of their own search ``sound``."""
+    """A results folder in which a driver in a process of its own searches ``sound``."""
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(tmp_path / "results" / "s" / "trials"))
     (tmp_path / "results").mkdir()
     return tmp_path / "results"

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +11,11 @@ import psutil
 import pytest
 import shared_ray
 from agreement import settled
-from command_processes import started, wait_until
+from command_processes import in_this_process, started, wait_until, when
 from mlflow import MlflowClient
 from mlflow_stores import new_store
 
 import robsearch
-from robsearch import cli
 from robsearch.search.result import Search
 from robsearch.study import open_storage
 from robsearch.tracking import TRIAL
@@ -43,15 +41,6 @@ def half_way(results):
 def launched(results, trials, parallel):
     words = ("--name", "s", "--trials", str(trials), "--parallel", str(parallel))
     return started(results, "launch", "small_spaces:slow_pair", *words)
-
-
-def in_this_process(results, *words):
-    """A command's exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["robsearch", *words, "--results", str(results)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    return left.value.code or 0
 
 
 # --- one search: a driver is killed, the next one is interrupted, and a third finishes it ---
@@ -186,14 +175,20 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_
     assert "expected a process that drives 's', got none" in capfd.readouterr().err
 
 
-def test_a_driver_whose_search_was_taken_over_stops_and_writes_nothing_more(tmp_path, uri):
-    launch = launched(tmp_path, trials=40, parallel=1)
+def test_a_driver_whose_search_was_taken_over_stops_and_writes_nothing_more(
+    two_cpus, tmp_path, uri, capfd
+):
     trials = tmp_path / "s" / "trials"
-    wait_until(lambda: any(len(read_history(folder)) > 20 for folder in trials.glob("*")), launch)
-    storage = open_storage(None, tmp_path / "s")
-    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s@lease-2")
-    said, _ = launch.communicate(timeout=120)
-    assert launch.returncode == 1
+
+    def take_over():
+        storage = open_storage(None, tmp_path / "s")
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s@lease-2")
+
+    with when(lambda: any(len(read_history(one)) > 20 for one in trials.glob("*")), take_over):
+        words = ("--name", "s", "--trials", "40", "--parallel", "1")
+        status = in_this_process(tmp_path, "launch", "small_spaces:slow_pair", *words)
+    said = "".join(capfd.readouterr())
+    assert status == 1, said
     assert "error: another driver took over 's'" in said
     assert "Traceback" not in said
     assert list(robsearch.load_search("s", results=tmp_path).trials["state"]) == ["RUNNING"]
