@@ -3,7 +3,7 @@
 Tune reserves the trial's placement group: one bundle for each process, and none for the trial's
 own, which only waits. Ray Train starts the processes, joins them in torch's process group, and ends
 all when one of them dies; the trial then fails, and Tune starts it again. Ray Train would reserve a
-second placement group: here it is given the trial's. That takes four of its private modules and one
+second placement group: here it is given the trial's. That takes five of its private modules and one
 patch, for it has no public way to run in bundles that exist (seen in Ray 2.60; ``pyproject.toml``
 caps the version).
 """
@@ -18,8 +18,9 @@ from typing import Any
 
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
@@ -58,15 +59,14 @@ def data_parallel(job: Job) -> Generator[Report]:
         RankLostError: a process died, or raised an error instead of reporting it.
     """
     os.environ.update(SETTINGS)
-    actor: Any = ray.remote(num_cpus=0)(_ReportChannel)
-    channel = actor.remote()
+    channel = _report_channel()
     training = _Training(_trainer(job, channel))
     training.start()
     try:
         pending = channel.receive.remote()
         while training.is_alive():
             if ray.wait([pending], timeout=LISTEN_SECONDS)[0]:
-                yield ray.get(pending)
+                yield cloudpickle.loads(ray.get(pending))
                 channel.answer.remote(True)
                 pending = channel.receive.remote()
     finally:
@@ -111,7 +111,7 @@ def _rank(config: dict[str, Any]) -> None:
     hold_gpus(job.gpus)
     reports = with_warnings(job.work(job.recipe, job.folder, ranks))
     for report in reports:
-        if ranks.leads and not ray.get(channel.send.remote(report)):
+        if ranks.leads and not ray.get(channel.send.remote(cloudpickle.dumps(report))):
             reports.close()
 
 
@@ -122,23 +122,31 @@ def _free_share() -> float:
     return free / total
 
 
-class _ReportChannel:
-    """An actor between rank 0 and the trial: who sends a report waits for the answer, whether
-    to go on."""
+def _report_channel() -> Any:
+    """Starts an actor between rank 0 and the trial: who sends a report waits for the answer,
+    whether to go on.
 
-    def __init__(self) -> None:
-        self._reports: asyncio.Queue[Report] = asyncio.Queue()
-        self._answers: asyncio.Queue[bool] = asyncio.Queue()
+    Its process would take as long to import robsearch, with torch, as a rank's. It need not: the
+    class is made here, so that it is sent as it is and not by its name, and reports pass as bytes.
+    """
 
-    async def send(self, report: Report) -> bool:
-        await self._reports.put(report)
-        return await self._answers.get()
+    class _ReportChannel:
+        def __init__(self) -> None:
+            self._reports: asyncio.Queue[bytes] = asyncio.Queue()
+            self._answers: asyncio.Queue[bool] = asyncio.Queue()
 
-    async def receive(self) -> Report:
-        return await self._reports.get()
+        async def send(self, report: bytes) -> bool:
+            await self._reports.put(report)
+            return await self._answers.get()
 
-    async def answer(self, goes_on: bool) -> None:
-        await self._answers.put(goes_on)
+        async def receive(self) -> bytes:
+            return await self._reports.get()
+
+        async def answer(self, goes_on: bool) -> None:
+            await self._answers.put(goes_on)
+
+    actor: Any = ray.remote(num_cpus=0)(_ReportChannel)
+    return actor.remote()
 
 
 class _Training(threading.Thread):
@@ -155,15 +163,13 @@ class _Training(threading.Thread):
 
 
 class _InTrial(TorchTrainer):
-    """Without the detached actor that removes placement groups: this one is Tune's."""
+    """Without two actors of Ray Train's: the detached one that removes placement groups, for this
+    one is Tune's, and the one that hands out Ray's datasets, for there are none."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [
-            callback
-            for callback in callbacks
-            if not isinstance(callback, PlacementGroupCleanerCallback)
-        ]
+        needless = PlacementGroupCleanerCallback, DatasetsCallback
+        return [callback for callback in callbacks if not isinstance(callback, needless)]
 
 
 class _TrialsPlacementGroup(WorkerGroupCallback):

@@ -141,9 +141,9 @@ def test_the_papers_preset_halves_the_learning_rate_from_epoch_75_on() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(
-    two_cpus: None, tmp_path: Path
+    two_cpus: None, uri: str, tmp_path: Path
 ) -> None:
-    options = RunOptions(results=tmp_path, parallel=2)
+    options = RunOptions(results=tmp_path, parallel=1)
     found = validate(TINY, "tiny", options=options)
     assert found is not None
     assert [verdict.claim.name for verdict in found.verdicts] == ["H1", "H2", "H3", "H4", "H5"]
@@ -216,9 +216,9 @@ DIVERGING = {"trains": BASE, "diverges": replace(BASE, optimiser=SGD(lr=1e30))}
 
 @pytest.mark.slow
 def test_trainings_that_fail_are_missing_and_are_not_waited_for(
-    two_cpus: None, tmp_path: Path
+    two_cpus: None, uri: str, tmp_path: Path
 ) -> None:
-    options = RunOptions(results=tmp_path, parallel=2)
+    options = RunOptions(results=tmp_path, parallel=1)
     found = validate(OneDiverges(), "pair", options=options)
     assert found is not None
     assert list(found.findings["pair"].trials["arm"]) == ["trains", "trains"]

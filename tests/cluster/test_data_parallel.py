@@ -54,30 +54,34 @@ def counts(recipe, folder, ranks):
     yield Report(ended="COMPLETE")
 
 
-def stops_on_rank_1(recipe, folder, ranks):
+def noted(recipe, folder, ranks):
+    note(folder, ranks, 0)
+    yield from run(recipe, folder, ranks)
+
+
+def hangs_and_then_runs(recipe, folder, ranks):
     """Rank 1 is stopped by a signal as it begins, in the first attempt only: no thread of it
     answers."""
-    for step in range(3):
-        again = (folder / "again").exists()
-        note(folder, ranks, step)
-        if ranks.rank == 1 and not again:
-            (folder / "again").touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
-        ranks.sum([torch.ones(1)])
-        yield Report(epochs=[{"epoch": float(step)}])
+    first = not (folder / "notes-0").exists()
+    ranks.sum([torch.ones(1)])  # both have looked
+    note(folder, ranks, 0)
+    if first and ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    ranks.sum([torch.ones(1)])
+    yield from run(recipe, folder, ranks)
 
 
 class Heard(Listed):
-    """Keeps what it hears; ``stop_at`` reports of a job, it is stopped."""
+    """Keeps what it hears; a job is stopped at ``stop_at`` reports, by its name."""
 
     def __init__(self, jobs, stop_at=None, **given):
         super().__init__(jobs, **given)
-        self.said, self.stop_at = {job.name: [] for job in jobs}, stop_at
+        self.said, self.stop_at = {job.name: [] for job in jobs}, stop_at or {}
 
     def heard(self, job, report):
         self.said[job.name].append(report)
         super().heard(job, report)
-        return self.stop_at is None or len(self.said[job.name]) < self.stop_at
+        return len(self.said[job.name]) != self.stop_at.get(job.name)
 
     def epochs(self, name):
         return [entry for report in self.said[name] for entry in report.epochs]
@@ -121,25 +125,51 @@ def test_how_many_jobs_of_several_processes_fit_on_a_node(takes, has, fits):
 # --- running ---
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does_and_one_measures_it(two_cpus, tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a folder for each of the jobs that ``heard`` has heard."""
+    return tmp_path_factory.mktemp("ended")
+
+
+def broke_down(folder):
+    """The jobs of which Tune wrote down an error: each that it started again, too."""
+    return {file.parent.name.partition("-")[0] for file in folder.glob("ray/*/error.txt")}
+
+
+@pytest.fixture(scope="module")
+def heard(two_cpus, folder):
+    """What was heard of several jobs, one after another: the processes of each take seconds to
+    start. None needed a second attempt, though it would have got one."""
     one = deterministic(
         8,
         lam=WAR(target=2.0, lam_init=1.0),
         averaging=EMA(decay=0.9),
         weight_perturbation=WeightPerturbation(),
     )
+    raises = recipe(8, objective=Faulty(fault="raises", marker="two"))
     jobs = [
-        Job("two", run, one, tmp_path / "two", TWO),
-        Job("one", run, one, tmp_path / "one"),
-        Job("two-measured", measure, one, tmp_path / "two", TWO),
+        Job("stopped", counts, (1000, 0), folder / "stopped", TWO),
+        Job("raises", run, raises, folder / "raises", TWO),
+        Job("two", noted, one, folder / "two", TWO),
+        Job("one", run, one, folder / "one"),
+        Job("two-measured", measure, one, folder / "two", TWO),
     ]
-    heard = Heard(jobs, parallel=1)
-    cluster.run(heard, tmp_path, max_retries=0)
-    assert heard.ended == dict.fromkeys(["two", "one", "two-measured"])
-    assert heard.said["two"][-1].ended == "COMPLETE"
-    assert heard.said["two-measured"][-1].ended == "COMPLETE"
-    assert read_history(tmp_path / "two") == heard.epochs("two")
+    heard = Heard(jobs, stop_at={"stopped": 3}, parallel=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_PASSWORD", "hidden")
+        cluster.run(heard, folder, max_retries=3)
+    assert heard.ended == dict.fromkeys(job.name for job in jobs)
+    assert not broke_down(folder)
+    return heard
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_and_one_measures_it(heard, folder):
+    for name in ("two", "one", "two-measured"):
+        assert heard.said[name][-1].ended == "COMPLETE"
+    for name in ("two", "one"):
+        assert {report.attempt for report in heard.said[name]} == {1}
+    assert read_history(folder / "two") == heard.epochs("two")
     for two, alone in zip(heard.epochs("two"), heard.epochs("one"), strict=True):
         names = [name for name in alone if not name.startswith(("time", "memory/"))]
         assert {"train/lam", "val_raw/robust_accuracy"} <= set(names)
@@ -149,80 +179,71 @@ def test_two_processes_train_what_one_does_and_one_measures_it(two_cpus, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_reports_of_rank_0_are_heard_and_each_process_takes_its_own_cpu(
-    two_cpus, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("A_PASSWORD", "hidden")
-    heard = Heard([Job(f"j{n}", counts, (3, 0), tmp_path / f"j{n}", TWO) for n in range(2)])
-    cluster.run(heard, tmp_path, max_retries=0)
-    assert heard.ended == {"j0": None, "j1": None}
-    for name in ("j0", "j1"):
-        assert [
-            (entry["epoch"], entry["total"], entry["rank"]) for entry in heard.epochs(name)
-        ] == [
-            (0, 3, 0),
-            (1, 3, 0),
-            (2, 3, 0),
-        ]
+def test_the_reports_of_rank_0_are_heard_and_each_process_takes_its_own_cpu(heard, folder):
+    assert [
+        (entry["epoch"], entry["total"], entry["rank"]) for entry in heard.epochs("stopped")
+    ] == [
+        (0, 3, 0),
+        (1, 3, 0),
+        (2, 3, 0),
+    ]
+    for name in ("stopped", "two"):
+        assert len(pids(folder / name)) == 2
         for rank in (0, 1):
-            assert [
-                (step, cpus, secret) for step, _, cpus, secret in notes(tmp_path / name, rank)
-            ] == [(f"{step}", "1", "None") for step in range(3)]
-        assert len(pids(tmp_path / name)) == 2
-    assert soon(lambda: not any(map(alive, pids(tmp_path / "j0") | pids(tmp_path / "j1"))))
+            assert {(cpus, secret) for *_, cpus, secret in notes(folder / name, rank)} == {
+                ("1", "None")
+            }
+
+
+@pytest.mark.slow
+def test_a_job_that_ended_or_is_stopped_ends_in_all_its_processes_and_does_no_more(heard, folder):
+    """No step is begun after the report at which it was stopped; the next job took its place."""
+    assert [int(step) for step, *_ in notes(folder / "stopped", 0)] == [0, 1, 2]
+    assert {"raises", "two"} <= set(heard.ended)
+    assert soon(lambda: not any(map(alive, pids(folder / "stopped") | pids(folder / "two"))))
     assert soon(lambda: ray.available_resources().get("CPU") == 2)
 
 
 @pytest.mark.slow
-def test_a_job_that_is_stopped_ends_in_all_its_processes_and_does_no_more(two_cpus, tmp_path):
-    """No step is begun after the report at which it was stopped; the next job takes its place."""
-    jobs = [Job(f"j{n}", counts, (1000, 0), tmp_path / f"j{n}", TWO) for n in range(2)]
-    heard = Heard(jobs, stop_at=3)
-    cluster.run(heard, tmp_path, max_retries=0)
-    assert heard.ended == {"j0": None, "j1": None}
-    for name in ("j0", "j1"):
-        assert [entry["epoch"] for entry in heard.epochs(name)] == [0, 1, 2]
-        assert len(notes(tmp_path / name, 0)) == 3
-        assert soon(lambda name=name: not any(map(alive, pids(tmp_path / name))))
+def test_an_error_is_reported_and_not_tried_again(heard):
+    assert {report.attempt for report in heard.said["raises"]} == {1}
+    assert heard.said["raises"][-1].ended == "FAIL"
+    assert "a fault of the objective" in heard.said["raises"][-1].reason
+
+
+@pytest.fixture(scope="module")
+def begun_again(two_cpus, tmp_path_factory):
+    """A job of which a process hangs at the first attempt and is killed at the second: what was
+    heard, and its folder."""
+    folder = tmp_path_factory.mktemp("again")
+    objective = Faulty(fault="dies", marker=str(folder / "marker"), after=60)
+    trial = recipe(8, objective=objective, epochs=60)
+    heard = Heard([Job("j", hangs_and_then_runs, trial, folder / "j", TWO)])
+    cluster.run(heard, folder, max_retries=2, patience_s=75)
+    return heard, folder
 
 
 @pytest.mark.slow
-def test_a_trial_of_which_one_process_is_killed_goes_on_from_its_last_checkpoint(
-    two_cpus, tmp_path
-):
-    objective = Faulty(fault="dies", marker=str(tmp_path / "marker"), after=60)
-    job = Job("j", run, recipe(8, objective=objective, epochs=60), tmp_path / "j", TWO)
-    heard = Heard([job])
-    cluster.run(heard, tmp_path, max_retries=1)
-    assert (tmp_path / "marker").exists()
+def test_a_job_of_which_one_process_hangs_is_ended_and_tried_again(begun_again):
+    heard, folder = begun_again
     assert heard.ended == {"j": None}
+    assert broke_down(folder) == {"j"}
+    assert len(notes(folder / "j", 0)) == len(notes(folder / "j", 1)) == 3
+    assert len(pids(folder / "j")) == 6
+    assert soon(lambda: not any(map(alive, pids(folder / "j"))))
+    assert soon(lambda: ray.available_resources().get("CPU") == 2)
+
+
+@pytest.mark.slow
+def test_a_trial_of_which_one_process_is_killed_goes_on_from_its_last_checkpoint(begun_again):
+    """Its first attempt is that of the process that was killed; the one that hung had begun
+    none."""
+    heard, folder = begun_again
+    assert (folder / "marker").exists()
     assert heard.said["j"][-1].ended == "COMPLETE"
     assert {report.attempt for report in heard.said["j"]} <= {1, 2}
-    assert newest_checkpoint(tmp_path / "j").folder.parent.name == "a2"
-    assert [entry["epoch"] for entry in read_history(tmp_path / "j")] == list(range(1, 61))
-
-
-@pytest.mark.slow
-def test_a_job_of_which_one_process_hangs_is_ended_and_tried_again(two_cpus, tmp_path):
-    heard = Heard([Job("j", stops_on_rank_1, None, tmp_path / "j", TWO)])
-    cluster.run(heard, tmp_path, max_retries=1, patience_s=75)
-    assert heard.ended == {"j": None}
-    assert len(pids(tmp_path / "j")) == 4
-    assert soon(lambda: not any(map(alive, pids(tmp_path / "j"))))
-    assert soon(lambda: ray.available_resources().get("CPU") == 2)
-
-
-@pytest.mark.slow
-def test_an_error_is_reported_and_not_tried_again(two_cpus, tmp_path):
-    job = Job(
-        "j", run, recipe(8, objective=Faulty(fault="raises", marker="two")), tmp_path / "j", TWO
-    )
-    heard = Heard([job])
-    cluster.run(heard, tmp_path, max_retries=3)
-    assert heard.ended == {"j": None}
-    assert {report.attempt for report in heard.said["j"]} == {1}
-    assert heard.said["j"][-1].ended == "FAIL"
-    assert "a fault of the objective" in heard.said["j"][-1].reason
+    assert newest_checkpoint(folder / "j").folder.parent.name == "a2"
+    assert [entry["epoch"] for entry in read_history(folder / "j")] == list(range(1, 61))
 
 
 @pytest.mark.slow

@@ -20,12 +20,21 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="class")
-def nodes(tmp_path_factory):
+def places(tmp_path_factory):
+    """The working directory of the first node, and that of the second."""
+    both = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("elsewhere")
+    for place in both:
+        (place / "results").mkdir()
+    return both
+
+
+@pytest.fixture(scope="class")
+def nodes(places, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "A_PASSWORD", "hidden"
         )  # the cluster was started with a secret in its environment
-        with two_nodes(patch, tmp_path_factory.mktemp("r")) as made:
+        with two_nodes(patch, tmp_path_factory.mktemp("r"), places) as made:
             yield made
 
 
@@ -66,6 +75,23 @@ class TestOneCluster:
         (tmp_path / "file").write_text("")
         with cluster.connected(made.address, None), pytest.raises(InputError, match="to write"):
             cluster.check_shared(tmp_path / "file")
+
+    @pytest.mark.skipif(not os.path.exists("/proc/self/cwd"), reason="Linux only")
+    def test_a_node_that_sees_another_folder_is_named(self, nodes, places, monkeypatch):
+        made, second = nodes
+        here, _ = places
+        monkeypatch.chdir(here)
+        folder = type(here)("/proc/self/cwd/results")  # each node's own
+        with (
+            cluster.connected(made.address, None),
+            pytest.raises(
+                InputError, match="to share /proc/self/cwd/results, got another folder there"
+            ) as refused,
+        ):
+            cluster.check_shared(folder)
+        assert len(refused.value.problems) == 1
+        assert second.node_id[:8] in refused.value.problems[0]
+        assert list((here / "results").iterdir()) == []
 
     def test_a_job_of_a_node_that_dies_goes_on_at_the_other(self, nodes, tmp_path):
         made, second = nodes
@@ -152,23 +178,3 @@ def test_auto_joins_what_ray_start_started_beside_the_ray_of_another_program(sta
                 assert cluster.total("CPU") == 1
         finally:
             other.kill()
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/cwd"), reason="Linux only")
-def test_a_node_that_sees_another_folder_is_named(monkeypatch, tmp_path_factory, tmp_path):
-    (tmp_path / "results").mkdir()
-    mine, elsewhere = tmp_path, tmp_path / "elsewhere"
-    (elsewhere / "results").mkdir(parents=True)
-    monkeypatch.chdir(mine)
-    with (
-        two_nodes(monkeypatch, tmp_path_factory.mktemp("r"), elsewhere) as (made, second),
-        cluster.connected(made.address, None),
-    ):
-        folder = type(mine)("/proc/self/cwd/results")  # each node's own
-        with pytest.raises(
-            InputError, match="to share /proc/self/cwd/results, got another folder there"
-        ) as refused:
-            cluster.check_shared(folder)
-        assert len(refused.value.problems) == 1
-        assert second.node_id[:8] in refused.value.problems[0]
-        assert list((mine / "results").iterdir()) == []

@@ -367,11 +367,11 @@ def test_planted_effects_are_found() -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
+def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> None:
     base = tiny(optimiser=SGD(lr=0.1, weight_decay=0.0))
     study = MarginsStudy(base, epochs=(1, 2, 3), lams=(1.0, 8.0), seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
     )
     assert found is not None
     assert [len(each.trials) for each in found.findings.values()] == [12, 6]

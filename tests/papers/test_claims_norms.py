@@ -247,7 +247,7 @@ def test_planted_effects_are_found() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
+def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> None:
     base = replace(
         digits(),
         model=MLP(width=8, depth=1),
@@ -260,7 +260,7 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
     )
     study = NormsStudy(base, small_eps=0.05, betas=(1e-2,), clips=(1.0,), every=2, seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
     )
     assert found is not None
     trials = found.findings["last"].trials

@@ -235,7 +235,7 @@ def test_planted_effects_are_found() -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
+def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> None:
     base = replace(
         digits(), model=MLP(width=8, depth=1), data=Digits(train=100), epochs=2, objective=PGDAT()
     )
@@ -243,7 +243,7 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, tmp_path) -> None:
     base = replace(base, attack=attack, optimiser=SGD(lr=0.1), measured_examples=50)
     study = RegularizationStudy(base, (0.0, 0.03, 0.06, 0.1), seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
     )
     assert found is not None
     trials = found.findings["eps"].trials

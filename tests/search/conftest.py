@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import command_processes
 import pytest
 import shared_ray
+from mlflow_stores import new_store
 from rich.console import Console
 from small_spaces import pair
 
@@ -21,7 +22,9 @@ def commands_end() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pair_options(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     """Where ``pair_search`` is."""
-    return RunOptions(results=tmp_path_factory.mktemp("pair"), parallel=2)
+    results = tmp_path_factory.mktemp("pair")
+    new_store(results)
+    return RunOptions(results=results, parallel=2)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def options(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(options):
+def launched(options, two_cpus):
     console = Console(record=True, width=200, force_terminal=False)
     search = robsearch.launch(pair, name="pair", trials=6, options=options, console=console)
     return search, runs_of(options, "pair"), console.export_text()
@@ -278,7 +278,11 @@ def test_a_recipe_with_everything_in_it_is_searched_like_any_other(
         "ROBSEARCH_STORAGE", f"sqlite:///{tmp_path}/optuna.db"
     )  # and kept where the environment says
     search = robsearch.launch(
-        everything, name="everything", trials=4, options=options, console=Console(quiet=True)
+        everything,
+        name="everything",
+        trials=4,
+        options=dataclasses.replace(options, parallel=1),
+        console=Console(quiet=True),
     )
     assert set(search.trials["state"]) <= {"COMPLETE", "PRUNED"}
     assert len(search.trials) == 4

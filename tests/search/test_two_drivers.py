@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
-from mlflow_stores import deliver, trial
+from mlflow_stores import deliver, new_store, trial
 from rich.console import Console
 from search_records import search_record
 from small_spaces import pair, recipe
@@ -218,7 +218,7 @@ def shared(tmp_path_factory):
     """One MLflow store, with the experiment of a first search ``s`` and a run of its trial
     w4-000."""
     folder = tmp_path_factory.mktemp("shared")
-    uri = default_uri(folder)
+    uri = new_store(folder)
     deliver(uri, folder, trial(tags={SEARCH_ID: ONE}), identity=ONE)
     return uri
 
@@ -364,11 +364,10 @@ def test_the_run_of_another_search_does_not_lead_to_the_one_that_is_here(shared,
 def test_two_folders_with_one_store_are_two_searches_and_each_promotes_its_own_network(
     two_cpus, tmp_path
 ):
-    uri, quiet = default_uri(tmp_path / "store"), Console(quiet=True)
-    (tmp_path / "store").mkdir()
+    uri, quiet = new_store(tmp_path / "store"), Console(quiet=True)
     made = {}
     for folder in ("a", "b"):
-        options = RunOptions(results=tmp_path / folder, tracking=uri, models=False)
+        options = RunOptions(results=tmp_path / folder, tracking=uri, models=False, parallel=1)
         made[folder] = robsearch.launch(
             pair, trials=2, seed=ord(folder), options=options, console=quiet
         )

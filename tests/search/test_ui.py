@@ -13,6 +13,7 @@ import zlib
 
 import pytest
 from mlflow import MlflowClient
+from mlflow_stores import new_store
 
 from robsearch import RunOptions
 from robsearch.study import SearchRecord, open_storage
@@ -24,7 +25,7 @@ METRICS = ("val/robust_accuracy", "test/robust_accuracy", "test/lipschitz/logit_
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 def experiment(uri, name, **params):

@@ -156,7 +156,7 @@ def silent(trial: optuna.Trial, width: float) -> Recipe:
 
 @space(widths=(4,))
 def sound(trial: optuna.Trial, width: float) -> Recipe:
-    """Long enough to be interrupted half-way: twelve seconds each at least."""
+    """Long enough to be interrupted half-way: six seconds each at least."""
     here = Path(os.environ["ROBSEARCH_TEST_TRIALS"]) / f"w{width:g}-{trial.number:03d}"
     lam = trial.suggest_float("lam", 0.5, 32.0, log=True)
-    return recipe(width, lam, objective=Faulty(here=str(here), seconds=0.15), epochs=40)
+    return recipe(width, lam, objective=Faulty(here=str(here), seconds=0.15), epochs=20)

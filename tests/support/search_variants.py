@@ -40,4 +40,4 @@ def taught(trial: optuna.Trial, width: float) -> Recipe:
 @space(widths=(4, 8), replicates=2, fidelity=(Rung("scout", cheap, keep=0.5),))
 def slow_seeds(trial: optuna.Trial, width: float) -> Recipe:
     """Long enough to be killed between two seeds of a suggestion."""
-    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=400)
+    return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True), epochs=250)

@@ -1,7 +1,6 @@
 """Two real nodes on this machine: two raylets, each with one CPU, on loopback."""
 
 import contextlib
-import os
 
 import ray
 from ray._private import ray_constants
@@ -9,8 +8,8 @@ from ray.cluster_utils import Cluster
 
 
 @contextlib.contextmanager
-def two_nodes(monkeypatch, folder, second_cwd=None):
-    """The address of a cluster, and its second node, which may have another working directory."""
+def two_nodes(monkeypatch, folder, places=(".", ".")):
+    """The address of a cluster, and its second node; ``places`` are their working directories."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # listens on loopback only
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     monkeypatch.setenv(
@@ -18,8 +17,9 @@ def two_nodes(monkeypatch, folder, second_cwd=None):
     )  # the address file is not written where `auto` of others looks
     made = Cluster()
     try:
-        made.add_node(num_cpus=1, include_dashboard=False)
-        with contextlib.chdir(second_cwd or os.getcwd()):
+        with contextlib.chdir(places[0]):
+            made.add_node(num_cpus=1, include_dashboard=False)
+        with contextlib.chdir(places[1]):
             second = made.add_node(num_cpus=1)
         yield made, second
     finally:

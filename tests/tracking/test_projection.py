@@ -404,7 +404,7 @@ def test_two_that_are_killed_at_random_points_leave_what_the_next_one_completes(
 
 @pytest.mark.slow
 def test_a_search_whose_server_fails_while_it_trains_has_the_record_of_a_fresh_one(
-    server, proxy, tmp_path
+    two_cpus, server, proxy, tmp_path
 ):
     faults = random.Random(0)
     kinds = [400, 413, 500, "drop", "lose", "slow"]
@@ -427,14 +427,14 @@ def test_a_search_whose_server_fails_while_it_trains_has_the_record_of_a_fresh_o
     assert {run["status"] for run in record.values()} == {"FINISHED"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("by", ["sync", "the next driver"])
-def test_resume_goes_on_while_the_server_is_away_and_what_it_did_is_delivered(by, tmp_path):
-    uri, port = new_store(tmp_path), free_port()
+@pytest.fixture(scope="module")
+def outage(two_cpus, tmp_path_factory):
+    """A search whose last driver found no server: its options, copies of its results and of the
+    server's store, the port, and what the driver said."""
+    results, store, copies = map(tmp_path_factory.mktemp, ("outage", "store", "copies"))
+    uri, port = new_store(store), free_port()
     console = Console(record=True, width=300, force_terminal=False)
-    options = RunOptions(
-        results=tmp_path, tracking=f"http://me:secret@127.0.0.1:{port}", parallel=2
-    )
+    options = RunOptions(results=results, tracking=f"http://me:secret@127.0.0.1:{port}", parallel=1)
     server = start_server(uri, port)
     try:
         robsearch.launch(small_spaces.pair, name="s", trials=2, options=options, console=console)
@@ -443,20 +443,37 @@ def test_resume_goes_on_while_the_server_is_away_and_what_it_did_is_delivered(by
     search = robsearch.resume(
         "s", trials=2, space=small_spaces.pair, options=options, console=console
     )
-    said = console.export_text()
-    outage = f"note: no answer from http://127.0.0.1:{port} (Connection refused); training goes on"
-    assert outage in said
-    assert f"`robsearch sync s --results {tmp_path}` delivers what waits" in said
-    assert "secret" not in said
     assert not search.unfinished
-    server = start_server(uri, port)
+    shutil.copytree(results, copies / "results")
+    shutil.copytree(store, copies / "store")
+    return SimpleNamespace(options=options, copies=copies, port=port, said=console.export_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["sync", "the next driver"])
+def test_resume_goes_on_while_the_server_is_away_and_what_it_did_is_delivered(by, outage, tmp_path):
+    options, results = outage.options, outage.options.results
+    away = f"note: no answer from http://127.0.0.1:{outage.port} (Connection refused); training"
+    assert f"{away} goes on" in outage.said
+    assert f"`robsearch sync s --results {results}` delivers what waits" in outage.said
+    assert "secret" not in outage.said
+    shutil.rmtree(results)
+    shutil.copytree(outage.copies / "results", results)
+    shutil.copytree(outage.copies / "store", tmp_path / "store")
+    uri = default_uri(tmp_path / "store")
+    search = robsearch.load_search("s", results=results)
+    assert set(runs_of(uri)) < {*search.trials["trial"], "search"}  # the rest waits
+    before = len(search.trials)
+    server = start_server(uri, outage.port)
     try:
         if by == "sync":
             assert sync("s", options) == 0
         else:
+            quiet = Console(quiet=True)
             search = robsearch.resume(
-                "s", trials=1, space=small_spaces.pair, options=options, console=console
+                "s", trials=1, space=small_spaces.pair, options=options, console=quiet
             )
+            assert len(search.trials) == before + 1
         runs = runs_of(uri)
     finally:
         kill_server(server)
@@ -464,6 +481,6 @@ def test_resume_goes_on_while_the_server_is_away_and_what_it_did_is_delivered(by
     assert {run.info.status for run in runs.values()} <= {"FINISHED", "KILLED"}
     assert not [
         file
-        for file in (tmp_path / "s").rglob("*")
+        for file in (results / "s").rglob("*")
         if file.is_file() and b"secret" in file.read_bytes()
     ]
