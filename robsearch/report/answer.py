@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup, escape
 from pandas import DataFrame, Series
 
-from robsearch.drawing.formatting import MINUS, names_of, percentage_points
+from robsearch.drawing.formatting import ABSENT, MINUS, names_of, number, percentage_points
 from robsearch.laws import Loss, Optimum
 from robsearch.metrics import TEST_ROBUST, VALUE
 from robsearch.report.evidence import STRONGEST, Evidence, meets, suggestions_of
@@ -54,6 +55,7 @@ def answer(evidence: Evidence) -> dict[str, Any]:
         "beyond": beyond(evidence),
         "regret": evidence.ridge.regret,
         "loss": loss,
+        "highest_mean": partial(highest_mean, evidence),
         "others": {best["trial"]: other_parameters(best) for _, best in bests.iterrows()},
         "has_strongest": bests[STRONGEST].notna().any(),
         "seeds": seeds.set_index(["width", "number"]) if has_seeds else None,
@@ -91,6 +93,15 @@ def beyond(evidence: Evidence) -> tuple[str, Optimum] | None:
 def other_parameters(trial: Series) -> str:
     """What was searched besides lambda: ``lr 0.31, objective trades``."""
     return params_text(others_than_lam(params_of(trial)))
+
+
+def highest_mean(evidence: Evidence, width: float) -> str:
+    """In brackets what to take at a width whose trials do not place lambda*; a dash where nothing
+    is known."""
+    regret = evidence.ridge.regret
+    if regret is None or width not in regret.widths:
+        return ABSENT
+    return f"({number(regret.lams[regret.widths.index(width)])})"
 
 
 def loss(lost: Loss) -> str:
