@@ -102,14 +102,21 @@ def test_the_readme_runs_the_quickstart_and_the_tests_with_one_line_each():
 
 def test_the_readmes_python_compiles_and_its_space_is_sound(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
-    space, plugin, plan, script = blocks
-    for name, block in (("readme_space", space), ("readme_plugin", plugin), ("readme_plan", plan)):
+    space, plugin, war, plan, script = blocks
+    modules = {
+        "readme_space": space,
+        "readme_plugin": plugin,
+        "readme_war": war,
+        "readme_plan": plan,
+    }
+    for name, block in modules.items():
         (tmp_path / f"{name}.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.import_module("readme_space").cifar10.widths == (1, 2, 4, 8)
     assert (
         importlib.import_module("readme_plugin").Noise().eps == 8 / 255
     )  # and its contract was checked
+    assert callable(importlib.import_module("readme_war").wide_lambda)  # the examples' test runs it
     assert importlib.import_module("readme_plan").study.experiments[0].trainings == 3 * 5 * 3
     assert len([line for line in script.splitlines() if line.strip()]) <= 5
     compile(script, "README.md", "exec")

@@ -2,7 +2,9 @@
 ``search_spaces``."""
 
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 import search_variants
@@ -11,7 +13,8 @@ from mlflow import MlflowClient
 from small_spaces import pair
 
 import robsearch
-from robsearch import InputError, RunOptions
+from robsearch import InputError, RunOptions, thin_anchor
+from robsearch.search import ResultsStore
 from robsearch.search.tables import searched
 from robsearch.tracking import default_uri
 from robsearch.trials.loading import read_history
@@ -121,15 +124,22 @@ class TestExamples:
         thin = self.launch("war:thin", tmp_path, trials=2, name="thin")
         search = self.launch("war:wide", tmp_path, trials=2)
         assert set(search.trials["state"]) == {"COMPLETE"}
-        best = thin.best(16)
+        assert {run for run in search.trials["trial"]} == {"w64-000", "w256-000"}  # one at each
         targets = {
             run.data.params["lam.target"]
             for run in runs_of(tmp_path, "s").values()
             if "lam" in run.data.params
         }
-        assert targets == {str(thin.loss_ratio(best["trial"]))}
+        assert targets == {str(thin_anchor(thin).ratios)}
         first = search.epochs[search.epochs["epoch"] == 1]["train/lam"]
-        assert (first != best["lam"]).all()
+        assert (first != thin_anchor(thin).lam).all()  # WAR moved it
+        # README's function, in the same place.
+        readme = (Path(__file__).parents[2] / "README.md").read_text()
+        (block,) = re.findall(r"```python\n([^`]*static_war[^`]*)```", readme)
+        names = {}
+        exec(block, names)
+        with ResultsStore(tmp_path).current():
+            assert 0.1 < names["wide_lambda"](64) < 100
 
     def test_constrained(self, tmp_path):
         search = self.launch("constrained:digits", tmp_path, trials=4)
