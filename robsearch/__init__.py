@@ -43,11 +43,6 @@ if TYPE_CHECKING:
         SampledMargin as SampledMargin,
         SingularValues as SingularValues,
     )
-    from robsearch.papers.war.transfer import (
-        probe_ratio as probe_ratio,
-        static_war as static_war,
-        thin_anchor as thin_anchor,
-    )
     from robsearch.parts.attacks import (
         FGSM as FGSM,
         PGD as PGD,

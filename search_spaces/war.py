@@ -10,7 +10,8 @@ from functools import cache
 
 import optuna
 
-from robsearch import WAR, Recipe, load_search, space, thin_anchor
+from robsearch import WAR, Recipe, load_search, space
+from robsearch.papers.war import thin_anchor
 from search_spaces.quickstart import recipe
 
 THIN = "thin"

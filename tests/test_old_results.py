@@ -140,11 +140,12 @@ def without(facts, *names):
 def test_status_says_of_a_folder_from_before_the_move_what_it_said_then(results_before_the_move):
     then = json.loads((results_before_the_move.parent / "printed" / "status.json").read_text())
     now = json.loads(printed("status", "digits-1", "--results", results_before_the_move, "--json"))
-    # Where it lies; and why lambda* is not determined has better words today.
+    # Where it lies; why lambda* is not determined has other words today, and the law more columns.
     changed = ("folder", "report", "tracking", "sentence", "censored")
+    now["law"] = {name: now["law"][name] for name in then["law"]}
     assert without(now, *changed) == without(then, *changed)
-    problem = then["law"]["optima"][0]["censored"]
-    assert now["law"]["optima"][0]["censored"] == f"too few trials: at least 1 more ({problem})"
+    for optimum in now["law"]["optima"]:
+        assert optimum["censored"].startswith("too few trials: at least ")
 
 
 def test_compare_says_of_a_folder_from_before_the_move_what_it_said_then(results_before_the_move):

@@ -106,11 +106,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         claim: which.
-        answer: ``negligible``: some part's interval lies wholly between its smallest effect that
-            matters and the negative of that. ``refuted``: some part's lies wholly below 0, after
-            Bonferroni's correction over the parts and Holm's over the primary claims.
-            ``supported``: every part's lies above 0, after Holm's correction. Else
-            ``inconclusive``.
+        answer: ``refuted``: some part's interval lies wholly below 0 and is not negligible, after
+            Bonferroni's correction over the parts and Holm's over the primary claims. Else
+            ``negligible``: some part's lies wholly between its smallest effect that matters and the
+            negative of that. Else ``supported``: every part's lies above 0, after Holm's
+            correction. Else ``inconclusive``.
         parts: each effect with its estimate.
         p: of the claim, one-sided: the largest of its parts.
         p_holm: the same, corrected.
@@ -167,10 +167,13 @@ def _weigh(claim: Claim, evidence: Evidence) -> Verdict:
         parts = tuple(map(Part.of, claim.effects(evidence)))
     except NotDecidableError as error:
         return Verdict(claim, "inconclusive", reason=str(error))
+    if not parts:
+        return Verdict(claim, "inconclusive", reason="the experiment has nothing that it asks for")
     # A claim holds if all of its parts do, so its p-value is the largest of theirs.
     p = max(part.estimate.p for part in parts)
-    # The opposite holds if any part is reversed: Bonferroni.
-    p_below = min(1.0, len(parts) * min(part.estimate.p_below for part in parts))
+    # The opposite holds if any part that matters is reversed: Bonferroni.
+    reversed_p = [1.0 if part.negligible else part.estimate.p_below for part in parts]
+    p_below = min(1.0, len(parts) * min(reversed_p))
     return Verdict(claim, "inconclusive", parts, p, p_below=p_below)
 
 
@@ -182,10 +185,10 @@ def _answer(verdict: Verdict, strictest: float) -> Verdict:
     if verdict.seeds < least:
         reason = f"{counted(verdict.seeds, 'seed')}, and a verdict takes at least {least}"
         return verdict._replace(reason=reason, needed=least)
-    if any(part.negligible for part in verdict.parts):
-        return verdict._replace(answer="negligible")
     if verdict.p_below_holm < ALPHA:
         return verdict._replace(answer="refuted")
+    if any(part.negligible for part in verdict.parts):
+        return verdict._replace(answer="negligible")
     if verdict.p_holm < ALPHA:
         return verdict._replace(answer="supported")
     open_parts = [part for part in verdict.parts if part.estimate.p >= strictest]

@@ -6,12 +6,16 @@ with lambda it would bend the curve, and everywhere else it is noise.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from robsearch.laws.curves import BEND, collapsed
 from robsearch.laws.points import Array, Point
 
+FAR = 3 * BEND
+"""Trials that lie further than this below the best of their width keep their values."""
 SPARE = 3
 """Degrees of freedom that must be left."""
 DECADE = 10
@@ -31,28 +35,44 @@ def adjusted(
         points: the trials.
         covariates: by name the value of each trial.
     """
+    usable = _usable(points)
     columns = []
     for values in covariates.values():
-        columns += _parabola(np.asarray(values, dtype=float))
+        columns += _parabola(np.asarray(values, dtype=float)[usable])
     if not columns:
         return list(points)
     effects = np.column_stack(columns)
-    curves = _curves(points)
+    kept = list(itertools.compress(points, usable))
+    curves = _curves(kept)
     needed = np.linalg.matrix_rank(curves) + effects.shape[1] + SPARE
     names = ", ".join(covariates)
     reason = f"the effects of {names}, which were searched too, cannot be told from lambda's"
-    if len(points) < needed:
-        lacking = f"too few trials: at least {needed - len(points)} more"
+    if len(kept) < needed:
+        lacking = f"too few trials: at least {needed - len(kept)} more"
         return f"{lacking} ({reason})"
     design = np.column_stack([curves, effects])
     if np.linalg.matrix_rank(design) < np.linalg.matrix_rank(curves) + effects.shape[1]:
         return f"{reason}: they went together"
-    value = np.array([point.value for point in points])
+    value = np.array([point.value for point in kept])
     coefficients = np.linalg.lstsq(design, value, rcond=None)[0][curves.shape[1] :]
     moved = effects @ coefficients
     moved -= moved[value.argmax()]
-    rates = np.clip(value - moved, 0, 1)
+    rates = np.array([point.value for point in points], dtype=float)
+    rates[usable] = np.clip(value - moved, 0, 1)
     return [point._replace(value=rate) for point, rate in zip(points, rates.tolist(), strict=True)]
+
+
+def _usable(points: Sequence[Point]) -> Array:
+    """Which trials the effects are taken from: a parabola in a learning rate does not follow it
+    over the cliff where trainings fail."""
+    width = np.array([point.width for point in points], dtype=float)
+    value = np.array([point.value for point in points], dtype=float)
+    usable = np.ones(len(points), dtype=bool)
+    for each in np.unique(width):
+        here = width == each
+        best = np.sort(value[here])[-3:].mean()
+        usable[here] = ~collapsed(value[here]) & (value[here] >= best - FAR)
+    return usable
 
 
 def _parabola(values: Array) -> list[Array]:

@@ -57,7 +57,12 @@ class PowerLaw:
 
     @classmethod
     def fit(cls, points: Sequence[Point]) -> PowerLaw:
-        """The law of ``fit_ridge(points)``. Raises InputError when the points determine none."""
+        """The law of one parabola in log lambda with one curvature for all widths.
+
+        It is what ``fit_ridge`` was before 0.2, kept because recipes hold what it gives: it calls a
+        skew a trend (see ``laws.response_surface``). Raises InputError when the points determine
+        none.
+        """
         trials = columns_of(points)
         widths = len(trials.widths)
         fit = trials.fit() if widths > 1 else f"{counted(widths, 'width')} only"

@@ -75,6 +75,11 @@ class PeakLine:
         return float(np.mean(self.slopes))
 
     @property
+    def slope_of_optima(self) -> float:
+        """That of the weighted line through the lambda* themselves."""
+        return float(slope_shares(self.v, self.weights) @ self.u)
+
+    @property
     def intercept(self) -> float:
         """Log lambda* at width 1."""
         shares = self.weights / self.weights.sum()

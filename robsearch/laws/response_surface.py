@@ -53,7 +53,9 @@ from robsearch.laws.shape_test import ShapeTest, shape_test
 from robsearch.laws.width_curve import MOST_MORE, WidthCurve
 
 MOST_OF = 3
-"""Widths that must place lambda* for a law where others do not."""
+"""Widths that must place lambda* for a law where others have curves that do not."""
+MATTERS_SLOPE = 0.05
+"""A difference between exponents that is worth a word."""
 SHARED_SEEDS = 3
 """Seeds that all widths must share for the jackknife: with two, Student's t is 12.7."""
 
@@ -108,13 +110,14 @@ class ResponseSurface:
             return None
         reasons = {str(curve.problem) for curve in self.curves}
         if len(reasons) == 1:
-            return reasons.pop()
+            where = "at each width " if len(self.curves) > 1 else ""
+            return where + reasons.pop()
         return "; ".join(f"at width {self._name_of(c.width)} {c.problem}" for c in self.curves)
 
     @property
     def law(self) -> PowerLaw | None:
         """Lambda* over width; None where fewer than two widths place it inside the range searched,
-        or fewer than three while others do not place it."""
+        or fewer than three while the curves of others do not place it."""
         if self.refusal or self._line is None:
             return None
         return PowerLaw(bounded_exp(self._line.intercept), self._line.slope)
@@ -174,20 +177,20 @@ class ResponseSurface:
         return self._predicted(width) if self.law else None
 
     def near_best(self, width: Number, tolerance: Number = 0.005) -> tuple[float, float] | None:
-        """The lambdas (lowest, highest) fitted within ``tolerance``, a rate, of the best lambda
-        searched.
+        """The lambdas (lowest, highest) within ``tolerance``, a rate, of the best lambda searched,
+        by the mean of all trials together.
 
-        Read off the fitted curve, which goes as far as lambdas lose at most 5 points. None without
-        a curve there. Raises InputError unless both numbers are positive.
+        Read off 1,001 lambdas, even in log; an end equal to the searched range's is clipped there.
+        None without a curve there. Raises InputError unless both numbers are positive.
         """
         refuse_unless(positive("width", width), positive("tolerance", tolerance))
         curve = self._curve(width)
-        if curve is None:
+        if curve is None or self.posterior is None:
             return None
-        u = np.linspace(curve.cells.u[0], curve.cells.u[-1], 1001)
-        heights = np.interp(u, curve.cells.grid, curve.heights)
-        near = u[heights >= heights.max() - tolerance]
-        return math.exp(near[0]), math.exp(near[-1])
+        lams = np.geomspace(*curve.searched, 1001)
+        mean, _ = self.posterior.value(width, lams)
+        near = lams[mean >= mean.max() - tolerance]
+        return float(near[0]), float(near[-1])
 
     def fitted_range(self, width: Number) -> tuple[float, float] | None:
         """The lambdas from which to which the curve of a width was fitted; None without one."""
@@ -229,7 +232,8 @@ class ResponseSurface:
             if curve.problem is not None:
                 said.append(f"At width {self._name_of(curve.width)}: {curve.problem}")
         if not said[0].startswith("lambda*"):
-            said[0] = f"lambda* is not determined {self._sample()}. {said[0]}"
+            said.insert(0, f"lambda* lies at an end of the lambdas searched {self._sample()}")
+        said += self._law_of_the_shown()
         if self.shape is not None and len(self.curves) > 1:
             said.append(self.shape.sentence())
         return said + self._more_trials()
@@ -241,6 +245,17 @@ class ResponseSurface:
         law = f"lambda* = {self.law.base:.3g} * width^{self.slope:.2f}, exponent {self.slope:.2f}"
         trend = ": no trend with width is shown" if low <= 0 <= high else ""
         return f"{law} [{low:.2f}, {high:.2f}]{trend} {self._sample()}"
+
+    def _law_of_the_shown(self) -> list[str]:
+        """What to say where the line through the lambda* that are shown has another exponent."""
+        interval = self.slope_interval
+        if interval is None or self._line is None:
+            return []
+        shown = self._line.slope_of_optima
+        if interval[0] - MATTERS_SLOPE <= shown <= interval[1] + MATTERS_SLOPE:
+            return []
+        origin = "The exponent is that of the widths' own curves"
+        return [f"{origin}; that of the lambda* of all trials together is {shown:.2f}"]
 
     def _without_law(self, placed: Sequence[WidthCurve]) -> list[str]:
         """Lambda* of the widths that place it inside the lambdas searched, as there is no law."""
@@ -307,7 +322,7 @@ class ResponseSurface:
             sample += f" with {self.group}"
             if self.others:
                 sample += f", leaving out {self.others} with other choices"
-        if self.covariates:
+        if self.covariates and not self.refusal:
             sample += f", less the effects of {', '.join(self.covariates)}"
         return f"({sample})"
 
@@ -335,6 +350,9 @@ def fit_ridge(points: Sequence[Point], *, confidence: float = 0.95) -> ResponseS
     """
     expected = "a confidence between 0 and 1"
     refuse_unless((0 < confidence < 1, expected, confidence, "pass one such as 0.95"))
+    columns_of(points)  # refuses what is malformed
+    # Of equal ones the first decides, so the order in which trials ended must not matter.
+    points = sorted(points)
     trials = columns_of(points)
     seeds = np.array([point.seed for point in points])
     shared = shared_seeds(trials, seeds)

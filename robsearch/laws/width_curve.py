@@ -44,7 +44,8 @@ class WidthCurve:
         of its own curves, which give its interval; where these lie at the end of the lambdas
         searched, so does it."""
         if self.side:
-            return float(self.peaks[0].u[0])
+            low, high = self.cells.edges
+            return low if self.side == "lowest" else high
         return self.shared_peak
 
     @property
@@ -57,11 +58,13 @@ class WidthCurve:
     def ends(self) -> tuple[float, float]:
         """The interval of log lambda* that holds both families' intervals and lambda*, not cut at
         the range searched."""
-        lows, highs = [self.log_lam], [self.log_lam]
-        for peaks in self.peaks:
-            margin = self.t * spread(peaks.u, self.seeds)
-            lows.append(peaks.u[0] - margin)
-            highs.append(peaks.u[0] + margin)
+        half_widths = [self.t * spread(peaks.u, self.seeds) for peaks in self.peaks]
+        # Lambda* is known no better than the peak of the better family.
+        least = min(half_widths)
+        lows, highs = [self.log_lam - least], [self.log_lam + least]
+        for peaks, half in zip(self.peaks, half_widths, strict=True):
+            lows.append(peaks.u[0] - half)
+            highs.append(peaks.u[0] + half)
         return float(min(lows)), float(max(highs))
 
     @property
@@ -72,13 +75,13 @@ class WidthCurve:
 
     @property
     def side(self) -> str:
-        """``lowest`` or ``highest`` where both families peak at that lambda searched, else
-        empty."""
-        low, high = self.cells.edges
+        """``lowest`` or ``highest`` where all trials together, or both families, peak at that
+        lambda searched, else empty."""
         firsts = np.array([peaks.u[0] for peaks in self.peaks])
-        if np.allclose(firsts, low, rtol=0, atol=1e-9):
-            return "lowest"
-        return "highest" if np.allclose(firsts, high, rtol=0, atol=1e-9) else ""
+        for name, edge in zip(("lowest", "highest"), self.cells.edges, strict=True):
+            if abs(self.shared_peak - edge) < 1e-9 or np.all(np.abs(firsts - edge) < 1e-9):
+                return name
+        return ""
 
     @cached_property
     def heights(self) -> Array:
@@ -91,14 +94,15 @@ class WidthCurve:
         if not self.peaks:
             lams = counted(len(self.cells.u), "lambda")
             lacking = f"too few trials: at least {LEAST - len(self.cells.u)} more"
-            return f"{lacking} ({lams} tried, and a curve takes {LEAST})"
+            return f"{lacking} ({lams} to fit, and a curve takes {LEAST})"
         low, high = self.cells.edges
-        if self.ends[0] > low or self.ends[1] < high:
+        reach = (high - low) / 2
+        fall = np.ptp(self.heights)
+        if fall < MATTERS and self.cells.u[-1] - self.cells.u[0] > reach:
+            return "robust accuracy is too flat in lambda to place a peak"
+        if self.ends[0] > low or self.ends[1] < high or (self.side and fall >= 2 * MATTERS):
             return None
         trials = int(self.cells.counts.sum())
-        reach = (high - low) / 2
-        if np.ptp(self.heights) < MATTERS and self.cells.u[-1] - self.cells.u[0] > reach:
-            return "robust accuracy is too flat in lambda to place a peak"
         # The interval shrinks as 1 / sqrt(n); one of half the range would place the peak.
         margin = (self.ends[1] - self.ends[0]) / 2
         more = math.ceil(trials * ((margin / (reach / 2)) ** 2 - 1))

@@ -106,7 +106,8 @@ def highest_mean(evidence: Evidence, width: float) -> str:
 
 def loss(lost: Loss) -> str:
     """Points lost, with their interval: ``0.4 [−0.2, 1.0]``."""
-    points = [f"{100 * rate + 0.0:.1f}".replace("-", MINUS) for rate in lost]
+    # Adding 0 makes 0 of what rounds to minus 0.
+    points = [f"{round(100 * rate, 1) + 0.0:.1f}".replace("-", MINUS) for rate in lost]
     return "{} [{}, {}]".format(*points)
 
 

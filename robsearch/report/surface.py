@@ -74,7 +74,7 @@ class Surface:
         """From the trials of positive lambda that the law is fitted from."""
         trials = evidence.fitted[evidence.fitted["lam"] > 0]
         posterior = evidence.ridge.posterior
-        if posterior is None:
+        if posterior is None or trials.empty:
             widths = trials["width"].nunique()
             there = f"{counted(len(trials), 'finished trial')} at {counted(widths, 'width')}"
             needed = f"it takes {max(widths, 1) + LEAST}, of {LEAST} different λ"

@@ -36,12 +36,14 @@ def regret_lines(search: Search) -> Iterator[str]:
     if regret is None:
         return
     names = names_of(regret.widths)
-    for width in regret.widths:
-        losses = [
-            f"{_loss_text(regret.at(width, other))} by that of width {names[other]}"
-            for other in regret.widths
-            if other != width
-        ]
+    last = len(regret.widths) - 1
+    for place, width in enumerate(regret.widths):
+        losses = []
+        # Of many widths the neighbours and both ends are shown.
+        for other in sorted({0, last, place - 1, place + 1} & set(range(last + 1)) - {place}):
+            lost = _loss_text(regret.at(width, regret.widths[other]))
+            unplaced = "" if regret.placed[other] else " (not placed)"
+            losses.append(f"{lost} by that of width {names[regret.widths[other]]}{unplaced}")
         if losses:
             lost = f"points lost at width {names[width]} by another width's lambda*"
             yield f"{lost}: {', '.join(losses)}"
@@ -49,7 +51,8 @@ def regret_lines(search: Search) -> Iterator[str]:
 
 def _loss_text(loss: Loss) -> str:
     """Points with their interval: ``0.4 [-0.2, 1.0]``."""
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * rate + 0.0 for rate in loss))
+    # Adding 0 makes 0 of what rounds to minus 0.
+    return "{} [{}, {}]".format(*(round(100 * rate, 1) + 0.0 for rate in loss))
 
 
 def optimum_text(optimum: Optimum) -> str:

@@ -138,7 +138,8 @@ def may_be_fitted(trials: pd.DataFrame) -> pd.DataFrame:
     """Finished searched trials with a positive lambda that have not collapsed, whatever choices
     they made."""
     trials = sound(searched(trials))
-    return trials[(trials["state"] == "COMPLETE") & (trials["lam"] > 0)]
+    complete = (trials["state"] == "COMPLETE") & trials["value"].notna()
+    return trials[complete & (trials["lam"] > 0)]
 
 
 def fitted(trials: pd.DataFrame) -> pd.DataFrame:

@@ -165,6 +165,21 @@ def test_all_parts_must_hold_and_one_can_refute() -> None:
     assert answer((good, 0.1), (bad, 0.1)) == "refuted"
 
 
+def test_a_reversed_part_refutes_beside_one_that_is_negligible() -> None:
+    nothing, bad = [0.01, -0.02, 0.03, 0.0], [-5.0, -5.1, -4.9, -5.0]
+    assert answer((nothing, 0.5), (bad, 0.5)) == "refuted"
+    assert answer((nothing, 0.5), ([1.0, 1.1, 0.9, 1.0], 0.5)) == "negligible"
+
+
+def test_a_claim_that_found_nothing_to_measure_says_so() -> None:
+    empty = Claim("C", "So.", "arXiv 0000.00000", lambda _: [], "less")
+    (verdict,) = judge([empty], NOTHING)
+    assert (verdict.answer, verdict.reason) == (
+        "inconclusive",
+        "the experiment has nothing that it asks for",
+    )
+
+
 def test_no_verdict_on_fewer_seeds_than_a_claim_takes() -> None:
     clear = [1.0, 1.1, 0.9, 1.0]
     (one,) = judge([claim((clear[:1], 0.1))], NOTHING)

@@ -63,3 +63,18 @@ def test_two_tried_values_have_one_effect():
     ]
     without = adjusted(moved, {"layers": layers})
     assert [p.value for p in without] == pytest.approx([p.value for p in points], abs=1e-9)
+
+
+def test_a_cliff_of_the_learning_rate_does_not_bend_the_effects():
+    """Above 0.05 trainings fail: they keep their values, and the others are as without them."""
+    points, rates = searched(0.03)
+    failing = [rate > 0.05 for rate in rates]
+    fallen = [
+        point._replace(value=0.1) if fails else point
+        for point, fails in zip(points, failing, strict=True)
+    ]
+    without = adjusted(fallen, {"lr": rates})
+    assert [p.value for p, fails in zip(without, failing, strict=True) if fails] == [0.1] * sum(
+        failing
+    )
+    assert fit_ridge(without).optimum(1).lam == pytest.approx(3, rel=0.05)

@@ -15,6 +15,7 @@ from robsearch import MLP, PGD, SGD, TRADES, WAR, Digits, Fixed, Recipe, train
 from robsearch.errors import InputError
 from robsearch.papers.war.transfer import (
     Probe,
+    _last_epoch,
     lam_at,
     mean_ratios,
     probe_ratio,
@@ -100,7 +101,7 @@ def test_two_probes_do_where_the_search_has_no_wide_trial() -> None:
     static = static_war(search, 64, probes=probes)
     expected = math.exp((thin.log_ratio - 0.5 + 0.3 * math.log(16)) / 1.4)
     assert static.lam == pytest.approx(expected, rel=1e-6)
-    far = static_war(search, 64, probes=[Probe(0.1, -3.0), Probe(0.2, -2.5)])
+    far = static_war(search, 64, probes=[Probe(lam, log_ratio(64, lam)) for lam in (0.5, 0.9)])
     assert far.extrapolated
     assert "outside the lambdas probed" in far.sentence()
 
@@ -116,10 +117,36 @@ def test_what_cannot_be_solved_is_refused() -> None:
         lam_at([Probe(1.0, 0.0), Probe(1.0, 0.1)], 0.0)
     with pytest.raises(InputError, match="rises with lambda"):
         lam_at([Probe(1.0, 0.0), Probe(2.0, -0.1)], 0.0)
+    with pytest.raises(InputError, match="within a factor of 10 of the lambdas probed, got far ab"):
+        lam_at([Probe(1.0, 0.0), Probe(3.0, 0.0001)], 1.0)
+    with pytest.raises(InputError, match="two lambdas or more, got 1 lambda above 0 with a ratio"):
+        lam_at([Probe(0.0, -2.0), Probe(1.0, -1.0), Probe(3.0, math.nan)], 0.0)
     with pytest.raises(InputError, match="a finished trial of width 64 in s, got none"):
         static_war(search_of(), 64)
     with pytest.raises(InputError, match="ratios up to 40% of training, got the last at 5%"):
         window_mean(((0.05, 1.0),))
+
+
+def test_trials_of_another_objective_are_not_pooled() -> None:
+    """Every second trial made another choice, and its ratio is e times as large."""
+    search = search_of()
+    words = ["objective trades", "objective mart"]
+    choices = [words[int(number) % 2] for number in search.trials["number"]]
+    trials = search.trials.assign(choices=choices)
+    others = trials.loc[trials["choices"] == words[1], "trial"]
+    trials.loc[trials["choices"] == words[1], "value"] -= 0.1
+    epochs = search.epochs.copy()
+    epochs.loc[epochs["trial"].isin(others), "train/natural_loss"] *= math.e
+    pooled = replace(search, trials=trials, epochs=epochs)
+    assert not set(thin_anchor(pooled).trials) & set(others)
+    assert len(static_war(pooled, 16).probes) == 4
+
+
+@pytest.mark.parametrize(("epochs", "last"), [(2, 2), (4, 3), (8, 4), (60, 30)])
+def test_a_probe_goes_as_far_as_the_window_can_be_read(epochs: int, last: int) -> None:
+    """Of 2 epochs the middles are 1/4 and 3/4, of 4 they are 1/8 to 7/8: 0.45 lies before the
+    second and the third."""
+    assert _last_epoch(epochs) == last
 
 
 def test_few_epochs_are_interpolated() -> None:

@@ -150,5 +150,7 @@ def test_a_width_that_does_not_place_lambda_star_is_told_what_to_take(tmp_path: 
     for line, width in ((thin, 4.0), (wide, 16.0)):
         said = re.search(r"lambda\* not determined, ([\d.]+) has the highest mean of all", line)
         assert float(said[1]) == pytest.approx(STAR[width], rel=0.3)
+    assert all("(not placed)" in line for line in regret_lines(search))
+    assert [row["placed"] for row in law_json(search)["regret"]] == [False, False]
     placed, _ = answer_lines(search_of(tmp_path))
     assert "highest mean" not in placed

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from small_spaces import pair
 
 import robsearch
-from robsearch import InputError, RunOptions, thin_anchor
+from robsearch import InputError, RunOptions
+from robsearch.papers.war import thin_anchor
 from robsearch.search import ResultsStore
 from robsearch.search.tables import searched
 from robsearch.tracking import default_uri

@@ -2,5 +2,6 @@
 
 from robsearch.papers.war.experiments import WidthStudy
 from robsearch.papers.war.presets import digits_recipe
+from robsearch.papers.war.transfer import probe_ratio, static_war, thin_anchor
 
-__all__ = ["WidthStudy", "digits_recipe"]
+__all__ = ["WidthStudy", "digits_recipe", "probe_ratio", "static_war", "thin_anchor"]

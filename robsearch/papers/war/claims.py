@@ -194,7 +194,7 @@ def peak_slopes(trials: pd.DataFrame) -> Mapping[str, tuple[float, ...]]:
     if censored:
         raise NotDecidableError("; ".join(map(str, censored)))
     if ridge.law is None:
-        raise NotDecidableError(ridge.problem or "fewer than two widths place their best lambda")
+        raise NotDecidableError(ridge.sentence())
     if not ridge.pseudo_slopes:
         raise NotDecidableError(
             f"a slope takes {counted(SHARED_SEEDS, 'seed')} that all widths share, each with "

@@ -22,11 +22,14 @@ from robsearch.metrics import LAM, NATURAL_LOSS, ROBUST_LOSS
 from robsearch.parts.schedules import FLOOR
 from robsearch.recipe import Recipe
 from robsearch.search import Search
+from robsearch.search.tables import fitted
 from robsearch.training.trainer import train
 
 WINDOW = (0.4, 0.5)
 """The share of training at which ratios are compared: before the usual first drop of the learning
 rate, and before robust overfitting."""
+FURTHEST = 10.0
+"""How far beyond the lambdas probed a line is followed, as a factor."""
 NEAR = 4
 """Trials near lambda*, or probes near the target, that are used."""
 Ratios = tuple[tuple[float, float], ...]
@@ -103,10 +106,10 @@ def thin_anchor(search: Search, width: float | None = None) -> ThinAnchor:
     thin = float(min(search.widths) if width is None else width)
     trials = _finished(search, thin)
     optimum = search.ridge.optimum(thin)
-    best = search.best(thin)
     lam = optimum.lam
     if lam is None:
-        lam = float(trials.iloc[0]["lam"] if best is None else best["lam"])
+        best = trials.sort_values("value", ascending=False, kind="stable").iloc[0]
+        lam = float(best["lam"])
     distance = np.abs(np.log(trials["lam"].to_numpy(dtype=float)) - math.log(lam))
     nearest = distance.argsort(kind="stable")[:NEAR]
     names = tuple(trials["trial"].iloc[nearest])
@@ -155,7 +158,7 @@ def probe_ratio(recipe: Recipe) -> Probe:
     Raises:
         InputError: lambda changed during training. What ``robsearch.train`` raises.
     """
-    last = math.ceil(WINDOW[1] * recipe.epochs)
+    last = _last_epoch(recipe.epochs)
     ratios, lams = [], []
     for epoch in train(recipe):
         natural = max(epoch.metrics[NATURAL_LOSS], FLOOR)
@@ -169,27 +172,40 @@ def probe_ratio(recipe: Recipe) -> Probe:
     return Probe(lams[-1], window_mean(tuple(ratios)))
 
 
+def _last_epoch(epochs: int) -> int:
+    """The last one whose middle lies in ``WINDOW``; of few epochs the first beyond its middle."""
+    inside = [n for n in range(1, epochs + 1) if WINDOW[0] <= (n - 0.5) / epochs <= WINDOW[1]]
+    return inside[-1] if inside else math.ceil(sum(WINDOW) / 2 * epochs + 0.5)
+
+
 def lam_at(probes: Sequence[Probe], log_ratio: float) -> float:
     """Where the line through the probes nearest to ``log_ratio`` has it.
 
     Raises:
         InputError: fewer than two lambdas, not positive, or a ratio that does not rise with lambda.
     """
-    lams = {lam for lam, _ in probes if lam > 0}
-    probed = f"{counted(len(lams), 'lambda')} above 0"
+    sound = [each for each in probes if 0 < each.lam < math.inf and math.isfinite(each.log_ratio)]
+    lams = {each.lam for each in sound}
+    probed = f"{counted(len(lams), 'lambda')} above 0 with a ratio"
     do = "probe the wide net at the thin net's lambda and at three times that"
     refuse_unless((len(lams) > 1, "probes at two lambdas or more", probed, do))
-    near = sorted(probes, key=lambda each: abs(each.log_ratio - log_ratio))
+    near = sorted(sound, key=lambda each: abs(each.log_ratio - log_ratio))
     used = near[:NEAR]
     # The nearest ones may all have one lambda.
-    if len({lam for lam, _ in used}) < 2:
+    if len({each.lam for each in used}) < 2:
         used = near
-    u = np.log([lam for lam, _ in used])
+    u = np.log([each.lam for each in used])
     slope, intercept = np.polyfit(u, [each.log_ratio for each in used], 1)
     expected = "a ratio of the losses that rises with lambda"
     do = "probe lambdas that lie further apart"
     refuse_unless((slope > 0, expected, f"a slope of {slope:.2g}", do))
-    return math.exp((log_ratio - float(intercept)) / float(slope))
+    log_lam = (log_ratio - float(intercept)) / float(slope)
+    ends = math.log(min(lams) / FURTHEST), math.log(max(lams) * FURTHEST)
+    expected = f"the thin net's ratio within a factor of {FURTHEST:g} of the lambdas probed"
+    where = "far above them" if log_lam > ends[1] else "far below them"
+    do = "probe there"
+    refuse_unless((ends[0] <= log_lam <= ends[1], expected, where, do))
+    return math.exp(log_lam)
 
 
 def window_mean(ratios: Ratios, window: tuple[float, float] = WINDOW) -> float:
@@ -205,8 +221,8 @@ def window_mean(ratios: Ratios, window: tuple[float, float] = WINDOW) -> float:
         return float(log_ratio[inside].mean())
     middle = sum(window) / 2
     expected = f"ratios up to {window[0]:.0%} of training"
-    told = f"the last at {progress[-1]:.0%}"
-    refuse_unless((progress[-1] >= middle, expected, told, "train longer"))
+    last = f"the last at {progress[-1]:.0%}"
+    refuse_unless((progress[-1] >= middle, expected, last, "train longer"))
     return float(np.interp(middle, progress, log_ratio))
 
 
@@ -223,9 +239,10 @@ def mean_ratios(curves: Sequence[Ratios]) -> Ratios:
 
 
 def _finished(search: Search, width: float) -> pd.DataFrame:
-    """The finished trials of a width with a positive lambda, collapsed ones left out."""
-    finished = search.finished
-    trials = finished[(finished["width"] == width) & (finished["lam"] > 0)]
+    """The finished trials of a width that the law is fitted from: of a search with categorical
+    choices those that share those of the best trial."""
+    trials = fitted(search.trials)
+    trials = trials[trials["width"] == width]
     if trials.empty:
         expected = f"a finished trial of width {width:g} in {search.name}"
         raise refused(expected, "none", "run its search to the end first, or pass probes")

@@ -204,8 +204,15 @@ def _regret_json(regret: RegretMap | None) -> list[dict[str, Any]]:
     if regret is None:
         return []
     lams = dict(zip(regret.widths, regret.lams, strict=True))
+    placed = dict(zip(regret.widths, regret.placed, strict=True))
     return [
-        {"width": width, "lam_star_of": other, "lam": lams[other], **loss._asdict()}
+        {
+            "width": width,
+            "lam_star_of": other,
+            "lam": lams[other],
+            "placed": placed[other],
+            **loss._asdict(),
+        }
         for (width, other), loss in regret.losses.items()
         if width != other
     ]
