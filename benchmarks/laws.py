@@ -13,7 +13,8 @@ planted lambda*, and lambda* = 4 (width / 64)^slope:
 
 A training's standard deviation is 1.8 points at width 16 and 0.7 at width 256, that of a seed at
 one width 0.7. **Launches** have three widths with ten or twenty trials each, every one with a seed
-of its own; half of the lambdas lie anywhere in the range and half near lambda*.
+of its own; half of the lambdas lie anywhere in the range and half near lambda*. Launches
+``beside`` have their widest net searched only above its lambda*.
 
 Printed for each world: of both families the mean exponent and how often its interval holds the
 slope; how often the answer's interval does; how often the exponent is called positive
@@ -47,6 +48,7 @@ SHAPES = ("symmetric", "skewed", "collapsing")
 SLOPES = (0.0, 0.25, 0.4)
 SEEDS = (3, 5, 10)
 LAUNCHED = (10, 20)
+KINDS = ("study", "launch", "beside")
 GOAL, POWER = 0.075, 0.7
 COLLAPSED = 0.1
 
@@ -104,11 +106,18 @@ def study(world: World, seeds: int, random: np.random.Generator) -> list[Point]:
     return points
 
 
-def launch(world: World, trials: int, random: np.random.Generator) -> list[Point]:
-    """Trials as a search has them: few, at lambdas of their own, without seeds in common."""
+def launch(
+    world: World, trials: int, random: np.random.Generator, beside: bool = False
+) -> list[Point]:
+    """Trials as a search has them: few, at lambdas of their own, without seeds in common.
+
+    ``beside``: the widest net is searched only from 1.3 times its lambda* up.
+    """
     points = []
-    low, high = np.log(LAMS[[0, -1]])
     for width in WIDTHS[::2]:
+        low, high = np.log(LAMS[[0, -1]])
+        if beside and width == WIDTHS[-1]:
+            low = world.peak(width) + np.log(1.3)
         anywhere = random.uniform(low, high, trials - trials // 2)
         near = world.peak(width) + 0.7 * random.standard_normal(trials // 2)
         u = np.clip(np.append(anywhere, near), low, high)
@@ -187,10 +196,11 @@ def job(cell: tuple[str, float, str, int], repetition: int) -> Judged:
     shape, slope, kind, size = cell
     world = World(shape, slope)
     # Every cell and repetition has numbers of its own, whatever else is run.
-    entropy = [SHAPES.index(shape), round(100 * slope), ("study", "launch").index(kind), size]
+    entropy = [SHAPES.index(shape), round(100 * slope), KINDS.index(kind), size]
     random = np.random.default_rng([*entropy, repetition])
-    make = study if kind == "study" else launch
-    return judged(world, make(world, size, random))
+    if kind == "study":
+        return judged(world, study(world, size, random))
+    return judged(world, launch(world, size, random, beside=kind == "beside"))
 
 
 def main() -> None:
@@ -203,6 +213,7 @@ def main() -> None:
     asked = options.parse_args()
     kinds = [("study", size) for size in SEEDS] + [("launch", size) for size in LAUNCHED]
     cells = [(*world, *kind) for kind in kinds for world in itertools.product(SHAPES, SLOPES)]
+    cells += [(shape, 0.0, "beside", size) for shape in SHAPES for size in LAUNCHED]
     repetitions = asked.repetitions
     if asked.quick:
         cells = [(shape, slope, "study", 10) for shape in SHAPES for slope in (0.0, 0.4)]
