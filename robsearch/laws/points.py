@@ -40,7 +40,8 @@ class Optimum(NamedTuple):
     determined.
 
     ``censored`` is None, or says in words why not to build on it: lambda* is not determined, or
-    lies at the end of the lambdas searched or beyond. An interval ends where the search did.
+    lies at the end of the lambdas searched or beyond. An interval ends where the search did; it is
+    None where two widths alone answer for a third.
     """
 
     width: float

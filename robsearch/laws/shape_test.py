@@ -61,6 +61,7 @@ def shape_test(trials: TrialColumns, cells: Sequence[Cells]) -> ShapeTest | None
         return None
     one_shape = np.column_stack([trials.u**2, trials.u, trials.u * trials.v][:common])
     by_family = {"cubic": cubic_columns, "asymmetric parabola": asymmetric_columns}
+    nested = misfit(trials, one_shape)
     p_values = {}
     for family, columns_of_width in by_family.items():
         columns = []
@@ -68,7 +69,6 @@ def shape_test(trials: TrialColumns, cells: Sequence[Cells]) -> ShapeTest | None
             here = (trials.width == width)[:, None]
             u = trials.u + trials.centre[0]
             columns.append(np.where(here, columns_of_width(u, of_width), 0.0))
-        nested = misfit(trials, one_shape)
         full = misfit(trials, np.column_stack(columns))
         # The asymmetric parabolas do not hold the common parabola where its peak is outside.
         gained = max(nested - full, 0.0) / df[0]

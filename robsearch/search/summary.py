@@ -59,7 +59,10 @@ def optimum_text(optimum: Optimum) -> str:
     """Lambda* at one width, with its interval, or the plain words that it is not determined."""
     if optimum.lam is None:
         return "lambda* not determined"
-    estimate = f"lambda* = {optimum.lam:.3g} [{optimum.low:.3g}, {optimum.high:.3g}]"
+    estimate = f"lambda* = {optimum.lam:.3g}"
+    # The law of two widths has no interval for a third, where no trial has finished.
+    if optimum.low is not None and optimum.high is not None:
+        estimate += f" [{optimum.low:.3g}, {optimum.high:.3g}]"
     return estimate + (f" ({optimum.censored})" if optimum.censored else "")
 
 

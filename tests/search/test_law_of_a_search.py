@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,12 @@ def test_a_width_that_does_not_place_lambda_star_is_told_what_to_take(tmp_path: 
     assert [row["placed"] for row in law_json(search)["regret"]] == [False, False]
     placed, _ = answer_lines(search_of(tmp_path))
     assert "highest mean" not in placed
+
+
+def test_a_width_without_trials_is_answered_by_the_law_of_two_others(tmp_path: Path) -> None:
+    search = search_of(tmp_path)
+    wider = Search(
+        replace(search.record, widths=(*WIDTHS, 64.0)), search.folder, search.trials, search.epochs
+    )
+    *_, last = answer_lines(wider)
+    assert re.match(r"width 64: lambda\* = [\d.]+$", last)

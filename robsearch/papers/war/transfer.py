@@ -19,15 +19,13 @@ import pandas as pd
 
 from robsearch.errors import counted, refuse_unless, refused
 from robsearch.metrics import LAM, NATURAL_LOSS, ROBUST_LOSS
+from robsearch.papers.war.claims import WINDOW
 from robsearch.parts.schedules import FLOOR
 from robsearch.recipe import Recipe
 from robsearch.search import Search
 from robsearch.search.tables import fitted
 from robsearch.training.trainer import train
 
-WINDOW = (0.4, 0.5)
-"""The share of training at which ratios are compared: before the usual first drop of the learning
-rate, and before robust overfitting."""
 FURTHEST = 10.0
 """How far beyond the lambdas probed a line is followed, as a factor."""
 NEAR = 4
