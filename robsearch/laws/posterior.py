@@ -78,11 +78,8 @@ class Posterior:
         """
         lam_conditions = [positive(f"lambda ({lam})", float(lam)) for lam in lams]
         refuse_unless(positive("width", width), *lam_conditions)
-        inputs = self._inputs([(width, float(lam)) for lam in lams])
-        mean, joint = self._moments(inputs)
-        sd = np.sqrt(np.maximum(joint.diagonal(), 0))
-        unit = self.trials.unit
-        return self.trials.middle + unit * mean, unit * sd
+        mean, joint = self.moments(width, [float(lam) for lam in lams])
+        return mean, np.sqrt(np.maximum(joint.diagonal(), 0))
 
     def moments(self, width: Number, lams: Sequence[Number]) -> tuple[Array, Array]:
         """Mean (n,) and covariance (n, n) of the values that ``lams`` (n,) give at ``width``,

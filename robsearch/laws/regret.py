@@ -73,17 +73,12 @@ def regret_map(
     t = quantile(spare, confidence)
     losses = {}
     for width in widths:
-        for other in widths:
-            losses[width, other] = loss(posterior, width, best[width], best[other], t)
+        mean, joint = posterior.moments(width, list(best.values()))
+        at = widths.index(width)
+        for number, other in enumerate(widths):
+            lost = float(mean[at] - mean[number])
+            variance = joint[at, at] + joint[number, number] - 2 * joint[at, number]
+            margin = t * math.sqrt(max(float(variance), 0.0))
+            losses[width, other] = Loss(lost, lost - margin, lost + margin)
     placed = tuple(optima[width] is not None for width in widths)
     return RegretMap(tuple(widths), tuple(best.values()), placed, losses)
-
-
-def loss(posterior: Posterior, width: Number, best: Number, lam: Number, t: float) -> Loss:
-    """What ``lam`` loses against ``best`` at one width, with ``t`` standard errors on either
-    side."""
-    mean, joint = posterior.moments(width, [best, lam])
-    lost = float(mean[0] - mean[1])
-    variance = joint[0, 0] + joint[1, 1] - 2 * joint[0, 1]
-    margin = t * math.sqrt(max(float(variance), 0.0))
-    return Loss(lost, lost - margin, lost + margin)

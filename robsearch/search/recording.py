@@ -110,11 +110,8 @@ class Recorder:
     def answer(self, search: Search) -> None:
         """What the search found in words, in its own run."""
         law = search.ridge.sentence()
-        lines = [
-            f"__{law}__",
-            "",
-            *(f"- {line}" for line in (*answer_lines(search), *regret_lines(search))),
-        ]
+        bullets = [f"- {line}" for line in (*answer_lines(search), *regret_lines(search))]
+        lines = [f"__{law}__", "", *bullets]
         # Markdown would take lambda* for emphasis.
         answer = "\n".join(lines).replace("*", r"\*")
         summary = f"{answer}\n\n{_described(search.record)}"
