@@ -53,6 +53,11 @@ class Experiment(Generic[A]):
         widths: at which.
         seeds: trainings of each arm and width.
         recipe: from (arm, width, what earlier experiments found) to what is trained.
+        by_replicate: whether ``recipe`` is asked for each replicate apart, and sees only what
+            earlier experiments found in that replicate: what it chooses, each replicate chooses
+            for itself, so that intervals over seeds hold the noise of choosing too.
+        seeds_of: name of the earlier experiment whose seeds these are: replicate r has the same
+            images, first weights and order of the data. None: fresh seeds.
     """
 
     name: str
@@ -60,6 +65,8 @@ class Experiment(Generic[A]):
     widths: tuple[float, ...]
     seeds: int
     recipe: Callable[[A, float, Findings], Recipe]
+    by_replicate: bool = False
+    seeds_of: str | None = None
 
     @property
     def trainings(self) -> int:
@@ -71,9 +78,17 @@ class Experiment(Generic[A]):
         """What is stored of the arms."""
         return [arm if isinstance(arm, str) else arm.name for arm in self.arms]
 
-    def recipe_of(self, arm: str, width: float, findings: Findings) -> Recipe:
-        """The recipe of the arm of that name."""
+    def recipe_of(
+        self,
+        arm: str,
+        width: float,
+        findings: Findings,
+        replicate: int = 0,
+    ) -> Recipe:
+        """The recipe of the arm of that name; the replicate matters only to ``by_replicate``."""
         place = self.arm_names.index(arm)
+        if self.by_replicate:
+            findings = of_replicate(findings, replicate)
         return self.recipe(self.arms[place], width, findings)
 
     def space(self, findings: Findings) -> Space:
@@ -83,7 +98,8 @@ class Experiment(Generic[A]):
         def define(trial: optuna.Trial, width: float) -> Recipe:
             # Optuna keeps only text of an arm: its name, under which it is found again.
             arm = trial.suggest_categorical(ARM, self.arm_names)
-            return self.recipe_of(str(arm), width, findings)
+            replicate: int = getattr(trial, "replicate", 0)
+            return self.recipe_of(str(arm), width, findings, replicate)
 
         # A grid and no pruning: every arm is tried once at each width, and trained to its end.
         return Space(
@@ -127,12 +143,27 @@ class Experiment(Generic[A]):
         # Counting the operations of a net takes a moment, so it is done once for all its seeds.
         trials = trials.assign(gradients=0.0, operations=0.0)
         for (arm, width), rows in trials.groupby([ARM, "width"]):
-            recipe = self.recipe_of(str(arm), float(str(width)), findings)
+            first = int(rows["seed"].iloc[0])
+            recipe = self.recipe_of(str(arm), float(str(width)), findings, first)
             gradients = _gradients_per_epoch(recipe) * rows["epochs"]
             per_gradient = operations(recipe.model, recipe.data.spec)
             trials.loc[rows.index, "gradients"] = gradients
             trials.loc[rows.index, "operations"] = gradients * per_gradient
         return trials
+
+
+def pooled(findings: Findings) -> Evidence:
+    """The evidence of all experiments as one."""
+    parts = zip(*findings.values(), strict=True)
+    return Evidence(*map(pd.concat, parts))
+
+
+def of_replicate(findings: Findings, replicate: int) -> Findings:
+    """The rows of one replicate; an experiment that has fewer replicates keeps none."""
+    return {
+        name: Evidence(*(frame[frame["seed"] == replicate] for frame in evidence))
+        for name, evidence in findings.items()
+    }
 
 
 def recipes_experiment(

@@ -88,7 +88,8 @@ class Space:
             wide, and its value is the mean. That is how what belongs to no single width is
             searched, such as the parameters of a law; a name asked at two widths is one parameter.
         replicates: trainings of each suggestion and width, with seeds of their own; its value is
-            their mean.
+            their mean. ``trial.replicate``, from 0 on, tells ``define`` which of them a recipe is
+            for; what it suggests must not depend on that.
         paired: whether replicate r of every suggestion has the same seed, at every width: the same
             first weights at a width and the same order of the data, so that differences between
             suggestions are seen through less noise. Where one fails, so does the suggestion, but
@@ -200,8 +201,14 @@ class Space:
             stages += [Stage(width, control.__name__, None, exact) for width in self.widths]
         return stages
 
-    def recipe(self, stage: Stage, trial: optuna.Trial, width: float) -> Recipe:
-        """What a suggestion means in one of the studies.
+    def recipe(
+        self,
+        stage: Stage,
+        trial: optuna.Trial,
+        width: float,
+        replicate: int = 0,
+    ) -> Recipe:
+        """What one replicate of a suggestion means in one of the studies.
 
         Raises:
             InputError: the space asked for what Optuna's storage would not give back equal.
@@ -209,7 +216,7 @@ class Space:
         if stage.control is not None:
             controls = {control.__name__: control for control in self.controls}
             return controls[stage.control](width)
-        recipe = recipe_of(self.define, trial, width)
+        recipe = recipe_of(self.define, trial, width, replicate)
         for rung in self.fidelity:
             if rung.name == stage.rung:
                 return rung.change(recipe)

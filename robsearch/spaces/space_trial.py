@@ -36,16 +36,19 @@ METRICS = tuple(f"val/{name}" for name in RATES)
 
 
 def recipe_of(
-    define: Callable[[optuna.Trial, float], Recipe], trial: BaseTrial, width: float
+    define: Callable[[optuna.Trial, float], Recipe],
+    trial: BaseTrial,
+    width: float,
+    replicate: int = 0,
 ) -> Recipe:
-    """What a space makes of a trial at a width.
+    """What a space makes of a trial at a width, for one of its replicates.
 
     Raises:
         InputError: all that it asked for and a storage would not give back equal, and all that it
             wrote over. What was recorded before is read all the same if it can be: its digest says
             whether it is the recipe it was.
     """
-    guarded = SpaceTrial(trial)
+    guarded = SpaceTrial(trial, replicate)
     try:
         recipe = define(guarded, width)
     except Exception as error:
@@ -85,12 +88,14 @@ class SpaceTrial(optuna.Trial):
 
     Args:
         trial: which suggests and remembers.
+        replicate: which of its trainings the space is asked for.
     """
 
-    def __init__(self, trial: BaseTrial) -> None:
+    def __init__(self, trial: BaseTrial, replicate: int = 0) -> None:
         # Optuna's own constructor would have the sampler begin once more: what it sets is read from
         # ``trial``.
         self._trial = trial
+        self.replicate = replicate
         self._ranges: dict[str, BaseDistribution] = {}
         self._problems: list[str] = []
 

@@ -469,7 +469,8 @@ def define(
         parts += [replace(stage, width=width).label, trial.number]
     if replicate:
         parts.append(replicate)
-    recipe = replace(space.recipe(stage, trial, width), seed=derived_seed(*parts))
+    recipe = space.recipe(stage, trial, width, replicate or 0)
+    recipe = replace(recipe, seed=derived_seed(*parts))
     name = training_name(stage, width, trial.number, replicate)
     return Suggestion(name, width, trial.number, replicate, stage, recipe, dict(trial.params))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from robsearch.errors import counted
 from robsearch.laws import Point, fit_ridge
 from robsearch.laws.curves import LEAST
 from robsearch.laws.response_surface import SHARED_SEEDS
+from robsearch.metrics import NATURAL_LOSS, ROBUST_LOSS
 from robsearch.parts.schedules import FLOOR
 from robsearch.trials.selection import sound
 
@@ -52,14 +54,15 @@ BUDGET = 0.25
 
 def claims(thin: float, wide: float) -> tuple[Claim, ...]:
     """The five claims, for a study between these widths."""
+    h1 = Claim(
+        "H1",
+        "At a fixed lambda the ratio of natural to robust loss falls with width.",
+        SOURCE,
+        ratio_falls,
+        "a slope of log ratio on log width above -0.05, at the same epochs",
+    )
     return (
-        Claim(
-            "H1",
-            "At a fixed lambda the ratio of natural to robust loss falls with width.",
-            SOURCE,
-            ratio_falls,
-            "a slope of log ratio on log width above -0.05, at the same epochs",
-        ),
+        h1,
         Claim(
             "H2",
             "At a fixed lambda natural accuracy rises and stability falls with width.",
@@ -95,10 +98,30 @@ def claims(thin: float, wide: float) -> tuple[Claim, ...]:
     )
 
 
+def term_claims(h1: Claim) -> tuple[Claim, Claim]:
+    """H1 in two halves, beside it: the natural term falls with width, and the robust term rises."""
+    halves = (
+        ("H1a", "the natural loss falls", NATURAL_LOSS, -1.0),
+        ("H1b", "the robust loss rises", ROBUST_LOSS, 1.0),
+    )
+    natural, robust = (
+        replace(
+            h1,
+            name=name,
+            sentence=f"At a fixed lambda {what} with width.",
+            effects=partial(term_moves, term=term, sign=sign),
+            change="a slope of its logarithm on log width of less than 0.05, at the same epochs",
+            primary=False,
+        )
+        for name, what, term, sign in halves
+    )
+    return natural, robust
+
+
 def loss_ratio(epochs: pd.DataFrame) -> pd.Series:
     """``L_nat / L_rob`` of each epoch, both terms floored as ``WAR`` does."""
-    natural = epochs["train/natural_loss"].clip(lower=FLOOR)
-    robust = epochs["train/robust_loss"].clip(lower=FLOOR)
+    natural = epochs[NATURAL_LOSS].clip(lower=FLOOR)
+    robust = epochs[ROBUST_LOSS].clip(lower=FLOOR)
     return natural / robust
 
 
@@ -114,25 +137,50 @@ def in_window(epochs: pd.DataFrame) -> pd.DataFrame:
 def ratio_falls(evidence: Evidence) -> Sequence[Effect]:
     """H1: minus the slope of the mean log ratio on log width at the same epochs, averaged over
     lambdas."""
+    falls = _logs_along_width(evidence, loss_ratio, -1.0)
+    return [Effect("fall of log(L_nat / L_rob) per log width", "", falls, 0.05)]
+
+
+def term_moves(evidence: Evidence, term: str, sign: float) -> Sequence[Effect]:
+    """Half of H1: ``sign`` times the slope of a term's mean log, as of the ratio."""
+    moves = _logs_along_width(evidence, lambda epochs: epochs[term].clip(lower=FLOOR), sign)
+    what = "rise" if sign > 0 else "fall"
+    symbol = "L_nat" if term == NATURAL_LOSS else "L_rob"
+    return [Effect(f"{what} of log({symbol}) per log width", "", moves, 0.05)]
+
+
+def _logs_along_width(
+    evidence: Evidence,
+    values: Callable[[pd.DataFrame], pd.Series],
+    factor: float,
+) -> tuple[float, ...]:
+    """``along_width`` of the mean log of some values of each epoch in ``WINDOW``.
+
+    Raises:
+        NotDecidableError: no epoch lies in it.
+    """
     epochs = in_window(evidence.of(GRID).epochs)
     if epochs.empty:
         start, end = WINDOW
         raise NotDecidableError(f"no epoch lies between {start:.0%} and {end:.0%} of training")
-    logs = epochs.assign(log_ratio=np.log(loss_ratio(epochs)))
+    logs = epochs.assign(log=np.log(values(epochs)))
     by_training = logs.groupby(["seed", "arm", "width"])
-    means = by_training[["log_ratio"]].mean().reset_index()
-    falls = along_width(means, "log_ratio", -1.0)
-    return [Effect("fall of log(L_nat / L_rob) per log width", "", falls, 0.05)]
+    means = by_training[["log"]].mean().reset_index()
+    return along_width(means, "log", factor)
 
 
-def trade_off(evidence: Evidence) -> Sequence[Effect]:
-    """H2: points per doubling of width at the best epoch, averaged over lambdas."""
+def trade_off(
+    evidence: Evidence,
+    natural: str = NATURAL,
+    stable: str = STABLE,
+) -> Sequence[Effect]:
+    """H2: points per doubling of width, averaged over lambdas; by default at the best epoch."""
     trials = evidence.of(GRID).trials
-    if trials[STABLE].isna().all():
+    if trials[stable].isna().all():
         raise NotDecidableError("stability is not known")
     per_doubling = 100 * math.log(2)
-    rise = along_width(trials, NATURAL, per_doubling)
-    fall = along_width(trials, STABLE, -per_doubling)
+    rise = along_width(trials, natural, per_doubling)
+    fall = along_width(trials, stable, -per_doubling)
     return [
         Effect("rise of natural accuracy per doubling", "points", rise, 0.25),
         Effect("fall of stability per doubling", "points", fall, 0.25),
@@ -176,20 +224,25 @@ def best_lambda_rises(evidence: Evidence, experiment: str = GRID) -> Sequence[Ef
     nothing of the peak and are left out, as are those that were not measured.
     """
     trials = sound(evidence.of(experiment).trials).dropna(subset=[ROBUST])
+    return peak_effects(trials, ROBUST)
+
+
+def peak_effects(trials: pd.DataFrame, metric: str) -> Sequence[Effect]:
+    """The effects of H3, where a width's best lambda is the one of highest ``metric``."""
     return [
         Effect(f"slope of log lambda* on log width, by the {family}", "", slopes, 0.05)
-        for family, slopes in peak_slopes(trials).items()
+        for family, slopes in peak_slopes(trials, metric).items()
     ]
 
 
-def peak_slopes(trials: pd.DataFrame) -> Mapping[str, tuple[float, ...]]:
+def peak_slopes(trials: pd.DataFrame, metric: str = ROBUST) -> Mapping[str, tuple[float, ...]]:
     """By family of curves, and seed, the jackknife's pseudo-value of the slope.
 
     Raises:
         NotDecidableError: fewer than two widths place their best lambda, one has it at the end of
             the grid, or the widths do not share three seeds of five lambdas each.
     """
-    ridge = fit_ridge(law_points(trials, ROBUST))
+    ridge = fit_ridge(law_points(trials, metric))
     censored = [ridge.optimum(curve.width).censored for curve in ridge.curves if curve.side]
     if censored:
         raise NotDecidableError("; ".join(map(str, censored)))

@@ -35,6 +35,7 @@ from robsearch.papers.war.claims import (
     claims,
     law_points,
     loss_ratio,
+    term_claims,
 )
 from robsearch.papers.war.tables import tables
 from robsearch.parts.schedules import WAR, Fixed
@@ -135,10 +136,11 @@ class WidthStudy:
     def claims(self) -> tuple[Claim, ...]:
         """H1 to H5; where there are controls, also H3 of nets whose loss is divided by 1 +
         lambda."""
-        h1_to_h5 = claims(self.thin, self.wide)
+        h1, *others = claims(self.thin, self.wide)
+        judged = (h1, *term_claims(h1), *others)
         if not self.control_seeds:
-            return h1_to_h5
-        return (*h1_to_h5, at_one_learning_rate(h1_to_h5[2]))
+            return judged
+        return (*judged, at_one_learning_rate(others[1]))
 
     @property
     def experiments(self) -> tuple[Experiment[Any], ...]:
@@ -236,10 +238,7 @@ class WidthStudy:
 
     def at(self, width: float, lam: float | Schedule) -> Recipe:
         """The base at a width with a lambda, or a schedule of it."""
-        # Not every model has a width; those that are compared over widths do.
-        model: Any = self.base.model
-        schedule = lam if isinstance(lam, Schedule) else Fixed(lam)
-        return replace(self.base, model=replace(model, width=width), lam=schedule)
+        return at_width(self.base, width, lam)
 
     def _constant(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
         return self.at(width, arm.lam)
@@ -251,16 +250,7 @@ class WidthStudy:
         return self.at(width, way.schedule(findings))
 
     def _normalised(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
-        """The loss times ``(1 + 6) / (1 + lam)``, as the learning rate and weight decay that amount
-        to it.
-
-        For SGD with momentum at a constant lambda, a loss divided by s moves the weights as a
-        learning rate divided by s and a weight decay multiplied by s.
-        """
-        # At the reference both factors are 1.
-        lr = (1 + REFERENCE) / (1 + arm.lam)
-        decay = (1 + arm.lam) / (1 + REFERENCE)
-        return with_factors(self.at(width, arm.lam), lr, decay)
+        return normalised(self.at(width, arm.lam), arm.lam)
 
     def _retuned(self, arm: Retuning, width: float, findings: Findings) -> Recipe:
         lam = self.best_lam(arm.width, findings) if findings else self.lams[0]
@@ -340,6 +330,27 @@ class WidthStudy:
             lam = float(np.exp(log_lam))
         # A law may point far beyond what was ever trained.
         return float(np.clip(lam, min(self.lams), max(self.lams)))
+
+
+def at_width(base: Recipe, width: float, lam: float | Schedule) -> Recipe:
+    """A recipe at a width with a lambda, or a schedule of it."""
+    # Not every model has a width; those that are compared over widths do.
+    model: Any = base.model
+    schedule = lam if isinstance(lam, Schedule) else Fixed(lam)
+    return replace(base, model=replace(model, width=width), lam=schedule)
+
+
+def normalised(recipe: Recipe, lam: float) -> Recipe:
+    """With the loss times ``(1 + 6) / (1 + lam)``, as the learning rate and weight decay that
+    amount to it.
+
+    For SGD with momentum at a constant lambda, a loss divided by s moves the weights as a learning
+    rate divided by s and a weight decay multiplied by s.
+    """
+    # At the reference both factors are 1.
+    lr = (1 + REFERENCE) / (1 + lam)
+    decay = (1 + lam) / (1 + REFERENCE)
+    return with_factors(recipe, lr, decay)
 
 
 def with_factors(recipe: Recipe, lr: float, decay: float) -> Recipe:

@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from robsearch.data import Digits
+from robsearch.claims.experiment import PaperStudy
+from robsearch.data import MNIST, Digits
 from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
 from robsearch.papers.recipes import PIXEL, cifar10, digits, fashion, pgd_of, selecting, sgd_of
 from robsearch.papers.war.experiments import WidthStudy
+from robsearch.papers.war.wrong_labels import WrongLabelsStudy
 from robsearch.parts.attacks import PGD
 from robsearch.parts.models import MLP, WideResNet
-from robsearch.parts.optimisers import Piecewise
+from robsearch.parts.optimisers import SGD, Piecewise
 from robsearch.recipe import Recipe
 
 LAMS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -102,9 +104,48 @@ def _paper() -> WidthStudy:
     )
 
 
-PRESETS: Mapping[str, WidthStudy | Mapping[str, WidthStudy]] = {
+def wrong_labels_recipe(noise: float) -> Recipe:
+    """TRADES on 1,000 images of MNIST, of whose labels a share is wrong: an MLP with two hidden
+    layers, eps 0.1, 80 epochs, the learning rate dropped once.
+
+    On ``val`` a net is judged by 1,000 images with true labels, on ``test`` by all 10,000.
+    """
+    return Recipe(
+        model=MLP(width=16, depth=2),
+        data=MNIST(train=1000, val=1000, label_noise=noise, draw="seed"),
+        attack=PGD(eps=0.1, step_size=0.1 / 2.5, steps=5, start="gaussian"),
+        optimiser=SGD(lr=0.05, weight_decay=0.0),
+        learning_rate=Piecewise(drops=(0.75,)),
+        epochs=80,
+        batch_size=100,
+        measures=(),
+    )
+
+
+def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
+    """30 % wrong labels, where a wide net loses by the thin net's lambda; beside it 0 and 15 %."""
+    main = WrongLabelsStudy(
+        widths=(16.0, 32.0, 64.0, 128.0, 512.0),
+        lams=(2.8, 4.0, 5.7, 8.0, 11.3, 16.0, 22.6, 32.0),
+        base=wrong_labels_recipe(0.3),
+    )
+    doses = {
+        f"dose-{noise:.0%}".removesuffix("%"): replace(
+            main,
+            base=wrong_labels_recipe(noise),
+            seeds=5,
+            between_seeds=0,
+            ways=False,
+        )
+        for noise in (0.0, 0.15)
+    }
+    return {"main": main, **doses}
+
+
+PRESETS: Mapping[str, PaperStudy | Mapping[str, PaperStudy]] = {
     "digits": _digits(),
     "fashion": _fashion(),
     "cifar10": _cifar10(),
     "paper": _paper(),
+    "wrong-labels": _wrong_labels(),
 }

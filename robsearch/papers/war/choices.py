@@ -1,0 +1,108 @@
+"""How the study under wrong labels chooses lambda: from what one replicate found, on ``val`` after
+the last epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from robsearch.claims.experiment import Findings
+from robsearch.errors import InputError, refused
+from robsearch.laws import PowerLaw
+from robsearch.papers.war.claims import GRID, law_points, loss_ratio
+from robsearch.papers.war.transfer import Probe, Ratios, lam_at, window_mean
+from robsearch.trials.selection import sound
+
+SECOND = 3.0
+"""The second lambda that is tried at a wide net, as a factor on the thin net's."""
+VAL = "val/robust_accuracy"
+
+
+def values_on_val(findings: Findings, width: float) -> Mapping[float, float]:
+    """By lambda of the grid, robust accuracy on ``val`` after the last epoch, mean over the seeds
+    there are; trainings that collapsed are left out.
+
+    Raises:
+        InputError: all trainings of the width collapsed.
+    """
+    trials, epochs = findings[GRID]
+    trials = sound(trials)
+    trials = trials[trials["width"] == width]
+    values = trials["trial"].map(last_on_val(epochs)).astype(float)
+    means = values.groupby(trials["lam"]).mean().dropna()
+    if means.empty:
+        expected = f"a training of width {width:g} that has not collapsed"
+        raise refused(expected, "none", "pass smaller lambdas, or a recipe that trains")
+    return dict(zip(means.index, means, strict=True))
+
+
+def last_on_val(epochs: pd.DataFrame) -> pd.Series:
+    """By trial, robust accuracy on ``val`` after its last epoch."""
+    last = epochs.sort_values("epoch").groupby("trial").tail(1)
+    return last.set_index("trial")[VAL]
+
+
+def best_on_val(findings: Findings, width: float) -> float:
+    """The lambda of the grid that is best on ``val``: what a search of that width returns."""
+    values = values_on_val(findings, width)
+    return max(values, key=lambda lam: values[lam])
+
+
+def second_lam(lam: float, lams: Sequence[float]) -> float:
+    """The lambda of the grid nearest to ``SECOND`` times another, on a log scale."""
+    wanted = math.log(SECOND * lam)
+    return min(lams, key=lambda each: abs(math.log(each) - wanted))
+
+
+def ratios_of(findings: Findings, width: float, lam: float) -> Ratios:
+    """(progress, ratio) of the losses of a net of the grid, geometric mean over the seeds there
+    are."""
+    epochs = findings[GRID].epochs
+    epochs = epochs[(epochs["width"] == width) & np.isclose(epochs["train/lam"], lam)]
+    logs = np.log(loss_ratio(epochs))
+    means = np.exp(logs.groupby(epochs["progress"]).mean())
+    return tuple((float(progress), float(ratio)) for progress, ratio in means.items())
+
+
+def static_lam(
+    findings: Findings,
+    thin: float,
+    wide: float,
+    lams: Sequence[float],
+) -> float:
+    """Static WAR: the constant lambda at which the wide net has the thin net's ratio.
+
+    It is on the line through two probes of the wide net, at the thin net's lambda and at about
+    three times that. A probe is the first half of a training; those of the grid are the same
+    trainings. Where two probes do not show a ratio that rises with lambda, or it is reached far
+    beyond them, it is the larger of the two lambdas.
+    """
+    lam = best_on_val(findings, thin)
+    target = window_mean(ratios_of(findings, thin, lam))
+    probed = lam, second_lam(lam, lams)
+    probes = [Probe(each, window_mean(ratios_of(findings, wide, each))) for each in probed]
+    try:
+        return lam_at(probes, target)
+    except InputError:  # such as a ratio that falls
+        return max(probed)
+
+
+def law_lam(
+    findings: Findings,
+    experiments: Sequence[str],
+    wide: float,
+    lams: Sequence[float],
+) -> float:
+    """A power law's lambda at the wide net, from all trainings of thinner nets in these
+    experiments, within the grid's range."""
+    frames = []
+    for experiment in experiments:
+        trials, epochs = findings[experiment]
+        frames.append(trials.assign(last_on_val=trials["trial"].map(last_on_val(epochs))))
+    trials = sound(pd.concat(frames))
+    thinner = trials[(trials["width"] < wide) & trials["last_on_val"].notna()]
+    lam = PowerLaw.fit(law_points(thinner, "last_on_val"))(wide)
+    return float(np.clip(lam, min(lams), max(lams)))

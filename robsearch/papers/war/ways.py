@@ -1,0 +1,179 @@
+"""The ways of choosing lambda at a wide net under wrong labels, each with what it reached and cost
+in every replicate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from robsearch.claims.claim import Evidence
+from robsearch.papers.war.choices import last_on_val, second_lam
+from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN
+from robsearch.trials.selection import sound
+
+WAYS = "ways"
+BETWEEN = "between"
+LAWFUL = "law"
+STATIC = "static WAR"
+DYNAMIC = "WAR"
+DECAYED = "thin lambda, weight decay"
+EARLY = "thin lambda, early stopping"
+TWO = "two wide trainings"
+FIXED_THIN = "thin lambda, one for all"
+FIXED_ORACLE = "full search, one for all"
+SENTENCES: Mapping[str, str] = {
+    THIN: "the thin net's best lambda",
+    FIXED_THIN: "the lambda that is best for thin nets on average over replicates",
+    EARLY: "the thin net's best lambda, the epoch that is best on val",
+    DECAYED: "the thin net's best lambda, with or without weight decay, the better on val",
+    TWO: "the thin net's best lambda and three times that, the better on val",
+    STATIC: "the lambda at which two probes of half a training have the thin net's ratio",
+    DYNAMIC: "the controller, at the thin net's ratio over training, frozen at the drop",
+    LAW: "a power law through the thinner nets",
+    ORACLE: "all lambdas of the grid, the best on val",
+    FIXED_ORACLE: "the lambda that is best for wide nets on average over replicates",
+}
+"""What each way does, in the order in which they are shown."""
+COSTS = ("gradients", "operations", "seconds")
+ON_VAL = "on_val"
+Row = Mapping[str, Any]
+"""Of one training, by column."""
+
+
+class Net(NamedTuple):
+    """The wide net that a way returns.
+
+    Attributes:
+        row: of its training.
+        trainings: of the wide net that it took; a probe is half of one.
+        searches: whether the thin net was searched for it.
+        column: of its robust accuracy on ``test``.
+    """
+
+    row: Row
+    trainings: float
+    searches: bool = True
+    column: str = LAST
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """What was trained in one replicate.
+
+    Attributes:
+        thin: trainings of the thinnest net in the grid, by lambda.
+        wide: of the widest.
+        chosen: of the widest with what the replicate chose, by arm.
+        between: of the widths between.
+        lams: of the grid.
+    """
+
+    thin: Mapping[float, Row]
+    wide: Mapping[float, Row]
+    chosen: Mapping[str, Row]
+    between: Sequence[Row]
+    lams: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        trials: pd.DataFrame,
+        thin: float,
+        wide: float,
+        lams: tuple[float, ...],
+    ) -> Replicate:
+        """From the rows of its trainings."""
+        rows: list[Row] = [dict(row) for _, row in trials.iterrows()]
+        grid = [row for row in rows if row["experiment"] == GRID]
+        return cls(
+            thin={row["lam"]: row for row in grid if row["width"] == thin},
+            wide={row["lam"]: row for row in grid if row["width"] == wide},
+            chosen={row["arm"]: row for row in rows if row["experiment"] in (WAYS, LAWFUL)},
+            between=[row for row in rows if row["experiment"] == BETWEEN],
+            lams=lams,
+        )
+
+    def nets(self, thin_lam: float, wide_lam: float) -> Iterator[tuple[str, Net]]:
+        """Each way that was trained, with its net.
+
+        Args:
+            thin_lam: the best lambda of thin nets on average over replicates.
+            wide_lam: of wide nets.
+        """
+        lam = _best(self.thin.values())["lam"]
+        if lam in self.wide:
+            at_thin = self.wide[lam]
+            yield THIN, Net(at_thin, 1)
+            yield EARLY, Net(at_thin, 1, column=ROBUST)
+            second = second_lam(lam, self.lams)
+            if second in self.wide:
+                yield TWO, Net(_best([at_thin, self.wide[second]]), 2)
+            if DECAYED in self.chosen:
+                yield DECAYED, Net(_best([at_thin, self.chosen[DECAYED]]), 2)
+        for way, trainings in ((STATIC, 2), (DYNAMIC, 1), (LAW, 1)):
+            if way in self.chosen:
+                yield way, Net(self.chosen[way], trainings)
+        number = len(self.wide)
+        yield ORACLE, Net(_best(self.wide.values()), number, searches=False)
+        if thin_lam in self.wide:
+            yield FIXED_THIN, Net(self.wide[thin_lam], 1)
+        if wide_lam in self.wide:
+            yield FIXED_ORACLE, Net(self.wide[wide_lam], number, searches=False)
+
+    def cost(self, way: str, net: Net, unit: str) -> float:
+        """Of choosing and training, in one of ``COSTS``."""
+        cost = net.trainings * fmean(row[unit] for row in self.wide.values())
+        if net.searches:
+            cost += sum(row[unit] for row in self.thin.values())
+        if way == LAW:
+            cost += sum(row[unit] for row in self.between)
+        return cost
+
+
+def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
+    """One row per way and replicate.
+
+    Columns: ``seed``, ``arm`` (the way), ``width``, ``robust``, ``natural``, ``stability`` (shares,
+    on ``test``), ``lam``, ``trainings`` (of the wide net), and what choosing and training cost:
+    ``gradients`` (of one image), ``operations``, ``seconds``. What the widths between cost the law
+    counts in the replicates in which they were trained.
+    """
+    trials = sound(evidence.trials)
+    on_val = trials["trial"].map(last_on_val(evidence.epochs))
+    trials = trials.assign(**{ON_VAL: on_val}).dropna(subset=[ON_VAL, LAST])
+    grid = trials[trials["experiment"] == GRID]
+    means = grid.groupby(["width", "lam"])[ON_VAL].mean()
+    fixed = [float(means.loc[width].idxmax()) for width in (thin, wide)]
+    lams = tuple(sorted(grid["lam"].unique()))
+    rows = []
+    for seed, of_seed in trials.groupby("seed"):
+        replicate = Replicate.of(of_seed, thin, wide, lams)
+        if not (replicate.thin and replicate.wide):
+            continue
+        for way, net in replicate.nets(*fixed):
+            split = net.column.split("/")[0]
+            costs = {unit: replicate.cost(way, net, unit) for unit in COSTS}
+            rows.append(
+                {
+                    "seed": seed,
+                    "arm": way,
+                    "width": wide,
+                    "robust": net.row[net.column],
+                    "natural": net.row[f"{split}/natural_accuracy"],
+                    "stability": net.row[f"{split}/stability"],
+                    "lam": net.row["lam"],
+                    "trainings": net.trainings,
+                    **costs,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    return frame.sort_values("arm", key=lambda arms: arms.map(list(SENTENCES).index), kind="stable")
+
+
+def _best(rows: Iterable[Row]) -> Row:
+    """The best training on ``val``; of equal ones the first."""
+    return max(rows, key=lambda row: row[ON_VAL])

@@ -1,0 +1,207 @@
+"""WAR (arXiv 2010.01279) where the thin net's lambda costs a wide net points: under wrong labels.
+
+A wide net memorises wrong labels at a lambda at which a thin one cannot, so it takes a larger one,
+and reusing the thin net's costs it points. Each replicate is what one lab would do: it draws its
+images and wrong labels, chooses everything on its own ``val``, and trains its own wide nets. Only
+the images of ``test``, which judge, are those of all replicates. Nets are judged as they are after
+their last epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from robsearch.claims.claim import Claim
+from robsearch.claims.experiment import Experiment, Findings, pooled
+from robsearch.errors import refuse_unless
+from robsearch.papers.recipes import has_sgd, sgd_of
+from robsearch.papers.war.arms import LambdaArm, lambda_arms
+from robsearch.papers.war.choices import best_on_val, law_lam, ratios_of, static_lam
+from robsearch.papers.war.claims import GRID, LAW, NORMALISED
+from robsearch.papers.war.experiments import at_width, normalised
+from robsearch.papers.war.ways import (
+    BETWEEN,
+    DECAYED,
+    DYNAMIC,
+    LAWFUL,
+    STATIC,
+    WAYS,
+    ways_frame,
+)
+from robsearch.papers.war.wrong_labels_claims import claims
+from robsearch.parts.schedules import WAR
+from robsearch.recipe import Recipe
+
+if TYPE_CHECKING:
+    from robsearch.drawing.style import Drawing
+
+
+@dataclass(frozen=True)
+class WrongLabelsStudy:
+    """H1 to H4, and whether WAR adds anything to a second training of the wide net.
+
+    Attributes:
+        widths: thin to wide; the thinnest is searched, the widest is where ways of choosing lambda
+            are compared. Those between serve the law, and the shape of lambda* over width.
+        lams: of the grid, at least five.
+        base: what is trained but for width, lambda and seed, by ``SGD``; its data set has
+            ``draw="seed"``.
+        seeds: replicates of the thinnest and the widest net, and of each way; H4 takes at least 10.
+        between_seeds: those of them in which the widths between are trained too, and in which the
+            loss is divided by 1 + lambda; 0 leaves both out, and the law.
+        ways: whether WAR and what competes with it are trained. Without, H1 to H3 are judged.
+        weight_decay: of the wide net that keeps the thin lambda and fights wrong labels by this.
+
+    Raises:
+        InputError: all fields that do not fit, at once.
+    """
+
+    widths: tuple[float, ...]
+    lams: tuple[float, ...]
+    base: Recipe
+    seeds: int = 16
+    between_seeds: int = 5
+    ways: bool = True
+    weight_decay: float = 5e-3
+
+    def __post_init__(self) -> None:
+        draw = getattr(self.base.data, "draw", None)
+        refuse_unless(
+            (
+                len(self.widths) > 1 and all(a < b for a, b in pairwise(self.widths)),
+                "2 or more rising widths",
+                self.widths,
+                "pass such as (16, 64, 256)",
+            ),
+            (
+                len(set(self.lams)) > 4 and min(self.lams) > 0,
+                "5 or more lambdas above 0",
+                self.lams,
+                "a width's curve takes five",
+            ),
+            (
+                0 <= self.between_seeds <= self.seeds,
+                f"between_seeds from 0 to the {self.seeds} seeds",
+                self.between_seeds,
+                "5 are usual",
+            ),
+            (
+                draw == "seed",
+                'a base whose data set has draw="seed"',
+                draw,
+                "so that each replicate draws images and wrong labels of its own",
+            ),
+            has_sgd(self.base, "its weight decay and its rate are changed"),
+        )
+
+    @property
+    def thin(self) -> float:
+        """The width that is searched to learn from."""
+        return self.widths[0]
+
+    @property
+    def wide(self) -> float:
+        """The width at which ways of choosing lambda are compared."""
+        return self.widths[-1]
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """H1 to H4, and what stands beside them."""
+        n = self.between_seeds
+        return claims(
+            self.widths,
+            between=n > 0 and len(self.widths) > 2,
+            normalised=n > 0,
+            ways=self.ways,
+        )
+
+    @property
+    def experiments(self) -> tuple[Experiment[Any], ...]:
+        """The grid at both ends; the ways, in the same replicates; the widths between, the law that
+        they give, and the grid with the loss divided."""
+        ends = (self.thin, self.wide)
+        between = self.widths[1:-1]
+        grid = lambda_arms(self.lams)
+        n = self.between_seeds
+        experiments: list[Experiment[Any]] = [
+            Experiment(GRID, grid, ends, self.seeds, self._constant)
+        ]
+        if self.ways:
+            arms = (STATIC, DYNAMIC, DECAYED)
+            experiments.append(self._in_each_replicate(WAYS, arms))
+        if n and between:
+            experiments.append(
+                Experiment(BETWEEN, grid, between, n, self._constant, seeds_of=GRID),
+            )
+        if n and between and self.ways:
+            experiments.append(
+                Experiment(LAWFUL, (LAW,), (self.wide,), self.seeds, self._by_law, seeds_of=GRID)
+            )
+        if n:
+            experiments.append(
+                Experiment(NORMALISED, grid, ends, n, self._normalised, seeds_of=GRID)
+            )
+        return tuple(experiments)
+
+    def _in_each_replicate(self, name: str, arms: tuple[str, ...]) -> Experiment[str]:
+        """At the widest net, in the replicates of the grid, each choosing for itself."""
+        return Experiment(
+            name,
+            arms,
+            (self.wide,),
+            self.seeds,
+            self._chosen,
+            by_replicate=True,
+            seeds_of=GRID,
+        )
+
+    def tables(self, findings: Findings) -> Mapping[str, pd.DataFrame]:
+        """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
+        from robsearch.papers.war.wrong_labels_tables import tables
+
+        return tables(findings, self._ways(findings))
+
+    def figures(self, findings: Findings) -> Sequence[Drawing]:
+        """Accuracy by lambda and width, and the regret of each way."""
+        from robsearch.papers.war.wrong_labels_tables import figures
+
+        return figures(findings, self._ways(findings))
+
+    def _ways(self, findings: Findings) -> pd.DataFrame:
+        if not self.ways:
+            return pd.DataFrame()
+        return ways_frame(pooled(findings), self.thin, self.wide)
+
+    # --- recipes ---
+
+    def _constant(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
+        return at_width(self.base, width, arm.lam)
+
+    def _normalised(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
+        return normalised(at_width(self.base, width, arm.lam), arm.lam)
+
+    def _chosen(self, arm: str, width: float, findings: Findings) -> Recipe:
+        """What one replicate trains; in a dry run, where nothing is found, any constant lambda."""
+        if not findings:
+            return at_width(self.base, width, self.lams[0])
+        lam = best_on_val(findings, self.thin)
+        if arm == STATIC:
+            static = static_lam(findings, self.thin, self.wide, self.lams)
+            return at_width(self.base, width, static)
+        if arm == DYNAMIC:
+            target = ratios_of(findings, self.thin, lam)
+            schedule = WAR(target=target, lam_init=lam, freeze_at="first_drop")
+            return at_width(self.base, width, schedule)
+        sgd = replace(sgd_of(self.base, "its decay is set"), weight_decay=self.weight_decay)
+        return at_width(replace(self.base, optimiser=sgd), width, lam)
+
+    def _by_law(self, arm: str, width: float, findings: Findings) -> Recipe:
+        if not findings:
+            return at_width(self.base, width, self.lams[0])
+        lam = law_lam(findings, (GRID, BETWEEN), self.wide, self.lams)
+        return at_width(self.base, width, lam)

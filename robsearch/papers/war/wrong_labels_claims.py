@@ -1,0 +1,157 @@
+"""H1 to H4 under wrong labels, as tests over replicates, and what a sceptic asks beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from robsearch.claims.claim import Claim, Evidence, NotDecidableError
+from robsearch.claims.seeds import contrast, in_points
+from robsearch.claims.statistics import Effect
+from robsearch.papers.war.claims import (
+    ASSAY,
+    BUDGET,
+    GRID,
+    LAST,
+    NORMALISED,
+    ORACLE,
+    SHORTFALL,
+    SOURCE,
+    THIN,
+    at_one_learning_rate,
+    claims as h1_to_h5,
+    peak_effects,
+    term_claims,
+    trade_off,
+)
+from robsearch.papers.war.ways import BETWEEN, DYNAMIC, STATIC, TWO, ways_frame
+from robsearch.trials.selection import sound
+
+LAST_NATURAL = "test_last/natural_accuracy"
+LAST_STABLE = "test_last/stability"
+
+
+def claims(
+    widths: Sequence[float],
+    *,
+    between: bool,
+    normalised: bool,
+    ways: bool,
+) -> tuple[Claim, ...]:
+    """The claims of a study at these widths.
+
+    Args:
+        widths: thin to wide.
+        between: whether those between the ends are trained.
+        normalised: whether the grid is trained with the loss divided by 1 + lambda, too.
+        ways: whether ways of choosing lambda are compared.
+    """
+    thin, wide = widths[0], widths[-1]
+    h1, h2, h3, h4, _ = h1_to_h5(thin, wide)
+    h2 = replace(h2, effects=partial(trade_off, natural=LAST_NATURAL, stable=LAST_STABLE))
+    h3 = replace(h3, effects=partial(best_lambda_rises, widths=(thin, wide)))
+    judged = [h1, *term_claims(h1), h2, h3]
+    if between:
+        middle = len(widths) // 2
+        for suffix, part in (("thin", widths[: middle + 1]), ("wide", widths[middle:])):
+            sentence = f"The best lambda rises from width {part[0]:g} to {part[-1]:g}."
+            effects = partial(best_lambda_rises, widths=tuple(part))
+            judged.append(h3.beside(suffix, sentence, effects))
+    if normalised:
+        divided = partial(best_lambda_rises, widths=(thin, wide), experiments=(NORMALISED,))
+        judged.append(replace(at_one_learning_rate(h3), effects=divided))
+    if ways:
+        judged += _claims_on_ways(h4, thin, wide)
+    return tuple(judged)
+
+
+def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
+    """H4 of WAR and of static WAR, and whether each beats a second training."""
+    judged = []
+    for way, suffix in ((DYNAMIC, ""), (STATIC, "static")):
+        suffices = partial(war_suffices, way=way, thin=thin, wide=wide)
+        if suffix:
+            sentence = (
+                f"{way} is within {SHORTFALL:g} points of a full search, and above the reused thin "
+                "lambda."
+            )
+            judged.append(h4.beside(suffix, sentence, suffices))
+        else:
+            judged.append(replace(h4, effects=suffices))
+        more = Claim(
+            f"H4-{suffix}-adds" if suffix else "H4-adds",
+            f"{way} is better than two trainings of the wide net, at the thin lambda and at three "
+            "times that.",
+            SOURCE,
+            partial(war_adds, way=way, thin=thin, wide=wide),
+            f"a gain of less than {SHORTFALL:g} points",
+            least_seeds=10,
+            primary=False,
+        )
+        judged.append(more)
+    return judged
+
+
+def best_lambda_rises(
+    evidence: Evidence,
+    widths: Sequence[float],
+    experiments: Sequence[str] = (GRID, BETWEEN),
+) -> Sequence[Effect]:
+    """H3 at some widths, of the nets after their last epoch, in the replicates that all of them
+    have."""
+    trials = sound(evidence.trials).dropna(subset=[LAST])
+    trials = trials[trials["experiment"].isin(experiments) & trials["width"].isin(widths)]
+    at_how_many = trials.groupby("seed")["width"].nunique()
+    shared = at_how_many.index[at_how_many == len(widths)]
+    return peak_effects(trials[trials["seed"].isin(shared)], LAST)
+
+
+def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequence[Effect]:
+    """H4: a way against a full search and against the thin lambda, each replicate having chosen for
+    itself.
+
+    Raises:
+        NotDecidableError: the thin lambda is as good as a full search, so nothing could be gained
+            here.
+    """
+    frame = ways_frame(evidence, thin, wide)
+    gap = in_points(contrast(frame, "robust", ORACLE, THIN))
+    if not gap or np.mean(gap) < ASSAY:
+        gain = f"{np.mean(gap):.2f} points" if gap else "nothing known"
+        raise NotDecidableError(
+            f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
+        )
+    behind = in_points(contrast(frame, "robust", way, ORACLE))
+    effects = [
+        Effect(
+            f"{way} less full search, plus {SHORTFALL:g}",
+            "points",
+            tuple(difference + SHORTFALL for difference in behind),
+            0.0,
+        ),
+        Effect(
+            f"{way} less reused thin lambda",
+            "points",
+            in_points(contrast(frame, "robust", way, THIN)),
+            0.25,
+        ),
+    ]
+    # Static WAR takes two trainings of the wide net, its probes among them, so what it costs is a
+    # question of how many lambdas a search would try.
+    if way == DYNAMIC:
+        costs = frame.pivot_table(index="seed", columns="arm", values="operations")
+        shares = (costs[way] / costs[ORACLE]).dropna()
+        what = f"{BUDGET:g} less the share of the search's operations"
+        effects.append(Effect(what, "", tuple(BUDGET - shares), 0.0))
+    return effects
+
+
+def war_adds(evidence: Evidence, way: str, thin: float, wide: float) -> Sequence[Effect]:
+    """Whether a way beats the better of two wide nets on ``val``: what anybody would do without
+    WAR."""
+    frame = ways_frame(evidence, thin, wide)
+    gain = in_points(contrast(frame, "robust", way, TWO))
+    return [Effect(f"{way} less two wide trainings", "points", gain, SHORTFALL)]

@@ -1,0 +1,131 @@
+"""What a reader wants beside the verdicts under wrong labels: the ways, the grid, and pictures of
+both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from robsearch.claims.claim import Part
+from robsearch.claims.experiment import Findings
+from robsearch.claims.figures import forest, means_by_arm
+from robsearch.claims.seeds import contrast, in_points
+from robsearch.claims.statistics import Effect
+from robsearch.drawing.style import Drawing
+from robsearch.papers.war.claims import (
+    GRID,
+    LAST,
+    NORMALISED,
+    ORACLE,
+    SHORTFALL,
+    in_window,
+    loss_ratio,
+)
+from robsearch.papers.war.tables import percent
+from robsearch.papers.war.ways import BETWEEN, SENTENCES, TWO
+
+LAST_ACCURACY = {"robust accuracy on test (%)": (LAST, 100.0)}
+
+
+def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
+    """By caption; accuracies in percent, differences in points, intervals at 95 % over replicates.
+
+    Args:
+        findings: of the study.
+        ways: as ``ways_frame`` has them; empty where none was compared.
+    """
+    shown = {}
+    if not ways.empty:
+        wide = ways["width"].iloc[0]
+        caption = f"Ways of choosing lambda at width {wide:g} (after the last epoch, on test)"
+        shown[caption] = ways_table(ways)
+    shown["Robust accuracy by width and lambda (after the last epoch, on test)"] = grid_table(
+        findings, (GRID, BETWEEN)
+    )
+    if NORMALISED in findings:
+        shown["The same with the loss divided by 1 + lambda"] = grid_table(findings, (NORMALISED,))
+    return shown
+
+
+def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
+    """One row per way: what it reached, against the full search and two trainings, and its cost."""
+    whole = ways.loc[ways["arm"] == ORACLE, "operations"].mean()
+    rows = []
+    for arm, of_way in ways.groupby("arm", sort=False):
+        way = str(arm)
+        low, lam, high = of_way["lam"].quantile([0.25, 0.5, 0.75])
+        against = {
+            f"less {other}": "" if way == other else percent(contrast(ways, "robust", way, other))
+            for other in (ORACLE, TWO)
+        }
+        rows.append(
+            {
+                "way": way,
+                "what it takes": SENTENCES[way],
+                "lambda (quartiles)": f"{lam:.3g} ({low:.3g} to {high:.3g})",
+                "robust": percent(of_way["robust"]),
+                **against,
+                "natural": percent(of_way["natural"]),
+                "stability": percent(of_way["stability"]),
+                "wide trainings": f"{of_way['trainings'].mean():g}",
+                "operations": f"{of_way['operations'].mean() / whole:.1%}",
+                "seconds": f"{of_way['seconds'].mean():.0f}",
+                "seeds": of_way["seed"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
+    """One row per width and lambda: robust accuracy at the last epoch and at the best on val, and
+    the ratio of the losses in ``WINDOW``."""
+    held = [findings[name] for name in experiments if name in findings]
+    trials = pd.concat([evidence.trials for evidence in held])
+    epochs = in_window(pd.concat([evidence.epochs for evidence in held]))
+    logs = np.log(loss_ratio(epochs))
+    ratios = np.exp(logs.groupby([epochs["width"], epochs["arm"]]).mean())
+    rows = []
+    for (width, lam, arm), cell in trials.groupby(["width", "lam", "arm"]):
+        rows.append(
+            {
+                "width": f"{width:g}",
+                "lambda": f"{lam:g}",
+                "robust": percent(cell[LAST]),
+                "robust, best epoch": percent(cell["test/robust_accuracy"]),
+                "natural": percent(cell["test_last/natural_accuracy"]),
+                "ratio of the losses": f"{ratios.get((width, arm), np.nan):.3g}",
+                "collapsed": int(cell["collapsed"].sum()),
+                "seeds": len(cell),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def figures(findings: Findings, ways: pd.DataFrame) -> list[Drawing]:
+    """In the order of the page; arguments as ``tables`` has them."""
+    title = "Robust accuracy on test after the last epoch, by lambda and width"
+    held = [findings[name].trials for name in (GRID, BETWEEN) if name in findings]
+    drawings = [means_by_arm(pd.concat(held), LAST_ACCURACY, title)]
+    if not ways.empty:
+        drawings.append(regrets(ways))
+    return drawings
+
+
+def regrets(ways: pd.DataFrame) -> Drawing:
+    """Points lost against a full search, one row per way."""
+    unit = "regret (points of robust accuracy below the full search)"
+    parts = []
+    for way in ways["arm"].unique():
+        regret = in_points(contrast(ways, "robust", ORACLE, way))
+        if way != ORACLE and len(regret) > 0:
+            parts.append(Part.of(Effect(way, unit, regret, SHORTFALL)))
+    parts.sort(key=lambda part: part.estimate.mean)
+    caption = (
+        f"Robust accuracy below that of the full search at the widest net, paired over "
+        f"{ways['seed'].nunique()} replicates, with 95 % intervals. Each replicate chooses on its "
+        "own val. Left of the line at 0 a way is better than the full search; right of the dashes "
+        f"it loses more than {SHORTFALL:g} points."
+    )
+    return forest(parts, "Regret of each way of choosing lambda", caption)
