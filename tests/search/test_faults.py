@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import time
 
 import pandas as pd
 import psutil
@@ -339,6 +340,10 @@ def test_a_trial_of_a_node_that_dies_goes_on_at_the_other(
             search = robsearch.launch(
                 sound, name="s", trials=2, options=here, console=Console(quiet=True)
             )
+        # Ray takes some seconds to declare a node dead, and a trial may end sooner at the other.
+        deadline = time.monotonic() + 120
+        while cluster.node_count() > 1 and time.monotonic() < deadline:
+            time.sleep(0.5)
         assert cluster.node_count() == 1
         assert settled(search) == {f"w4-00{n}": "COMPLETE" for n in range(2)}
     attempts = [len(list((trials / f"w4-00{n}").glob("a*"))) for n in range(2)]

@@ -1,0 +1,288 @@
+"""The study under wrong labels: each replicate chooses for itself, and what it chose is what it
+says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted_replicates import Training, constants, findings
+from rich.console import Console
+
+from robsearch.claims.claim import NotDecidableError, judge
+from robsearch.claims.experiment import of_replicate, pooled
+from robsearch.claims.running import validate
+from robsearch.data import Digits
+from robsearch.errors import InputError
+from robsearch.papers.presets import designs
+from robsearch.papers.war import choices
+from robsearch.papers.war.claims import LAW, ORACLE, THIN
+from robsearch.papers.war.presets import wrong_labels_recipe
+from robsearch.papers.war.ways import (
+    DECAYED,
+    DYNAMIC,
+    EARLY,
+    FIXED_ORACLE,
+    FIXED_THIN,
+    LAWFUL,
+    STATIC,
+    TWO,
+    WAYS,
+    ways_frame,
+)
+from robsearch.papers.war.wrong_labels import WrongLabelsStudy
+from robsearch.papers.war.wrong_labels_claims import best_lambda_rises, war_adds, war_suffices
+from robsearch.parts.schedules import WAR, Fixed
+from robsearch.search import RunOptions, load_search
+
+LAMS = (1.0, 2.0, 4.0, 8.0, 16.0)
+# By lambda, shares on val and on test. The thin net's best on val is 2 in replicate 0, 4 in 1.
+THIN_NETS = (
+    {1.0: (0.40, 0.41), 2.0: (0.45, 0.44), 4.0: (0.44, 0.45), 8.0: (0.3, 0.3), 16.0: (0.2, 0.2)},
+    {1.0: (0.40, 0.41), 2.0: (0.41, 0.42), 4.0: (0.48, 0.45), 8.0: (0.3, 0.3), 16.0: (0.2, 0.2)},
+)
+WIDE_NETS = (
+    {1.0: (0.3, 0.3), 2.0: (0.40, 0.41), 4.0: (0.5, 0.5), 8.0: (0.58, 0.56), 16.0: (0.57, 0.57)},
+    {1.0: (0.3, 0.3), 2.0: (0.40, 0.41), 4.0: (0.5, 0.5), 8.0: (0.56, 0.55), 16.0: (0.59, 0.59)},
+)
+
+
+def planted(*more: Training):
+    """Two replicates; the thin net's ratio is lambda, the wide net's a quarter of it."""
+    trainings = list(more)
+    for seed in range(2):
+        trainings += constants(16, seed, THIN_NETS[seed])
+        trainings += constants(64, seed, WIDE_NETS[seed], ratio=0.25, operations=10.0)
+    return findings(trainings)
+
+
+def way(name: str, seed: int, on_val: float, last: float) -> Training:
+    return Training(LAWFUL if name == LAW else WAYS, name, 64.0, seed, 5.0, on_val, last)
+
+
+# --- choosing ---
+
+
+def test_each_replicate_chooses_by_its_own_val_after_the_last_epoch() -> None:
+    first, second = (of_replicate(planted(), seed) for seed in range(2))
+    assert (choices.best_on_val(first, 16), choices.best_on_val(second, 16)) == (2, 4)
+    assert (choices.best_on_val(first, 64), choices.best_on_val(second, 64)) == (8, 16)
+    # Together: 0.40, 0.43, 0.46 on val.
+    assert choices.best_on_val(planted(), 16) == 4
+
+
+def test_a_net_that_collapsed_is_not_chosen() -> None:
+    (grid,) = of_replicate(planted(), 0).values()
+    trials = grid.trials.assign(collapsed=grid.trials["lam"] == 2)
+    assert choices.best_on_val({"grid": grid._replace(trials=trials)}, 16) == 4
+
+
+@pytest.mark.parametrize(("lam", "second"), [(1, 4), (2, 8), (4, 16), (8, 16), (16, 16)])
+def test_the_second_lambda_is_the_grids_nearest_to_three_times_the_first(lam, second) -> None:
+    assert choices.second_lam(lam, LAMS) == second
+
+
+def test_static_war_has_the_thin_nets_ratio() -> None:
+    """The thin net's ratio at its best lambda, 2, is 2; the wide net's is a quarter of lambda."""
+    assert choices.static_lam(of_replicate(planted(), 0), 16, 64, LAMS) == pytest.approx(8)
+    assert choices.static_lam(of_replicate(planted(), 1), 16, 64, LAMS) == pytest.approx(16)
+
+
+def test_static_war_of_a_ratio_that_does_not_rise_is_the_larger_lambda_probed() -> None:
+    trainings = constants(16, 0, THIN_NETS[0])
+    trainings += [each._replace(ratio=3.0) for each in constants(64, 0, WIDE_NETS[0])]
+    assert choices.static_lam(findings(trainings), 16, 64, LAMS) == 8
+
+
+def test_the_law_goes_on_from_the_thinner_nets() -> None:
+    """Parabolas over log lambda whose tops lie at 2 and at 4: at four times the width at 8 again
+    twice as far."""
+    trainings = []
+    for width, top, experiment in ((4, 2.0, "grid"), (16, 4.0, "between")):
+        for seed in range(3):
+            values = {lam: 0.5 - 0.02 * np.log(lam / top) ** 2 for lam in LAMS}
+            pairs = {lam: (value, 0.0) for lam, value in values.items()}
+            trainings += constants(width, seed, pairs, experiment=experiment)
+    lam = choices.law_lam(findings(trainings), ("grid", "between"), 64, LAMS)
+    assert lam == pytest.approx(8, rel=1e-3)
+
+
+# --- the ways ---
+
+
+def test_ways_are_the_nets_and_the_costs_they_say() -> None:
+    more = [
+        way(DECAYED, 0, 0.39, 0.7),  # worse on val than without decay
+        way(DECAYED, 1, 0.51, 0.52),
+        way(STATIC, 0, 0.0, 0.60),
+        way(DYNAMIC, 0, 0.0, 0.61),
+        way(LAW, 0, 0.0, 0.62),
+        *constants(32, 0, {1.0: (0.1, 0.1), 2.0: (0.1, 0.1)}, experiment="between", operations=3),
+    ]
+    frame = ways_frame(pooled(planted(*more)), 16, 64).set_index(["seed", "arm"])
+    robust = frame["robust"].to_dict()
+    assert robust[0, THIN] == 0.41
+    assert robust[1, THIN] == 0.5
+    assert robust[0, EARLY] == pytest.approx(0.42)  # its best epoch
+    assert robust[0, TWO] == 0.56  # 8 is better on val than 2
+    assert robust[1, TWO] == 0.59
+    assert robust[0, ORACLE] == 0.56  # best on val, not on test
+    assert robust[0, DECAYED] == 0.41
+    assert robust[1, DECAYED] == 0.52
+    assert robust[0, FIXED_THIN] == 0.5  # at 4, the best of thin nets on average
+    assert robust[0, FIXED_ORACLE] == 0.57  # at 16
+    assert (robust[0, STATIC], robust[0, DYNAMIC], robust[0, LAW]) == (0.60, 0.61, 0.62)
+    assert (1, STATIC) not in robust
+    costs = frame["operations"].to_dict()
+    assert costs[0, THIN] == 5 + 10  # five thin trainings and one wide one
+    assert costs[0, TWO] == costs[0, STATIC] == 5 + 20
+    assert costs[0, DYNAMIC] == 5 + 10
+    assert costs[0, LAW] == 5 + 2 * 3 + 10
+    assert costs[0, ORACLE] == 5 * 10
+
+
+def ten(war: float, second: float = 0.55):
+    """Ten replicates: a full search reaches 60 %, the thin lambda 50 %."""
+    trainings = []
+    for seed in range(10):
+        off = 0.001 * (seed % 3)
+        thin = {lam: (0.5 if lam == 2 else 0.4, 0.4) for lam in LAMS}
+        wide = dict.fromkeys(LAMS, (0.4, 0.4)) | {2.0: (0.5, 0.5), 8.0: (0.59, second)}
+        wide[16.0] = (0.6, 0.6)
+        trainings += constants(16, seed, thin)
+        trainings += constants(64, seed, wide, operations=10)
+        trainings.append(way(DYNAMIC, seed, 0.6, war + off)._replace(operations=10))
+        trainings.append(way(STATIC, seed, 0.6, war + off)._replace(operations=10))
+    return pooled(findings(trainings))
+
+
+def test_h4_is_a_shortfall_a_gain_and_a_cost() -> None:
+    behind, gain, spared = war_suffices(ten(0.598), DYNAMIC, 16, 64)
+    # 59.8, 59.9, 60.0 against 60, plus half a point; against 50.
+    assert behind.per_seed[:3] == pytest.approx((0.3, 0.4, 0.5))
+    assert gain.per_seed[:3] == pytest.approx((9.8, 9.9, 10.0))
+    # Five thin trainings and one wide one of ten each, of the fifty of a full search.
+    assert spared.per_seed == pytest.approx((0.25 - 15 / 50,) * 10)
+
+
+def test_static_war_is_not_held_to_a_quarter_of_the_cost() -> None:
+    assert len(war_suffices(ten(0.6), STATIC, 16, 64)) == 2
+
+
+def test_h4_without_anything_to_gain_is_not_judged() -> None:
+    evidence = ten(0.6)
+    grid = evidence.trials["experiment"] == "grid"
+    level = evidence.trials["test_last/robust_accuracy"].where(~grid, 0.5)
+    flat = evidence._replace(trials=evidence.trials.assign(**{"test_last/robust_accuracy": level}))
+    with pytest.raises(NotDecidableError, match="no assay sensitivity"):
+        war_suffices(flat, DYNAMIC, 16, 64)
+
+
+@pytest.mark.parametrize(
+    ("second", "answer"), [(0.55, "supported"), (0.6, "negligible"), (0.65, "refuted")]
+)
+def test_war_adds_something_where_it_beats_the_better_of_two_trainings(second, answer) -> None:
+    claim = next(claim for claim in STUDY.claims if claim.name == "H4-adds")
+    assert claim.effects.func is war_adds
+    (verdict,) = judge([replace(claim, effects=adds_at_64)], ten(0.6, second))
+    assert verdict.answer == answer
+
+
+def adds_at_64(evidence):
+    return war_adds(evidence, DYNAMIC, 16, 64)
+
+
+def test_h3_takes_the_replicates_that_all_widths_have() -> None:
+    trainings = []
+    for width, top, seeds in ((16, 2.0, 5), (32, 4.0, 3), (64, 8.0, 5)):
+        experiment = "between" if width == 32 else "grid"
+        lams = (0.5, 1, 2, 4, 8, 16, 32)
+        values = {lam: (0.0, 0.5 - 0.01 * np.log(lam / top) ** 2) for lam in lams}
+        for seed in range(seeds):
+            trainings += constants(width, seed, values, experiment=experiment)
+    evidence = pooled(findings(trainings))
+    for effect in best_lambda_rises(evidence, (16, 32, 64)):
+        assert effect.per_seed == pytest.approx((1.0,) * 3, abs=0.01)
+    for effect in best_lambda_rises(evidence, (16, 64)):
+        assert effect.per_seed == pytest.approx((1.0,) * 5, abs=0.01)
+
+
+# --- the study ---
+
+BASE = replace(
+    wrong_labels_recipe(0.3),
+    data=Digits(train=100, label_noise=0.3, draw="seed"),
+    epochs=12,
+    batch_size=20,
+)
+STUDY = WrongLabelsStudy((8.0, 16.0, 32.0), LAMS, BASE, seeds=2, between_seeds=1)
+
+
+def test_a_replicate_trains_what_it_chose() -> None:
+    study = replace(STUDY, widths=(16.0, 64.0))
+    (_, ways, *_) = study.experiments
+    found = planted()
+    first = {name: ways.recipe_of(name, 64, found, 0) for name in ways.arm_names}
+    second = {name: ways.recipe_of(name, 64, found, 1) for name in ways.arm_names}
+    assert first[STATIC].lam.value == pytest.approx(8)
+    assert second[STATIC].lam.value == pytest.approx(16)
+    war = first[DYNAMIC].lam
+    assert isinstance(war, WAR)
+    assert war.lam_init == 2
+    assert [ratio for _, ratio in war.target] == pytest.approx([2] * 10)
+    assert first[DYNAMIC].resolved_lam.freeze_at == 0.75
+    assert first[DECAYED].lam == Fixed(2.0)
+    assert first[DECAYED].optimiser.weight_decay == 5e-3
+    assert first[STATIC].optimiser.weight_decay == 0
+
+
+def test_the_preset_is_the_setting_it_names() -> None:
+    studies = designs("war", "wrong-labels")
+    assert list(studies) == ["main", "dose-0", "dose-15"]
+    noises = [study.base.data.label_noise for study in studies.values()]
+    assert noises == [0.3, 0.0, 0.15]
+    main = studies["main"]
+    names = [claim.name for claim in main.claims if claim.primary]
+    assert names == ["H1", "H2", "H3", "H4"]
+    assert [claim.name for claim in studies["dose-0"].claims] == ["H1", "H1a", "H1b", "H2", "H3"]
+    assert [experiment.trainings for experiment in main.experiments] == [256, 48, 120, 16, 80]
+    assert {experiment.seeds_of for experiment in main.experiments} == {None, "grid"}
+
+
+def test_bad_plans_are_refused_all_at_once() -> None:
+    with pytest.raises(InputError) as refused:
+        WrongLabelsStudy(
+            (16.0,),
+            (1.0, 2.0),
+            replace(BASE, data=Digits(train=100)),
+            seeds=2,
+            between_seeds=3,
+        )
+    assert len(refused.value.problems) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_judges_what_its_replicates_chose(tmp_path: Path) -> None:
+    options = RunOptions(results=tmp_path)
+    study = replace(STUDY, lams=(1.0, 2.0, 4.0, 8.0, 16.0), between_seeds=0)
+    validation = validate(study, "v", options=options, console=Console(quiet=True))
+    grid, ways = (load_search(f"v-{name}", tmp_path).trials for name in ("grid", WAYS))
+    # Replicate r of both has the same seed, so the same images and first weights.
+    by_replicate = ways.groupby("replicate")["seed"].agg(set).to_dict()
+    assert by_replicate == grid.groupby("replicate")["seed"].agg(set).to_dict()
+    assert all(len(seeds) == 1 for seeds in by_replicate.values())
+    for replicate in range(2):
+        found = of_replicate(validation.findings, replicate)
+        static = found[WAYS].trials.set_index("arm").loc[STATIC]
+        assert static["lam"] == pytest.approx(choices.static_lam(found, 8, 32, study.lams))
+        decayed = found[WAYS].trials.set_index("arm").loc[DECAYED]
+        assert decayed["lam"] == choices.best_on_val(found, 8)
+    assert "Ways of choosing lambda at width 32" in next(iter(validation.tables))
+    answers = {verdict.claim.name: verdict.answer for verdict in validation.verdicts}
+    assert set(answers) == {claim.name for claim in study.claims}
+    # Nothing is trained again, and the recipes are those that were recorded.
+    again = validate(study, "v", options=options, console=Console(quiet=True))
+    assert [v.answer for v in again.verdicts] == [v.answer for v in validation.verdicts]
