@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from robsearch.claims.claim import Evidence, Part, Verdict, judge
 from robsearch.claims.experiment import ARM, Experiment, Findings, PaperStudy, pooled
 from robsearch.claims.figures import forest
 from robsearch.claims.page import REPORT, Validation, write
+from robsearch.claims.registration import Registration, differences, register
 from robsearch.drawing.style import Drawing
 from robsearch.errors import InputError, counted, refusal, refused
 from robsearch.identity import mismatch
@@ -81,6 +82,7 @@ def validate(
     searches = _search_names(study, name)
     check_names(name, *searches, store=options.store)
     _check_free(study, name, options.store)
+    registration = _registered(study, name, searches, seed, options)
     findings: dict[str, Evidence] = {}
     numbers = {experiment.name: number for number, experiment in enumerate(study.experiments)}
     for number, experiment in enumerate(study.experiments):
@@ -92,8 +94,25 @@ def validate(
             return None
         findings[experiment.name] = experiment.evidence(search, findings)
     validation = judge_study(study, name, findings, options.store.folder(name))
-    _publish(validation, study, options, console)
+    differs = "; ".join(differences(registration, study, seed)) or "nothing"
+    plan = {"plan": registration.sentence(), "what differs from the plan": differs}
+    _publish(validation, study, plan, options, console)
     return validation
+
+
+def _registered(
+    study: PaperStudy,
+    name: str,
+    searches: Sequence[str],
+    seed: int,
+    options: RunOptions,
+) -> Registration:
+    """The plan as it was written down before anything was trained, or, of a validation that a
+    former version began, now."""
+    begun = set(searches) & set(search_names(options.store))
+    loaded = [load_search(each, options.results, options.storage) for each in begun]
+    trained = sum(len(search.trials) for search in loaded)
+    return register(study, seed, options.store.folder(name), trained)
 
 
 def judge_study(
@@ -229,6 +248,7 @@ def _is_tested(trials: pd.DataFrame) -> pd.Series:
 def _publish(
     validation: Validation,
     study: PaperStudy,
+    plan: Mapping[str, str],
     options: RunOptions,
     console: Console,
 ) -> None:
@@ -242,7 +262,7 @@ def _publish(
     searches = _search_names(study, validation.name)
     last = load_search(searches[-1], options.results, options.storage)
     trainings = "; ".join(_trainings(validation, study))
-    setting = {"searches": ", ".join(searches), "trainings": trainings, **last.setting}
+    setting = {"searches": ", ".join(searches), "trainings": trainings, **plan, **last.setting}
     write(validation, len(study.experiments[0].widths), setting)
     tracker = Tracker(
         options.uri(last.record.tracking),

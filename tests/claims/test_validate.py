@@ -146,9 +146,17 @@ def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(
     options = RunOptions(results=tmp_path, parallel=1)
     found = validate(TINY, "tiny", options=options)
     assert found is not None
-    assert [verdict.claim.name for verdict in found.verdicts] == ["H1", "H2", "H3", "H4", "H5"]
+    assert [verdict.claim.name for verdict in found.verdicts] == [
+        "H1",
+        "H1a",
+        "H1b",
+        "H2",
+        "H3",
+        "H4",
+        "H5",
+    ]
     assert set(found.findings["arms"].trials["arm"]) == {way.name for way in TINY.ways}
-    h4 = found.verdicts[3]
+    h4 = found.verdicts[5]
     assert "no assay sensitivity" in h4.reason or h4.reason.startswith("1 seed")
     first, grid = found.verdicts[0], found.findings["grid"]
     assert len(grid.trials) == 27
@@ -165,6 +173,7 @@ def test_a_study_runs_as_trials_and_the_same_call_does_nothing_twice(
     page = (tmp_path / "tiny" / "report.html").read_text()
     assert page.count("<svg") == 4
     assert all(verdict.claim.sentence in page for verdict in found.verdicts)
+    assert "before any training" in page
     client = MlflowClient(default_uri(tmp_path))
     experiment = client.get_experiment_by_name("tiny-arms")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`robsearch.kind` = 'search'")

@@ -29,6 +29,7 @@ from robsearch.papers.war.claims import (
     lipschitz_explains,
     ratio_falls,
     search_cost,
+    term_claims,
     trade_off,
     war_suffices,
 )
@@ -55,6 +56,17 @@ def verdict(which: int, evidence: Evidence) -> Verdict:
 def test_h1_is_the_planted_exponent() -> None:
     (effect,) = ratio_falls(grid(rng(), 3, ratio=-0.27, noise=0.0))
     assert effect.per_seed == pytest.approx((0.27,) * 3)
+
+
+def test_the_halves_of_h1_are_the_terms_of_the_ratio() -> None:
+    """All of the planted fall is in the natural loss; the robust one is 1 everywhere."""
+    natural, robust = term_claims(H1)
+    evidence = grid(rng(), 3, ratio=-0.27, noise=0.0)
+    (fall,) = natural.effects(evidence)
+    (rise,) = robust.effects(evidence)
+    assert fall.per_seed == pytest.approx((0.27,) * 3)
+    assert rise.per_seed == pytest.approx((0.0,) * 3)
+    assert (natural.primary, robust.primary) == (False, False)
 
 
 def test_h2_is_points_per_doubling() -> None:
@@ -299,21 +311,16 @@ def test_tables_can_be_made_of_every_experiment() -> None:
 
 
 def test_where_there_are_controls_h3_is_also_asked_at_one_learning_rate() -> None:
-    assert [claim.name for claim in replace(STUDY, control_seeds=0).claims] == [
-        "H1",
-        "H2",
-        "H3",
-        "H4",
-        "H5",
-    ]
+    names = [claim.name for claim in replace(STUDY, control_seeds=0).claims]
+    assert names == ["H1", "H1a", "H1b", "H2", "H3", "H4", "H5"]
     *paper, control = STUDY.claims
-    assert (control.name, control.primary, len(paper)) == ("H3-normalised", False, 5)
+    assert (control.name, control.primary, len(paper)) == ("H3-normalised", False, 7)
     flat = grid(rng(1), 5, noise=0.1, peak=0.0)
     flat = Evidence(*(frame.assign(experiment="normalised") for frame in flat))
     rising = grid(rng(0), 5, noise=0.1, peak=0.3)
-    answers = {
-        each.claim.name: each.answer for each in judge(STUDY.claims[2:6:3], both(rising, flat))
-    }
+    h3 = next(claim for claim in paper if claim.name == "H3")
+    verdicts = judge([h3, control], both(rising, flat))
+    answers = {verdict.claim.name: verdict.answer for verdict in verdicts}
     assert answers == {"H3": "supported", "H3-normalised": "negligible"}
 
 

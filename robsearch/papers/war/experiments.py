@@ -137,10 +137,10 @@ class WidthStudy:
         """H1 to H5; where there are controls, also H3 of nets whose loss is divided by 1 +
         lambda."""
         h1, *others = claims(self.thin, self.wide)
-        judged = (h1, *term_claims(h1), *others)
+        of_paper = (h1, *term_claims(h1), *others)
         if not self.control_seeds:
-            return judged
-        return (*judged, at_one_learning_rate(others[1]))
+            return of_paper
+        return (*of_paper, at_one_learning_rate(others[1]))
 
     @property
     def experiments(self) -> tuple[Experiment[Any], ...]:

@@ -86,7 +86,7 @@ class WrongLabelsStudy:
             ),
             (
                 0 <= self.between_seeds <= self.seeds,
-                f"between_seeds from 0 to the {self.seeds} seeds",
+                f"between_seeds from 0 to seeds={self.seeds}",
                 self.between_seeds,
                 "5 are usual",
             ),

@@ -53,24 +53,24 @@ def claims(
     h1, h2, h3, h4, _ = h1_to_h5(thin, wide)
     h2 = replace(h2, effects=partial(trade_off, natural=LAST_NATURAL, stable=LAST_STABLE))
     h3 = replace(h3, effects=partial(best_lambda_rises, widths=(thin, wide)))
-    judged = [h1, *term_claims(h1), h2, h3]
+    all_claims = [h1, *term_claims(h1), h2, h3]
     if between:
         middle = len(widths) // 2
         for suffix, part in (("thin", widths[: middle + 1]), ("wide", widths[middle:])):
             sentence = f"The best lambda rises from width {part[0]:g} to {part[-1]:g}."
             effects = partial(best_lambda_rises, widths=tuple(part))
-            judged.append(h3.beside(suffix, sentence, effects))
+            all_claims.append(h3.beside(suffix, sentence, effects))
     if normalised:
         divided = partial(best_lambda_rises, widths=(thin, wide), experiments=(NORMALISED,))
-        judged.append(replace(at_one_learning_rate(h3), effects=divided))
+        all_claims.append(replace(at_one_learning_rate(h3), effects=divided))
     if ways:
-        judged += _claims_on_ways(h4, thin, wide)
-    return tuple(judged)
+        all_claims += _claims_on_ways(h4, thin, wide)
+    return tuple(all_claims)
 
 
 def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
     """H4 of WAR and of static WAR, and whether each beats a second training."""
-    judged = []
+    claimed = []
     for way, suffix in ((DYNAMIC, ""), (STATIC, "static")):
         suffices = partial(war_suffices, way=way, thin=thin, wide=wide)
         if suffix:
@@ -78,9 +78,9 @@ def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
                 f"{way} is within {SHORTFALL:g} points of a full search, and above the reused thin "
                 "lambda."
             )
-            judged.append(h4.beside(suffix, sentence, suffices))
+            claimed.append(h4.beside(suffix, sentence, suffices))
         else:
-            judged.append(replace(h4, effects=suffices))
+            claimed.append(replace(h4, effects=suffices))
         more = Claim(
             f"H4-{suffix}-adds" if suffix else "H4-adds",
             f"{way} is better than two trainings of the wide net, at the thin lambda and at three "
@@ -91,8 +91,8 @@ def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
             least_seeds=10,
             primary=False,
         )
-        judged.append(more)
-    return judged
+        claimed.append(more)
+    return claimed
 
 
 def best_lambda_rises(
