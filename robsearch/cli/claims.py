@@ -24,7 +24,9 @@ def validate(
             metavar="PAPER", help="war, norms, margins, regularization, or module:name of a study"
         ),
     ],
-    preset: Annotated[str, typer.Option(help="digits, fashion, cifar10 or paper")] = "digits",
+    preset: Annotated[
+        str, typer.Option(help="digits, fashion, cifar10 or paper; of war also wrong-labels")
+    ] = "digits",
     design: Annotated[
         str | None, typer.Option(help="one of a preset's several designs (default: all)")
     ] = None,

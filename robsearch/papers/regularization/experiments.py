@@ -1,7 +1,7 @@
 """R1 to R4 on what adversarial training regularises (arXiv 2011.07478), as tests over seeds.
 
-Each net is trained at one of several eps, 0 among them, and each claim is a slope over eps, fitted
-for each seed.
+Each net is trained at one of several eps, 0 among them, and each claim compares the largest with 0,
+seed by seed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from robsearch.papers.regularization.claims import (
     POINTS,
     ROBUST,
     STRENGTHS,
+    against_none,
     by_layer,
     concentrate,
     narrow,
@@ -183,7 +184,8 @@ class RegularizationStudy:
             layers[f"sd of {name}"] = columns
         return {
             f"By training eps (judged at {max(eps):.3g}, APGD)": table_by_arm(trials, COLUMNS),
-            "Layer by layer: the value at eps 0 and the change over all eps": by_layer(
+            "Each training eps less eps 0": against_none(trials, eps, COLUMNS),
+            "Layer by layer: the value at eps 0 and the change at the largest eps": by_layer(
                 trials,
                 eps,
                 layers,
