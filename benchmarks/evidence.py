@@ -2,7 +2,8 @@
 
     python benchmarks/evidence.py                      writes the tables in RESULTS.md anew
     python benchmarks/evidence.py --check              exit code 1 where they are not what it makes
-    python benchmarks/evidence.py --keep FOLDER        keeps what a validation found
+    python benchmarks/evidence.py --keep war.wrong-labels.main --validation war-wrong-labels-main
+                                                       keeps what a validation found
 
 A validation's evidence lies in ``benchmarks/evidence/NAME``: ``trials.parquet`` (one row per
 training), ``epochs.parquet`` (one row per training and epoch), ``images.parquet`` (per training one
@@ -17,7 +18,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ import pandas as pd
 from robsearch.claims.claim import Evidence, Verdict, judge
 from robsearch.claims.experiment import Findings, PaperStudy, pooled
 from robsearch.claims.page import estimated, why
-from robsearch.claims.registration import REGISTRATION
+from robsearch.claims.registration import REGISTRATION, Registration
 from robsearch.papers.presets import designs
+from robsearch.search import load_search
 
 HERE = Path(__file__).parent
 KEPT = HERE / "evidence"
@@ -63,46 +65,69 @@ RATES = ("natural_accuracy", "robust_accuracy")
 # --- keeping ---
 
 
-def keep(validation: Path, into: Path) -> None:
-    """Copies what verdicts and tables are computed from, out of a validation's folder and those of
-    its searches beside it."""
+def keep(name: str, validation: str, results: Path) -> None:
+    """Keeps what verdicts and tables are computed from, of the experiments whose trainings have all
+    been tried.
+
+    Args:
+        name: of the evidence.
+        validation: its searches are ``VALIDATION-EXPERIMENT``.
+        results: the results folder.
+    """
+    into = KEPT / name
     into.mkdir(parents=True, exist_ok=True)
-    trials = pd.read_parquet(validation / "trials.parquet")[list(TRIALS)]
-    epochs = pd.read_parquet(validation / "epochs.parquet")[list(EPOCHS)]
-    of_trial = epochs["trial"].isin(trials["trial"])
-    _write(trials, into / "trials.parquet")
-    _write(epochs[of_trial], into / "epochs.parquet")
+    findings: dict[str, Evidence] = {}
+    for experiment in study_of(name).experiments:
+        search_name = f"{validation}-{experiment.name}"
+        if not (results / search_name).exists():
+            break
+        search = load_search(search_name, results)
+        if len(search.trials) < experiment.trainings or search.trials["state"].eq("RUNNING").any():
+            break
+        trials, epochs = experiment.evidence(search, findings)
+        findings[experiment.name] = Evidence(trials.dropna(subset=["test/robust_accuracy"]), epochs)
+    trials, epochs = pooled(findings)
+    _write(trials[list(TRIALS)], into / "trials.parquet")
+    _write(_compact(epochs[list(EPOCHS)]), into / "epochs.parquet")
+    of_trials = trials[["experiment", "trial"]].itertuples(index=False)
+    folders = {
+        (experiment, trial): results / f"{validation}-{experiment}" / "trials" / trial
+        for experiment, trial in of_trials
+    }
     rows = [
-        {"experiment": experiment, "trial": trial, **_bits(validation, experiment, trial)}
-        for experiment, trial in trials[["experiment", "trial"]].itertuples(index=False)
+        {"experiment": experiment, "trial": trial, **_bits(folder)}
+        for (experiment, trial), folder in folders.items()
     ]
     _write(pd.DataFrame(rows), into / "images.parquet")
-    facts = {**_facts(validation, trials), "registration": _registration(validation)}
+    facts = {**_facts(folders.values()), "plan": _plan(results / validation)}
     (into / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _compact(epochs: pd.DataFrame) -> pd.DataFrame:
+    """With single-precision numbers, which losses and rates do not outdo."""
+    floats = epochs.select_dtypes("float64").columns.difference(["width", "progress"])
+    return epochs.astype(dict.fromkeys(floats, "float32"))
 
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
     frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
 
 
-def _bits(validation: Path, experiment: str, trial: str) -> Mapping[str, bytes]:
+def _bits(folder: Path) -> Mapping[str, bytes]:
     """One bit per image of ``test``, in its order, eight a byte."""
-    search = validation.with_name(f"{validation.name}-{experiment}")
-    images = pd.read_parquet(search / "trials" / trial / "test.parquet").sort_values("index")
+    images = pd.read_parquet(folder / "test.parquet").sort_values("index")
     return {rate: np.packbits(images[rate].to_numpy() > 0.5).tobytes() for rate in RATES}
 
 
-def _facts(validation: Path, trials: pd.DataFrame) -> Mapping[str, object]:
-    """Commits, versions and days of the attempts at all trainings."""
-    commits, days, versions = set(), set(), set()
-    for experiment, names in trials.groupby("experiment")["trial"]:
-        search = validation.with_name(f"{validation.name}-{experiment}")
-        for name in names:
-            for attempt in (search / "trials" / name).glob("a*/attempt.json"):
-                told = json.loads(attempt.read_text())
-                commits.add(told["commit"][:12])
-                versions.add(f"torch {told['versions']['torch']}")
-                days.add(pd.Timestamp(attempt.stat().st_mtime, unit="s").date().isoformat())
+def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
+    """Days, commits and versions of the attempts at all trainings, and the hardware."""
+    days, commits, versions = set(), set(), set()
+    for folder in folders:
+        for file in folder.glob("a*/attempt.json"):
+            attempt = json.loads(file.read_text())
+            commits.add(attempt["commit"][:12])
+            versions.add(f"torch {attempt['versions']['torch']}")
+            days.add(pd.Timestamp(file.stat().st_mtime, unit="s").date().isoformat())
     return {
         "days": sorted(days),
         "commits": sorted(commits),
@@ -111,9 +136,10 @@ def _facts(validation: Path, trials: pd.DataFrame) -> Mapping[str, object]:
     }
 
 
-def _registration(validation: Path) -> str:
-    kept = json.loads((validation / REGISTRATION).read_text())
-    return f"{kept['digest']}, written on {kept['written']} after {kept['trained']} trainings"
+def _plan(folder: Path) -> str:
+    """When the plan was registered, in words."""
+    kept = json.loads((folder / REGISTRATION).read_text())
+    return Registration(**kept).sentence()
 
 
 # --- judging ---
@@ -153,10 +179,11 @@ def _what(name: str, findings: Findings, facts: Mapping[str, object]) -> Iterato
     option = f" --design {design[0]}" if design else ""
     counts = ", ".join(f"{len(each.trials)} in {name}" for name, each in findings.items())
     yield f"`robsearch validate {paper} --preset {preset}{option}`. Trainings: {counts}."
-    told = {key: ", ".join(value) for key, value in facts.items() if isinstance(value, list)}
+    listed = {key: ", ".join(value) for key, value in facts.items() if isinstance(value, list)}
     yield (
-        f"Trained {told['days']} at {told['commits']} ({told['versions']}; {facts['hardware']}). "
-        f"Plan: {facts['registration']}."
+        f"Trained on {listed['days']} at {listed['commits']} ({listed['versions']}; "
+        f"{facts['hardware']}). "
+        f"Plan: {facts['plan']}."
     )
 
 
@@ -167,9 +194,9 @@ def _verdict_table(verdicts: list[Verdict]) -> pd.DataFrame:
         for part in verdict.parts:
             unit = f" {part.effect.unit}" if part.effect.unit else ""
             parts.append(f"{part.effect.what}: {estimated(part)}{unit} (n = {part.estimate.n})")
-        told = "; ".join([*parts, why(verdict)]).removesuffix("; ")
+        effects = "; ".join([*parts, why(verdict)]).removesuffix("; ")
         claim = f"{verdict.claim.name} {verdict.claim.sentence}"
-        rows.append({"claim": claim, "verdict": f"**{verdict.answer}**", "effects": told})
+        rows.append({"claim": claim, "verdict": f"**{verdict.answer}**", "effects": effects})
     return pd.DataFrame(rows)
 
 
@@ -201,11 +228,12 @@ def written(results: str, kept: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of a validation")
-    parser.add_argument("--name", help="PAPER.PRESET.DESIGN of what is kept")
+    parser.add_argument("--keep", metavar="NAME", help="PAPER.PRESET.DESIGN, from --validation")
+    parser.add_argument("--validation", help="its name, such as war-wrong-labels-main")
+    parser.add_argument("--results", type=Path, default=Path("robsearch-results"))
     options = parser.parse_args()
     if options.keep:
-        keep(options.keep, KEPT / options.name)
+        keep(options.keep, options.validation, options.results)
     before = RESULTS.read_text()
     after = written(before, KEPT)
     if options.check:

@@ -3,6 +3,7 @@ says."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from robsearch.papers.presets import designs
 from robsearch.papers.war import choices
 from robsearch.papers.war.claims import LAW, ORACLE, THIN
 from robsearch.papers.war.presets import wrong_labels_recipe
+from robsearch.papers.war.variants import ARMS, PAPER, VARIANTS, variants_table, war
 from robsearch.papers.war.ways import (
     DECAYED,
     DYNAMIC,
@@ -217,7 +219,7 @@ BASE = replace(
     epochs=12,
     batch_size=20,
 )
-STUDY = WrongLabelsStudy((8.0, 16.0, 32.0), LAMS, BASE, seeds=2, between_seeds=1)
+STUDY = WrongLabelsStudy((8.0, 16.0, 32.0), LAMS, BASE, 2, between_seeds=1, variant_seeds=0)
 
 
 def test_a_replicate_trains_what_it_chose() -> None:
@@ -228,14 +230,45 @@ def test_a_replicate_trains_what_it_chose() -> None:
     second = {name: ways.recipe_of(name, 64, found, 1) for name in ways.arm_names}
     assert first[STATIC].lam.value == pytest.approx(8)
     assert second[STATIC].lam.value == pytest.approx(16)
-    war = first[DYNAMIC].lam
-    assert isinstance(war, WAR)
-    assert war.lam_init == 2
-    assert [ratio for _, ratio in war.target] == pytest.approx([2] * 10)
+    schedule = first[DYNAMIC].lam
+    assert isinstance(schedule, WAR)
+    assert schedule.lam_init == 2
+    assert [ratio for _, ratio in schedule.target] == pytest.approx([2] * 10)
     assert first[DYNAMIC].resolved_lam.freeze_at == 0.75
+    assert schedule == WAR(target=schedule.target, lam_init=2.0, freeze_at="first_drop")
     assert first[DECAYED].lam == Fixed(2.0)
     assert first[DECAYED].optimiser.weight_decay == 5e-3
     assert first[STATIC].optimiser.weight_decay == 0
+
+
+def test_variants_of_war_differ_in_one_thing_each() -> None:
+    target = ((0.1, 4.0), (0.45, 9.0), (0.9, 3.0))
+    as_it_is = war(target, 2.0)
+    assert as_it_is == WAR(target=target, lam_init=2.0, freeze_at="first_drop")
+    assert war(target, 2.0, "held for 15 %") == replace(as_it_is, hold=0.15)
+    # 800 steps of 0.01 each.
+    slow = replace(as_it_is, alpha=8.0, alpha_per="progress")
+    assert war(target, 2.0, "gain of 8 per training") == slow
+    assert war(target, 2.0, "not frozen") == replace(as_it_is, freeze_at=1.0)
+    paper = war(target, 2.0, PAPER)
+    assert (paper.form, paper.lam_init, paper.target) == ("paper", 0.0, pytest.approx(9.0))
+    assert len({repr(war(target, 2.0, name)) for name in ("", *ARMS)}) == 8
+
+
+def test_a_variants_row_is_less_war_as_it_is_in_the_same_replicates() -> None:
+    """WAR reaches 60 and 62 %, with another constant 61 and 64 %; the thin net's ratio is 2 in one
+    replicate and 4 in the other."""
+    more = [
+        way(DYNAMIC, 0, 0.0, 0.60)._replace(ratio=2 * math.e),
+        way(DYNAMIC, 1, 0.0, 0.62)._replace(ratio=4 / math.e**2),
+        Training(VARIANTS, "no averaging", 64.0, 0, 5.0, 0.0, 0.61, ratio=2.0),
+        Training(VARIANTS, "no averaging", 64.0, 1, 5.0, 0.0, 0.64, ratio=4.0),
+    ]
+    as_it_is, variant = variants_table(planted(*more), 16).to_dict("records")
+    assert as_it_is["less WAR as it is"] == ""
+    assert variant["less WAR as it is"].startswith("1.50")
+    assert float(as_it_is["|log ratio - log target|"]) == pytest.approx(1.5)
+    assert float(variant["|log ratio - log target|"]) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_preset_is_the_setting_it_names() -> None:
@@ -247,7 +280,7 @@ def test_the_preset_is_the_setting_it_names() -> None:
     names = [claim.name for claim in main.claims if claim.primary]
     assert names == ["H1", "H2", "H3", "H4"]
     assert [claim.name for claim in studies["dose-0"].claims] == ["H1", "H1a", "H1b", "H2", "H3"]
-    assert [experiment.trainings for experiment in main.experiments] == [256, 48, 120, 16, 80]
+    assert [experiment.trainings for experiment in main.experiments] == [256, 48, 120, 16, 80, 70]
     assert {experiment.seeds_of for experiment in main.experiments} == {None, "grid"}
 
 
@@ -260,7 +293,7 @@ def test_bad_plans_are_refused_all_at_once() -> None:
             seeds=2,
             between_seeds=3,
         )
-    assert len(refused.value.problems) == 4
+    assert len(refused.value.problems) == 5
 
 
 @pytest.mark.slow

@@ -135,6 +135,7 @@ def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
             base=wrong_labels_recipe(noise),
             seeds=5,
             between_seeds=0,
+            variant_seeds=0,
             ways=False,
         )
         for noise in (0.0, 0.15)

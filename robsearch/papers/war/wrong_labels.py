@@ -24,6 +24,7 @@ from robsearch.papers.war.arms import LambdaArm, lambda_arms
 from robsearch.papers.war.choices import best_on_val, law_lam, ratios_of, static_lam
 from robsearch.papers.war.claims import GRID, LAW, NORMALISED
 from robsearch.papers.war.experiments import at_width, normalised
+from robsearch.papers.war.variants import ARMS, VARIANTS, variants_table, war
 from robsearch.papers.war.ways import (
     BETWEEN,
     DECAYED,
@@ -34,7 +35,6 @@ from robsearch.papers.war.ways import (
     ways_frame,
 )
 from robsearch.papers.war.wrong_labels_claims import claims
-from robsearch.parts.schedules import WAR
 from robsearch.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class WrongLabelsStudy:
             loss is divided by 1 + lambda; 0 leaves both out, and the law.
         ways: whether WAR and what competes with it are trained. Without, H1 to H3 are judged.
         weight_decay: of the wide net that keeps the thin lambda and fights wrong labels by this.
+        variant_seeds: those of the seeds in which WAR is trained with other constants, too; 0
+            leaves that out.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -68,6 +70,7 @@ class WrongLabelsStudy:
     between_seeds: int = 5
     ways: bool = True
     weight_decay: float = 5e-3
+    variant_seeds: int = 10
 
     def __post_init__(self) -> None:
         draw = getattr(self.base.data, "draw", None)
@@ -84,11 +87,17 @@ class WrongLabelsStudy:
                 self.lams,
                 "a width's curve takes five",
             ),
-            (
-                0 <= self.between_seeds <= self.seeds,
-                f"between_seeds from 0 to seeds={self.seeds}",
-                self.between_seeds,
-                "5 are usual",
+            *(
+                (
+                    0 <= count <= self.seeds,
+                    f"{name} from 0 to seeds={self.seeds}",
+                    count,
+                    "they are some of the same replicates",
+                )
+                for name, count in (
+                    ("between_seeds", self.between_seeds),
+                    ("variant_seeds", self.variant_seeds),
+                )
             ),
             (
                 draw == "seed",
@@ -133,7 +142,7 @@ class WrongLabelsStudy:
         ]
         if self.ways:
             arms = (STATIC, DYNAMIC, DECAYED)
-            experiments.append(self._in_each_replicate(WAYS, arms))
+            experiments.append(self._in_each_replicate(WAYS, arms, self.seeds))
         if n and between:
             experiments.append(
                 Experiment(BETWEEN, grid, between, n, self._constant, seeds_of=GRID),
@@ -146,15 +155,17 @@ class WrongLabelsStudy:
             experiments.append(
                 Experiment(NORMALISED, grid, ends, n, self._normalised, seeds_of=GRID)
             )
+        if self.ways and self.variant_seeds:
+            experiments.append(self._in_each_replicate(VARIANTS, ARMS, self.variant_seeds))
         return tuple(experiments)
 
-    def _in_each_replicate(self, name: str, arms: tuple[str, ...]) -> Experiment[str]:
+    def _in_each_replicate(self, name: str, arms: tuple[str, ...], seeds: int) -> Experiment[str]:
         """At the widest net, in the replicates of the grid, each choosing for itself."""
         return Experiment(
             name,
             arms,
             (self.wide,),
-            self.seeds,
+            seeds,
             self._chosen,
             by_replicate=True,
             seeds_of=GRID,
@@ -164,7 +175,10 @@ class WrongLabelsStudy:
         """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
         from robsearch.papers.war.wrong_labels_tables import tables
 
-        return tables(findings, self._ways(findings))
+        shown = dict(tables(findings, self._ways(findings)))
+        if VARIANTS in findings:
+            shown["WAR with other constants"] = variants_table(findings, self.thin)
+        return shown
 
     def figures(self, findings: Findings) -> Sequence[Drawing]:
         """Accuracy by lambda and width, and the regret of each way."""
@@ -193,12 +207,11 @@ class WrongLabelsStudy:
         if arm == STATIC:
             static = static_lam(findings, self.thin, self.wide, self.lams)
             return at_width(self.base, width, static)
-        if arm == DYNAMIC:
-            target = ratios_of(findings, self.thin, lam)
-            schedule = WAR(target=target, lam_init=lam, freeze_at="first_drop")
-            return at_width(self.base, width, schedule)
-        sgd = replace(sgd_of(self.base, "its decay is set"), weight_decay=self.weight_decay)
-        return at_width(replace(self.base, optimiser=sgd), width, lam)
+        if arm == DECAYED:
+            sgd = replace(sgd_of(self.base, "its decay is set"), weight_decay=self.weight_decay)
+            return at_width(replace(self.base, optimiser=sgd), width, lam)
+        target = ratios_of(findings, self.thin, lam)
+        return at_width(self.base, width, war(target, lam, arm))
 
     def _by_law(self, arm: str, width: float, findings: Findings) -> Recipe:
         if not findings:
