@@ -3,6 +3,7 @@ accuracies, ratios from a power of lambda."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -58,12 +59,14 @@ def constants(
 
 
 def findings(trainings: Iterable[Training]) -> Findings:
-    """The evidence by experiment."""
+    """The evidence by experiment; each names its trials as the others do."""
     trials, epochs = [], []
-    for number, training in enumerate(trainings):
+    numbers = Counter[str]()
+    for training in trainings:
+        numbers[training.experiment] += 1
         names = {
             "experiment": training.experiment,
-            "trial": f"t{number}",
+            "trial": f"t{numbers[training.experiment]}",
             "arm": training.arm,
             "width": training.width,
             "seed": training.seed,

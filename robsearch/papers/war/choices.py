@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from robsearch.claims.claim import Evidence
 from robsearch.claims.experiment import Findings
 from robsearch.errors import InputError, refused
 from robsearch.laws import PowerLaw
@@ -19,6 +20,9 @@ from robsearch.trials.selection import sound
 SECOND = 3.0
 """The second lambda that is tried at a wide net, as a factor on the thin net's."""
 VAL = "val/robust_accuracy"
+ON_VAL = "on_val"
+TRAINING = ["experiment", "trial"]
+"""What names a training among those of several experiments: their trials have the same names."""
 
 
 def values_on_val(findings: Findings, width: float) -> Mapping[float, float]:
@@ -28,21 +32,21 @@ def values_on_val(findings: Findings, width: float) -> Mapping[float, float]:
     Raises:
         InputError: all trainings of the width collapsed.
     """
-    trials, epochs = findings[GRID]
-    trials = sound(trials)
+    trials = sound(with_val(findings[GRID]))
     trials = trials[trials["width"] == width]
-    values = trials["trial"].map(last_on_val(epochs)).astype(float)
-    means = values.groupby(trials["lam"]).mean().dropna()
+    means = trials[ON_VAL].groupby(trials["lam"]).mean().dropna()
     if means.empty:
         expected = f"a training of width {width:g} that has not collapsed"
         raise refused(expected, "none", "pass smaller lambdas, or a recipe that trains")
     return dict(zip(means.index, means, strict=True))
 
 
-def last_on_val(epochs: pd.DataFrame) -> pd.Series:
-    """By trial, robust accuracy on ``val`` after its last epoch."""
-    last = epochs.sort_values("epoch").groupby("trial").tail(1)
-    return last.set_index("trial")[VAL]
+def with_val(evidence: Evidence) -> pd.DataFrame:
+    """The trials with ``on_val``, their robust accuracy on ``val`` after the last epoch."""
+    trials, epochs = evidence
+    last = epochs.sort_values("epoch").groupby(TRAINING).tail(1)
+    on_val = last.set_index(TRAINING)[VAL].astype(float).rename(ON_VAL)
+    return trials.join(on_val, on=TRAINING)
 
 
 def best_on_val(findings: Findings, width: float) -> float:
@@ -98,11 +102,7 @@ def law_lam(
 ) -> float:
     """A power law's lambda at the wide net, from all trainings of thinner nets in these
     experiments, within the grid's range."""
-    frames = []
-    for experiment in experiments:
-        trials, epochs = findings[experiment]
-        frames.append(trials.assign(last_on_val=trials["trial"].map(last_on_val(epochs))))
-    trials = sound(pd.concat(frames))
-    thinner = trials[(trials["width"] < wide) & trials["last_on_val"].notna()]
-    lam = PowerLaw.fit(law_points(thinner, "last_on_val"))(wide)
+    trials = sound(pd.concat([with_val(findings[experiment]) for experiment in experiments]))
+    thinner = trials[(trials["width"] < wide) & trials[ON_VAL].notna()]
+    lam = PowerLaw.fit(law_points(thinner, ON_VAL))(wide)
     return float(np.clip(lam, min(lams), max(lams)))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from robsearch.claims.experiment import Findings, of_replicate
 from robsearch.claims.seeds import contrast
-from robsearch.papers.war.choices import best_on_val, ratios_of
+from robsearch.papers.war.choices import TRAINING, best_on_val, ratios_of
 from robsearch.papers.war.claims import LAST, loss_ratio
 from robsearch.papers.war.tables import percent
 from robsearch.papers.war.transfer import Ratios, window_mean
@@ -60,7 +60,7 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
     rows = []
     for arm, of_arm in trials.groupby("arm", sort=False):
         difference = contrast(trials, LAST, str(arm), DYNAMIC)
-        distance = of_arm["trial"].map(distances).mean()
+        distance = distances.reindex(pd.MultiIndex.from_frame(of_arm[TRAINING])).mean()
         rows.append(
             {
                 "WAR": "as it is" if arm == DYNAMIC else arm,
@@ -75,13 +75,13 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
 
 
 def distances_to_target(findings: Findings, epochs: pd.DataFrame, thin: float) -> pd.Series:
-    """By trial, the mean over training of the distance in logs between its ratio and the thin net's
-    in the same replicate."""
+    """By training, the mean over it of the distance in logs between its ratio and the thin net's in
+    the same replicate."""
     distances = {}
-    for (replicate, trial), of_trial in epochs.groupby(["seed", "trial"]):
+    for (replicate, *training), of_trial in epochs.groupby(["seed", *TRAINING]):
         found_there = of_replicate(findings, int(str(replicate)))
         target = ratios_of(found_there, thin, best_on_val(found_there, thin))
         progress, ratio = np.array(target).T
         wanted = np.interp(of_trial["progress"], progress, np.log(ratio))
-        distances[trial] = float(np.abs(np.log(loss_ratio(of_trial)) - wanted).mean())
+        distances[tuple(training)] = float(np.abs(np.log(loss_ratio(of_trial)) - wanted).mean())
     return pd.Series(distances)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from robsearch.claims.claim import Evidence
-from robsearch.papers.war.choices import last_on_val, second_lam
+from robsearch.papers.war.choices import ON_VAL, second_lam, with_val
 from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN
 from robsearch.trials.selection import sound
 
@@ -39,7 +39,6 @@ SENTENCES: Mapping[str, str] = {
 }
 """What each way does, in the order in which they are shown."""
 COSTS = ("gradients", "operations", "seconds")
-ON_VAL = "on_val"
 Row = Mapping[str, Any]
 """Of one training, by column."""
 
@@ -138,13 +137,12 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
     """One row per way and replicate.
 
     Columns: ``seed``, ``arm`` (the way), ``width``, ``robust``, ``natural``, ``stability`` (shares,
-    on ``test``), ``lam``, ``trainings`` (of the wide net), and what choosing and training cost:
-    ``gradients`` (of one image), ``operations``, ``seconds``. What the widths between cost the law
+    on ``test``), ``lam``, ``trainings`` (of the wide net), what choosing and training cost
+    (``gradients`` of one image, ``operations``, ``seconds``), and which net it is: ``experiment``,
+    ``trial`` and ``column``, that of its robust accuracy. What the widths between cost the law
     counts in the replicates in which they were trained.
     """
-    trials = sound(evidence.trials)
-    on_val = trials["trial"].map(last_on_val(evidence.epochs))
-    trials = trials.assign(**{ON_VAL: on_val}).dropna(subset=[ON_VAL, LAST])
+    trials = sound(with_val(evidence)).dropna(subset=[ON_VAL, LAST])
     grid = trials[trials["experiment"] == GRID]
     means = grid.groupby(["width", "lam"])[ON_VAL].mean()
     fixed = [float(means.loc[width].idxmax()) for width in (thin, wide)]
@@ -168,6 +166,9 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
                     "lam": net.row["lam"],
                     "trainings": net.trainings,
                     **costs,
+                    "experiment": net.row["experiment"],
+                    "trial": net.row["trial"],
+                    "column": net.column,
                 }
             )
     frame = pd.DataFrame(rows)
