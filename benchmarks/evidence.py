@@ -19,17 +19,28 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from robsearch.claims.claim import Evidence, Verdict, judge
 from robsearch.claims.experiment import Findings, PaperStudy, pooled
 from robsearch.claims.page import estimated, why
 from robsearch.claims.registration import REGISTRATION, Registration
+from robsearch.claims.seeds import contrast
+from robsearch.data import Split, load
 from robsearch.papers.presets import designs
+from robsearch.papers.recipes import final
+from robsearch.papers.war.claims import ORACLE
+from robsearch.papers.war.experiments import at_width
+from robsearch.papers.war.tables import percent
+from robsearch.papers.war.ways import ways_frame
 from robsearch.search import load_search
+from robsearch.training.evaluation import judge as judge_net
+from robsearch.trials.loading import newest_checkpoint
 
 HERE = Path(__file__).parent
 KEPT = HERE / "evidence"
@@ -59,6 +70,8 @@ EPOCHS = (
     "train/lam",
     "val/robust_accuracy",
 )
+HARDER_SEEDS = 3
+HARDER_IMAGES = 2000
 RATES = ("natural_accuracy", "robust_accuracy")
 
 
@@ -142,6 +155,45 @@ def _plan(folder: Path) -> str:
     return Registration(**kept).sentence()
 
 
+def attack_harder(name: str, validation: str, results: Path) -> None:
+    """Attacks the net of each way by APGD on the cross-entropy and on targets, in the first
+    replicates and on some images of ``test``; what is kept is rewritten after each net, so that a
+    run that was killed goes on."""
+    study = study_of(name)
+    folder = KEPT / name
+    file = folder / "harder.parquet"
+    ways = ways_frame(pooled(findings_of(folder)), study.thin, study.wide)
+    ways = ways[ways["seed"] < HARDER_SEEDS]
+    done = pd.read_parquet(file) if file.exists() else pd.DataFrame()
+    rows = done.to_dict("records")
+    ended = {(row["seed"], row["arm"]) for row in rows}
+    torch.set_num_threads(1)
+    for way in ways.to_dict("records"):
+        if (way["seed"], way["arm"]) in ended:
+            continue
+        trial = results / f"{validation}-{way['experiment']}" / "trials" / way["trial"]
+        saved = newest_checkpoint(trial)
+        assert saved is not None, trial
+        state = saved.state if way["column"].startswith("test_last") else saved.best_state
+        base = study.base
+        model = at_width(base, study.wide, 1.0).model.build(base.data.spec)
+        model.load_state_dict(state["judged"])
+        test = load(replace(base.data, draw=0))["test"]
+        # Evenly spaced: the first half of MNIST's test images is easier than the second.
+        step = len(test.labels) // HARDER_IMAGES
+        some = Split(test.images[::step], test.labels[::step])
+        shares = {
+            kind: judge_net(model, some, attack)["robust_accuracy"]
+            for kind, attack in (
+                ("two_losses", base.resolved_test_attack),
+                ("apgd", final(base.attack.eps)),
+            )
+        }
+        rows.append({"seed": way["seed"], "arm": way["arm"], **shares})
+        print(rows[-1], flush=True)
+        _write(pd.DataFrame(rows), file)
+
+
 # --- judging ---
 
 
@@ -171,7 +223,31 @@ def section(folder: Path) -> str:
     lines += markdown(_verdict_table(judge(study.claims, pooled(findings))))
     for caption, frame in study.tables(findings).items():
         lines += ["", f"{caption}:", "", *markdown(frame)]
+    harder = folder / "harder.parquet"
+    if harder.exists():
+        lines += ["", *_harder(pd.read_parquet(harder))]
     return "\n".join(lines)
+
+
+def _harder(nets: pd.DataFrame) -> Iterator[str]:
+    """The ways under the attack that the verdicts rest on, and under APGD, on the same images."""
+    seeds = nets["seed"].nunique()
+    yield (
+        f"The same nets under APGD (cross-entropy, then targets; {HARDER_IMAGES:,} images, "
+        f"{seeds} replicates):"
+    )
+    yield ""
+    attacks = {"two_losses": "PGD-20, two losses", "apgd": "APGD"}
+    rows = []
+    for arm, of_arm in nets.groupby("arm", sort=False):
+        means = {heading: f"{100 * of_arm[kind].mean():.2f}" for kind, heading in attacks.items()}
+        against = {}
+        for kind, heading in attacks.items():
+            paired = nets.assign(width=0.0)
+            less = percent(contrast(paired, kind, str(arm), ORACLE)) if arm != ORACLE else ""
+            against[f"less {ORACLE}, {heading}"] = less
+        rows.append({"way": arm, **means, **against})
+    yield from markdown(pd.DataFrame(rows))
 
 
 def _what(name: str, findings: Findings, facts: Mapping[str, object]) -> Iterator[str]:
@@ -229,11 +305,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     parser.add_argument("--keep", metavar="NAME", help="PAPER.PRESET.DESIGN, from --validation")
+    parser.add_argument("--harder", metavar="NAME", help="attacks what --keep kept by APGD, too")
     parser.add_argument("--validation", help="its name, such as war-wrong-labels-main")
     parser.add_argument("--results", type=Path, default=Path("robsearch-results"))
     options = parser.parse_args()
     if options.keep:
         keep(options.keep, options.validation, options.results)
+    if options.harder:
+        attack_harder(options.harder, options.validation, options.results)
     before = RESULTS.read_text()
     after = written(before, KEPT)
     if options.check:

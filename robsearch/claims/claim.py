@@ -143,15 +143,14 @@ class Verdict(NamedTuple):
 
 def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
     """A verdict for each claim, in their order; Holm's correction is over the primary ones."""
-    weighed = [_weigh(claim, evidence) for claim in claims]
+    weighed = [weigh(claim, evidence) for claim in claims]
     primary = [verdict for verdict in weighed if verdict.claim.primary]
     above = holm({verdict.claim.name: verdict.p for verdict in primary})
     below = holm({verdict.claim.name: verdict.p_below for verdict in primary})
-    strictest = ALPHA / max(len(primary), 1)
     verdicts = []
     for verdict in weighed:
         name = verdict.claim.name
-        level = strictest if verdict.claim.primary else ALPHA
+        level = strictest_level(verdict.claim, claims)
         corrected = verdict._replace(
             p_holm=above.get(name, verdict.p),
             p_below_holm=below.get(name, verdict.p_below),
@@ -160,7 +159,12 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
     return verdicts
 
 
-def _weigh(claim: Claim, evidence: Evidence) -> Verdict:
+def strictest_level(claim: Claim, claims: Sequence[Claim]) -> float:
+    """The level at which a claim would pass whatever became of the others."""
+    return ALPHA / sum(other.primary for other in claims) if claim.primary else ALPHA
+
+
+def weigh(claim: Claim, evidence: Evidence) -> Verdict:
     """The estimates, without an answer yet."""
     try:
         # A generator finds out that it cannot tell only while it is read.

@@ -1,10 +1,18 @@
-"""What a study would take, from a measured epoch and a measured attack."""
+"""What a study would take, from a measured epoch and a measured attack; and what it could see, from
+the spread of a pilot."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from robsearch.claims.claim import Evidence, Part, strictest_level, weigh
 from robsearch.claims.experiment import Experiment, PaperStudy
+from robsearch.claims.statistics import POWER, power, seeds_for
+from robsearch.errors import counted, refusal, refused
 from robsearch.trials.pricing import TrainingCost, measure_cost
 
 
@@ -38,3 +46,102 @@ def plan(study: PaperStudy) -> list[Planned]:
             judging += experiment.seeds * len(recipes) * costs[width].judging
         planned.append(Planned(experiment, TrainingCost(training, judging)))
     return planned
+
+
+# --- power ---
+
+
+class PlannedPower(NamedTuple):
+    """What a plan can see of one part of a claim.
+
+    Attributes:
+        claim: its name.
+        part: as the pilot has it.
+        effect: what the plan must see.
+        seeds: that the plan has for it.
+        power: the probability of seeing it, at the pilot's spread and the strictest level of Holm's
+            correction.
+        needed: seeds for a power of 80 %; None above 1,000.
+        primary: whether the claim is one of the paper's.
+    """
+
+    claim: str
+    part: Part
+    effect: float
+    seeds: int
+    power: float
+    needed: int | None
+    primary: bool
+
+    def refusal(self) -> str:
+        """Why this is too little, in words."""
+        seen = f"{self.power:.2f} with {counted(self.seeds, 'seed')}"
+        needed = "more than 1,000 seeds" if self.needed is None else counted(self.needed, "seed")
+        expected = f"a power of {POWER:g} for {self.claim} ({self.part.effect.what})"
+        return refusal(expected, seen, f"plan {needed}, or judge on more test images")
+
+
+def powers(study: PaperStudy, pilot: Evidence) -> Iterator[PlannedPower]:
+    """Of each part of each claim that the pilot can estimate and that has a smallest effect.
+
+    Args:
+        study: the plan.
+        pilot: evidence of the same experiments, whatever their number of seeds, three at least.
+    """
+    planned = enlarged(pilot, study)
+    for claim in study.claims:
+        level = strictest_level(claim, study.claims)
+        for part, larger in zip(
+            weigh(claim, pilot).parts, weigh(claim, planned).parts, strict=True
+        ):
+            effect = part.effect.expected or part.effect.delta
+            sd, n = part.estimate.sd, larger.estimate.n
+            # What every seed agrees on, such as a cost, is no question of their number.
+            if effect > 0 and sd > 0 and n > 1:
+                yield PlannedPower(
+                    claim.name,
+                    part,
+                    effect,
+                    n,
+                    power(effect, sd, n, level),
+                    seeds_for(effect, sd, level),
+                    claim.primary,
+                )
+
+
+def enlarged(pilot: Evidence, study: PaperStudy) -> Evidence:
+    """The pilot with as many seeds as are planned, each a copy of one of its own: it has the number
+    of seeds of every effect."""
+    frames: list[tuple[pd.DataFrame, ...]] = []
+    for experiment in study.experiments:
+        part = pilot.of(experiment.name)
+        seeds = sorted(part.trials["seed"].unique())
+        for seed in range(experiment.seeds if seeds else 0):
+            of_seed = [frame[frame["seed"] == seeds[seed % len(seeds)]] for frame in part]
+            frames.append(tuple(_renamed(frame, seed) for frame in of_seed))
+    if not frames:
+        names = ", ".join(experiment.name for experiment in study.experiments)
+        do = "pass a validation of this study with fewer seeds"
+        raise refused(f"a pilot with trainings of {names}", "none", do)
+    return Evidence(*(pd.concat(parts) for parts in zip(*frames, strict=True)))
+
+
+def _renamed(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    copy = frame.assign(seed=seed)
+    if "trial" in copy:
+        copy["trial"] = copy["trial"] + f"-seed-{seed}"
+    return copy
+
+
+def read_pilot(folder: Path) -> Evidence:
+    """The evidence in a validation's folder.
+
+    Raises:
+        InputError: it has none.
+    """
+    files = [folder / f"{name}.parquet" for name in Evidence._fields]
+    for file in files:
+        if not file.exists():
+            do = "pass the name of a finished validation, or its folder"
+            raise refused(f"evidence in {folder}", f"no {file.name}", do)
+    return Evidence(*map(pd.read_parquet, files))

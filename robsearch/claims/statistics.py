@@ -34,6 +34,8 @@ class Effect(NamedTuple):
         delta: the smallest effect that matters, at least 0, fixed before the data was seen. A part
             whose interval lies wholly between it and its negative is negligible.
         exact: the estimate, where it is not Student's.
+        expected: what a plan must be able to see, where that is not ``delta``: of what is held
+            against a border that was added to it, its distance from that border.
     """
 
     what: str
@@ -41,6 +43,7 @@ class Effect(NamedTuple):
     per_seed: tuple[float, ...]
     delta: float
     exact: Estimate | None = None
+    expected: float | None = None
 
 
 class Estimate(NamedTuple):
@@ -152,13 +155,29 @@ def _seeds_to_tell(gap: float, sd: float, alpha: float) -> int | None:
     if not (gap > 0 and math.isfinite(sd)):
         return None
 
-    def suffices(n: int) -> bool:
-        shift = min(gap * math.sqrt(n) / max(sd, LEAST_ERROR), 1e3)
-        critical = stats.t.ppf(1 - alpha, n - 1)
-        power = stats.nct.sf(critical, n - 1, shift)
-        return not power < POWER  # NaN, where the shift is too large for the distribution's series
-
     # More seeds never have less power, so the first that suffice are found by bisection.
     counts = range(LEAST_SEEDS, MOST_SEEDS + 1)
-    place = bisect_left(counts, True, key=suffices)
+    place = bisect_left(counts, True, key=lambda n: power(gap, sd, n, alpha) >= POWER)
     return counts[place] if place < len(counts) else None
+
+
+def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+    """The probability that ``n`` seeds tell an effect above 0 from 0, by Student's one-sided test
+    at ``alpha``.
+
+    Args:
+        effect: the true mean.
+        sd: over seeds.
+        n: seeds, at least 2.
+        alpha: the level.
+    """
+    shift = min(effect * math.sqrt(n) / max(sd, LEAST_ERROR), 1e3)
+    critical = stats.t.ppf(1 - alpha, n - 1)
+    value = float(stats.nct.sf(critical, n - 1, shift))
+    # The distribution's series gives no number where the shift is too large for it.
+    return 1.0 if math.isnan(value) else value
+
+
+def seeds_for(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
+    """The fewest seeds whose ``power`` is 80 %; None above ``MOST_SEEDS``."""
+    return _seeds_to_tell(effect, sd, alpha)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from robsearch.claims.claim import Verdict
 from robsearch.claims.page import estimated, why
-from robsearch.claims.planning import Planned
+from robsearch.claims.planning import Planned, PlannedPower
 from robsearch.errors import counted
 from robsearch.search.grid import Grid, duration
 
@@ -46,6 +46,24 @@ def table_lines(tables: Mapping[str, pd.DataFrame]) -> Iterator[Grid]:
         heads = list(map(str, frame.columns))
         rows = frame.astype(str).to_numpy().tolist()
         yield Grid(heads, rows, Text(caption, style="bold"))
+
+
+def power_lines(planned: Sequence[PlannedPower]) -> Iterator[Grid]:
+    """What a plan can see, by part."""
+    heads = ["claim", "part", "to be seen", "spread in the pilot", "seeds", "power", "needed"]
+    rows = [
+        [
+            each.claim,
+            each.part.effect.what,
+            f"{each.effect:.3g} {each.part.effect.unit}".rstrip(),
+            f"{each.part.estimate.sd:.3g} (n = {each.part.estimate.n})",
+            str(each.seeds),
+            f"{each.power:.2f}",
+            "> 1,000" if each.needed is None else str(each.needed),
+        ]
+        for each in planned
+    ]
+    yield Grid(heads, rows, left=frozenset({"claim", "part"}))
 
 
 def plan_lines(designs: Mapping[str, Sequence[Planned]]) -> Iterator[Grid | Text]:

@@ -10,10 +10,12 @@ import typer
 from robsearch.cli.options import Address, Gpus, HangAfter, Parallel, Results, Storage, Tracking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.text import Text
 
+    from robsearch.claims.planning import PlannedPower
+    from robsearch.search import RunOptions
     from robsearch.search.grid import Grid
 
 
@@ -37,6 +39,13 @@ def validate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan and its cost, train nothing")
     ] = False,
+    pilot: Annotated[
+        str | None,
+        typer.Option(
+            help="with --dry-run: a finished validation of fewer seeds, or its folder; what could "
+            "be seen at its spread, with exit code 1 where a claim's power is below 0.8"
+        ),
+    ] = None,
     from_table: Annotated[
         Path | None,
         typer.Option(help="judge H1 and H2 on a CSV of somebody else's trainings, train nothing"),
@@ -52,7 +61,7 @@ def validate(
     """Test a paper's claims: train its experiments as ordinary trials, and give a verdict on
     each."""
     from robsearch.claims.page import REPORT
-    from robsearch.claims.planning import plan
+    from robsearch.claims.planning import plan, powers, read_pilot
     from robsearch.claims.running import validate as validate_study
     from robsearch.claims.terminal import plan_lines, result_lines
     from robsearch.papers.presets import designs
@@ -83,6 +92,10 @@ def validate(
             with console.status("measuring an epoch at each width"):
                 planned = {suffix: plan(study) for suffix, study in studies.items()}
             show(plan_lines(planned))
+            if pilot is not None:
+                seen = read_pilot(_pilot_folder(pilot, options))
+                for study in studies.values():
+                    _show_powers(list(powers(study, seen)), show)
             return
         # A colon has no place in the name of a folder.
         stem = name or (paper.replace(":", "-") if ":" in paper else f"{paper}-{preset}")
@@ -98,6 +111,30 @@ def validate(
             show(result_lines(validation.tables, validation.verdicts))
             report = validation.folder / REPORT
             console.print(f"Report: {report}", soft_wrap=True, highlight=False)
+
+
+def _pilot_folder(pilot: str, options: RunOptions) -> Path:
+    """A folder as it is; a name in the results folder."""
+    return Path(pilot) if Path(pilot).is_dir() else options.store.folder(pilot)
+
+
+def _show_powers(
+    planned: Sequence[PlannedPower],
+    show: Callable[[Iterator[Grid | Text]], None],
+) -> None:
+    """What each claim's parts could see.
+
+    Raises:
+        InputError: a primary claim has less than 80 % power.
+    """
+    from robsearch.claims.statistics import POWER
+    from robsearch.claims.terminal import power_lines
+    from robsearch.errors import InputError
+
+    show(iter(power_lines(planned)))
+    weak = [each.refusal() for each in planned if each.primary and each.power < POWER]
+    if weak:
+        raise InputError(*weak)
 
 
 def _lines_of_table(paper: str, file: Path) -> Iterator[Grid | Text]:

@@ -75,8 +75,10 @@ def keep_accuracy(
         gained = percent[seeds, chosen] - percent[:, 0]
         natural, robust, _ = gained.T
         in_family = f"with {family}, plus the {margin:g} points that do not matter"
-        yield Effect(f"natural accuracy gained {in_family}", "points", tuple(natural + margin), 0.0)
-        yield Effect(f"robust accuracy lost {in_family}", "points", tuple(margin - robust), 0.0)
+        sides = {"natural accuracy gained": natural, "robust accuracy lost": -robust}
+        for side, gain in sides.items():
+            what = f"{side} {in_family}"
+            yield Effect(what, "points", tuple(gain + margin), 0.0, expected=margin)
 
 
 def compare_norms(evidence: Evidence, experiment: str, columns: LayerColumns) -> Iterator[Effect]:
@@ -89,7 +91,7 @@ def compare_norms(evidence: Evidence, experiment: str, columns: LayerColumns) ->
         standard, adversarial = logs.T
         growth = adversarial - standard + COMPARABLE
         what = f"growth of the {family} norms with {framework}, plus the 10 % that are comparable"
-        yield Effect(what, "log", tuple(growth), 0.0)
+        yield Effect(what, "log", tuple(growth), 0.0, expected=COMPARABLE)
 
 
 def exceed_local(evidence: Evidence, experiment: str) -> Iterator[Effect]:

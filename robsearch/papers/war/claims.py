@@ -293,6 +293,7 @@ def war_suffices(evidence: Evidence, thin: float, wide: float) -> Sequence[Effec
             "points",
             tuple(difference + SHORTFALL for difference in behind),
             0.0,
+            expected=SHORTFALL,
         ),
         Effect("WAR less reused thin lambda", "points", ahead, 0.25),
         Effect(

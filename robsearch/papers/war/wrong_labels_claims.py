@@ -131,6 +131,7 @@ def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequ
             "points",
             tuple(difference + SHORTFALL for difference in behind),
             0.0,
+            expected=SHORTFALL,
         ),
         Effect(
             f"{way} less reused thin lambda",
