@@ -267,4 +267,4 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> N
         assert trials[f"layer/features/change/{layer}/mean"].notna().all()
     assert {verdict.answer for verdict in found.verdicts} == {"inconclusive"}
     assert all(part.estimate.n == 2 for verdict in found.verdicts for part in verdict.parts)
-    assert len(found.tables) == 2
+    assert len(found.tables) == 3
