@@ -271,6 +271,22 @@ def test_a_variants_row_is_less_war_as_it_is_in_the_same_replicates() -> None:
     assert float(variant["|log ratio - log target|"]) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_tables_show_each_way_and_each_cell_of_the_grid() -> None:
+    evidence = planted(way(DYNAMIC, 0, 0.0, 0.6), way(DYNAMIC, 1, 0.0, 0.62))
+    study = replace(STUDY, widths=(16.0, 64.0))
+    ways, words, cells = study.tables(evidence).values()
+    assert list(ways["way"]) == list(words["way"])
+    row = ways.set_index("way").loc[DYNAMIC]
+    # 60 and 62 % against 56 and 59 %, both of the full search and of two trainings.
+    assert row["less full search"].startswith("3.50")
+    assert row["less two wide trainings"].startswith("3.50")
+    assert row["operations"] == f"{(5 + 10) / 50:.1%}"
+    assert len(cells) == 10
+    cell = cells.set_index(["width", "lambda"]).loc["64", "8"]
+    assert (cell["ratio of the losses"], cell["robust loss at the end"]) == ("2", "1")
+    assert len(study.figures(evidence)) == 2
+
+
 def test_the_preset_is_the_setting_it_names() -> None:
     studies = designs("war", "wrong-labels")
     assert list(studies) == ["main", "dose-0", "dose-15"]

@@ -14,6 +14,7 @@ from robsearch.claims.figures import forest, means_by_arm
 from robsearch.claims.seeds import contrast, in_points
 from robsearch.claims.statistics import Effect
 from robsearch.drawing.style import Drawing
+from robsearch.metrics import ROBUST_LOSS
 from robsearch.papers.war.claims import (
     GRID,
     LAST,
@@ -25,6 +26,7 @@ from robsearch.papers.war.claims import (
 )
 from robsearch.papers.war.tables import percent
 from robsearch.papers.war.ways import BETWEEN, SENTENCES, TWO
+from robsearch.parts.schedules import FLOOR
 
 LAST_ACCURACY = {"robust accuracy on test (%)": (LAST, 100.0)}
 
@@ -41,6 +43,9 @@ def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]
         wide = ways["width"].iloc[0]
         caption = f"Ways of choosing lambda at width {wide:g} (after the last epoch, on test)"
         shown[caption] = ways_table(ways)
+        shown["What each way takes"] = pd.DataFrame(
+            {"way": arm, "net": SENTENCES[arm]} for arm in ways["arm"].unique()
+        )
     shown["Robust accuracy by width and lambda (after the last epoch, on test)"] = grid_table(
         findings, (GRID, BETWEEN)
     )
@@ -63,7 +68,6 @@ def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "way": way,
-                "what it takes": SENTENCES[way],
                 "lambda (quartiles)": f"{lam:.3g} ({low:.3g} to {high:.3g})",
                 "robust": percent(of_way["robust"]),
                 **against,
@@ -79,13 +83,15 @@ def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
-    """One row per width and lambda: robust accuracy at the last epoch and at the best on val, and
-    the ratio of the losses in ``WINDOW``."""
+    """One row per width and lambda: robust accuracy at the last epoch and at the best on val, the
+    ratio of the losses in ``WINDOW``, and to which robust loss the nets were fitted (H2)."""
     held = [findings[name] for name in experiments if name in findings]
     trials = pd.concat([evidence.trials for evidence in held])
-    epochs = in_window(pd.concat([evidence.epochs for evidence in held]))
-    logs = np.log(loss_ratio(epochs))
-    ratios = np.exp(logs.groupby([epochs["width"], epochs["arm"]]).mean())
+    epochs = pd.concat([evidence.epochs for evidence in held])
+    window = in_window(epochs)
+    ratios = geometric_means(loss_ratio(window), window)
+    last = epochs[epochs["epoch"] == epochs["epoch"].max()]
+    losses = geometric_means(last[ROBUST_LOSS], last)
     rows = []
     for (width, lam, arm), cell in trials.groupby(["width", "lam", "arm"]):
         rows.append(
@@ -96,11 +102,18 @@ def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
                 "robust, best epoch": percent(cell["test/robust_accuracy"]),
                 "natural": percent(cell["test_last/natural_accuracy"]),
                 "ratio of the losses": f"{ratios.get((width, arm), np.nan):.3g}",
+                "robust loss at the end": f"{losses.get((width, arm), np.nan):.2g}",
                 "collapsed": int(cell["collapsed"].sum()),
                 "seeds": len(cell),
             }
         )
     return pd.DataFrame(rows)
+
+
+def geometric_means(values: pd.Series, epochs: pd.DataFrame) -> pd.Series:
+    """By (width, arm), of one value for each of these epochs."""
+    logs = np.log(values.clip(lower=FLOOR))
+    return pd.Series(np.exp(logs.groupby([epochs["width"], epochs["arm"]]).mean()))
 
 
 def figures(findings: Findings, ways: pd.DataFrame) -> list[Drawing]:
