@@ -305,11 +305,11 @@ def test_bad_plans_are_refused_all_at_once() -> None:
         WrongLabelsStudy(
             (16.0,),
             (1.0, 2.0),
-            replace(BASE, data=Digits(train=100)),
+            replace(BASE, data=Digits(train=100), clip_gradient=1.0, eps_warmup=0.1),
             seeds=2,
             between_seeds=3,
         )
-    assert len(refused.value.problems) == 5
+    assert len(refused.value.problems) == 7
 
 
 @pytest.mark.slow

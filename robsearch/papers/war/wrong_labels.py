@@ -106,6 +106,18 @@ class WrongLabelsStudy:
                 "so that each replicate draws images and wrong labels of its own",
             ),
             has_sgd(self.base, "its weight decay and its rate are changed"),
+            (
+                self.base.eps_warmup == 0,
+                "a base with eps_warmup=0",
+                self.base.eps_warmup,
+                "leave it out: WAR in the paper's form, one of the arms, cannot wait for it",
+            ),
+            (
+                self.base.clip_gradient is None,
+                "a base without clip_gradient",
+                self.base.clip_gradient,
+                "leave it out: a clipped gradient does not grow with the loss",
+            ),
         )
 
     @property
