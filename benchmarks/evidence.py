@@ -31,13 +31,14 @@ from robsearch.claims.experiment import Findings, PaperStudy, pooled
 from robsearch.claims.page import estimated, why
 from robsearch.claims.registration import REGISTRATION, Registration
 from robsearch.claims.seeds import contrast
-from robsearch.data import Split, load
+from robsearch.data import load
 from robsearch.papers.presets import designs
 from robsearch.papers.recipes import final
 from robsearch.papers.war.claims import ORACLE
 from robsearch.papers.war.experiments import at_width
 from robsearch.papers.war.tables import percent
 from robsearch.papers.war.ways import ways_frame
+from robsearch.protocols import Split
 from robsearch.search import load_search
 from robsearch.training.evaluation import judge as judge_net
 from robsearch.trials.loading import newest_checkpoint
@@ -70,8 +71,10 @@ EPOCHS = (
     "train/lam",
     "val/robust_accuracy",
 )
+SHA = 40
+"""Digits of a commit; where there is none its place has words."""
 HARDER_SEEDS = 3
-HARDER_IMAGES = 2000
+HARDER_IMAGES = 1000
 RATES = ("natural_accuracy", "robust_accuracy")
 
 
@@ -138,7 +141,8 @@ def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
     for folder in folders:
         for file in folder.glob("a*/attempt.json"):
             attempt = json.loads(file.read_text())
-            commits.add(attempt["commit"][:12])
+            commit = attempt["commit"]
+            commits.add(commit[:12] if len(commit) == SHA else commit)
             versions.add(f"torch {attempt['versions']['torch']}")
             days.add(pd.Timestamp(file.stat().st_mtime, unit="s").date().isoformat())
     return {

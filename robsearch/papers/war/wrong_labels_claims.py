@@ -78,7 +78,8 @@ def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
                 f"{way} is within {SHORTFALL:g} points of a full search, and above the reused thin "
                 "lambda."
             )
-            claimed.append(h4.beside(suffix, sentence, suffices))
+            beside = h4.beside(suffix, sentence, suffices)
+            claimed.append(replace(beside, change=h4.change.removesuffix(", or a higher cost")))
         else:
             claimed.append(replace(h4, effects=suffices))
         more = Claim(
@@ -115,7 +116,7 @@ def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequ
 
     Raises:
         NotDecidableError: the thin lambda is as good as a full search, so nothing could be gained
-            here.
+            here; or nothing was trained by the way.
     """
     frame = ways_frame(evidence, thin, wide)
     gap = in_points(contrast(frame, "robust", ORACLE, THIN))
@@ -124,6 +125,8 @@ def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequ
         raise NotDecidableError(
             f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
         )
+    if way not in set(frame["arm"]):
+        raise NotDecidableError(f"no training by {way}")
     behind = in_points(contrast(frame, "robust", way, ORACLE))
     effects = [
         Effect(
