@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ from robsearch.papers.war.experiments import at_width
 from robsearch.papers.war.tables import percent
 from robsearch.papers.war.ways import ways_frame
 from robsearch.protocols import Split
-from robsearch.search import load_search
+from robsearch.search import Search, load_search
 from robsearch.training.evaluation import judge as judge_net
 from robsearch.trials.loading import newest_checkpoint
 
@@ -83,7 +84,7 @@ RATES = ("natural_accuracy", "robust_accuracy")
 
 def keep(name: str, validation: str, results: Path) -> None:
     """Keeps what verdicts and tables are computed from, of the experiments whose trainings have all
-    been tried.
+    been tried; of others it keeps what it had.
 
     Args:
         name: of the evidence.
@@ -92,31 +93,40 @@ def keep(name: str, validation: str, results: Path) -> None:
     """
     into = KEPT / name
     into.mkdir(parents=True, exist_ok=True)
-    findings: dict[str, Evidence] = {}
+    findings = dict(findings_of(into)) if (into / "trials.parquet").exists() else {}
+    rows = pd.read_parquet(into / "images.parquet").to_dict("records") if findings else []
+    facts = json.loads((into / "facts.json").read_text()) if findings else {"plan": ""}
     for experiment in study_of(name).experiments:
-        search_name = f"{validation}-{experiment.name}"
-        if not (results / search_name).exists():
-            break
-        search = load_search(search_name, results)
-        if len(search.trials) < experiment.trainings or search.trials["state"].eq("RUNNING").any():
-            break
+        search = _ended(f"{validation}-{experiment.name}", experiment.trainings, results)
+        if search is None:
+            continue
         trials, epochs = experiment.evidence(search, findings)
-        findings[experiment.name] = Evidence(trials.dropna(subset=["test/robust_accuracy"]), epochs)
+        trials = trials.dropna(subset=["test/robust_accuracy"])
+        findings[experiment.name] = Evidence(trials, epochs)
+        folders = {trial: search.folder / "trials" / trial for trial in trials["trial"]}
+        rows = [row for row in rows if row["experiment"] != experiment.name]
+        rows += [
+            {"experiment": experiment.name, "trial": trial, **_bits(folder)}
+            for trial, folder in folders.items()
+        ]
+        facts[experiment.name] = _facts(folders.values())
+    plan = results / validation / REGISTRATION
+    if plan.exists():
+        facts["plan"] = Registration(**json.loads(plan.read_text())).sentence()
     trials, epochs = pooled(findings)
     _write(trials[list(TRIALS)], into / "trials.parquet")
     _write(_compact(epochs[list(EPOCHS)]), into / "epochs.parquet")
-    of_trials = trials[["experiment", "trial"]].itertuples(index=False)
-    folders = {
-        (experiment, trial): results / f"{validation}-{experiment}" / "trials" / trial
-        for experiment, trial in of_trials
-    }
-    rows = [
-        {"experiment": experiment, "trial": trial, **_bits(folder)}
-        for (experiment, trial), folder in folders.items()
-    ]
     _write(pd.DataFrame(rows), into / "images.parquet")
-    facts = {**_facts(folders.values()), "plan": _plan(results / validation)}
     (into / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _ended(name: str, trainings: int, results: Path) -> Search | None:
+    """A search whose trainings have all been tried."""
+    if not (results / name).exists():
+        return None
+    search = load_search(name, results)
+    running = search.trials["state"].eq("RUNNING").any()
+    return None if running or len(search.trials) < trainings else search
 
 
 def _compact(epochs: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +146,7 @@ def _bits(folder: Path) -> Mapping[str, bytes]:
 
 
 def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
-    """Days, commits and versions of the attempts at all trainings, and the hardware."""
+    """Days, commits and versions of the attempts at an experiment's trainings, and the hardware."""
     days, commits, versions = set(), set(), set()
     for folder in folders:
         for file in folder.glob("a*/attempt.json"):
@@ -151,12 +161,6 @@ def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
         "versions": sorted(versions),
         "hardware": f"{os.cpu_count()} CPU cores, no GPU, one thread a training",
     }
-
-
-def _plan(folder: Path) -> str:
-    """When the plan was registered, in words."""
-    kept = json.loads((folder / REGISTRATION).read_text())
-    return Registration(**kept).sentence()
 
 
 def attack_harder(name: str, validation: str, results: Path) -> None:
@@ -254,17 +258,23 @@ def _harder(nets: pd.DataFrame) -> Iterator[str]:
     yield from markdown(pd.DataFrame(rows))
 
 
-def _what(name: str, findings: Findings, facts: Mapping[str, object]) -> Iterator[str]:
+def _what(
+    name: str,
+    findings: Findings,
+    facts: Mapping[str, Any],
+) -> Iterator[str]:
+    """By which command, when and on what it was trained."""
     paper, preset, *design = name.split(".")
     option = f" --design {design[0]}" if design else ""
-    counts = ", ".join(f"{len(each.trials)} in {name}" for name, each in findings.items())
-    yield f"`robsearch validate {paper} --preset {preset}{option}`. Trainings: {counts}."
-    listed = {key: ", ".join(value) for key, value in facts.items() if isinstance(value, list)}
-    yield (
-        f"Trained on {listed['days']} at {listed['commits']} ({listed['versions']}; "
-        f"{facts['hardware']}). "
-        f"Plan: {facts['plan']}."
-    )
+    yield f"`robsearch validate {paper} --preset {preset}{option}`. Plan: {facts['plan']}."
+    yield ""
+    for experiment, evidence in findings.items():
+        of_it = facts[experiment]
+        listed = {key: ", ".join(of_it[key]) for key in ("days", "commits", "versions")}
+        yield (
+            f"- {experiment}: {len(evidence.trials)} trainings, on {listed['days']} at "
+            f"{listed['commits']} ({listed['versions']}; {of_it['hardware']})"
+        )
 
 
 def _verdict_table(verdicts: list[Verdict]) -> pd.DataFrame:

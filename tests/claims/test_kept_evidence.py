@@ -48,9 +48,12 @@ def test_accuracies_are_those_of_the_images(folder: Path) -> None:
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
 def test_facts_say_when_and_on_what(folder: Path) -> None:
     facts = json.loads((folder / "facts.json").read_text())
-    assert facts["commits"]
-    assert facts["days"]
-    assert "written on" in facts["plan"]
+    assert "written on" in facts.pop("plan")
+    trials = pd.read_parquet(folder / "trials.parquet")
+    assert set(facts) == set(trials["experiment"])
+    for of_experiment in facts.values():
+        assert of_experiment["commits"]
+        assert of_experiment["days"]
 
 
 def test_the_evidence_is_small() -> None:
