@@ -57,7 +57,8 @@ class PlannedPower(NamedTuple):
     Attributes:
         claim: its name.
         part: as the pilot has it.
-        effect: what the plan must see.
+        effect: what the plan must see: the smallest that matters, or what the pilot's 95 % interval
+            has shown already, if that is more.
         seeds: that the plan has for it.
         power: the probability of seeing it, at the pilot's spread and the strictest level of Holm's
             correction.
@@ -94,10 +95,12 @@ def powers(study: PaperStudy, pilot: Evidence) -> Iterator[PlannedPower]:
         for part, larger in zip(
             weigh(claim, pilot).parts, weigh(claim, planned).parts, strict=True
         ):
-            effect = part.effect.expected or part.effect.delta
+            matters = part.effect.expected or part.effect.delta
+            # An effect that the pilot has shown already, on either side, is no smaller than that.
+            effect = max(matters, part.estimate.low, -part.estimate.high)
             sd, n = part.estimate.sd, larger.estimate.n
             # What every seed agrees on, such as a cost, is no question of their number.
-            if effect > 0 and sd > 0 and n > 1:
+            if matters > 0 and sd > 0 and n > 1:
                 yield PlannedPower(
                     claim.name,
                     part,

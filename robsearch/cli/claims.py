@@ -43,7 +43,7 @@ def validate(
         str | None,
         typer.Option(
             help="with --dry-run: a finished validation of fewer seeds, or its folder; what could "
-            "be seen at its spread, with exit code 1 where a claim's power is below 0.8"
+            "be seen at its spread, with exit code 2 where a claim's power is below 0.8"
         ),
     ] = None,
     from_table: Annotated[

@@ -47,7 +47,9 @@ def test_h4_is_seen_by_ten_seeds_that_agree_and_not_by_ten_that_do_not() -> None
         return [each for each in planned if each.claim == "H4"]
 
     behind, gain = of_h4(0.1, 10)
-    assert (behind.effect, gain.effect) == (0.5, 0.25)  # of the cost there is nothing to see
+    assert behind.effect == 0.5
+    # The pilot shows two points of gain, of which more than the 0.25 that matter are sure.
+    assert gain.effect == gain.part.estimate.low > 0.25
     assert (behind.seeds, gain.seeds) == (10, 10)
     assert behind.power > 0.8
     wide = of_h4(2.0, 10)[0]
