@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -72,8 +71,6 @@ EPOCHS = (
     "train/lam",
     "val/robust_accuracy",
 )
-SHA = 40
-"""Digits of a commit; where there is none its place has words."""
 HARDER_SEEDS = 3
 HARDER_IMAGES = 1000
 RATES = ("natural_accuracy", "robust_accuracy")
@@ -146,20 +143,20 @@ def _bits(folder: Path) -> Mapping[str, bytes]:
 
 
 def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
-    """Days, commits and versions of the attempts at an experiment's trainings, and the hardware."""
-    days, commits, versions = set(), set(), set()
+    """Days, commits, versions and devices of the attempts at an experiment's trainings."""
+    days, commits, versions, devices = set(), set(), set(), set()
     for folder in folders:
         for file in folder.glob("a*/attempt.json"):
             attempt = json.loads(file.read_text())
-            commit = attempt["commit"]
-            commits.add(commit[:12] if len(commit) == SHA else commit)
+            commits.add(attempt["commit"])
+            devices.add(attempt["device"])
             versions.add(f"torch {attempt['versions']['torch']}")
             days.add(pd.Timestamp(file.stat().st_mtime, unit="s").date().isoformat())
     return {
         "days": sorted(days),
         "commits": sorted(commits),
         "versions": sorted(versions),
-        "hardware": f"{os.cpu_count()} CPU cores, no GPU, one thread a training",
+        "devices": sorted(devices),
     }
 
 
@@ -270,10 +267,10 @@ def _what(
     yield ""
     for experiment, evidence in findings.items():
         of_it = facts[experiment]
-        listed = {key: ", ".join(of_it[key]) for key in ("days", "commits", "versions")}
+        listed = {key: ", ".join(of_it[key]) for key in ("days", "commits", "versions", "devices")}
         yield (
             f"- {experiment}: {len(evidence.trials)} trainings, on {listed['days']} at "
-            f"{listed['commits']} ({listed['versions']}; {of_it['hardware']})"
+            f"{listed['commits']} ({listed['versions']}; {listed['devices']})"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import optuna
 import pandas as pd
@@ -22,8 +22,6 @@ from robsearch.trials.measurement import WHOLE
 from robsearch.trials.pricing import attack_gradients, gradients_per_image, operations
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from robsearch.drawing.style import Drawing
 
 ARM = "arm"
@@ -95,11 +93,10 @@ class Experiment(Generic[A]):
         """The same as a search space: a grid over the arms, paired replicates, and nothing is ever
         pruned."""
 
-        def define(trial: optuna.Trial, width: float) -> Recipe:
+        def define(trial: Any, width: float) -> Recipe:
             # Optuna keeps only text of an arm: its name, under which it is found again.
             arm = trial.suggest_categorical(ARM, self.arm_names)
-            replicate: int = getattr(trial, "replicate", 0)
-            return self.recipe_of(str(arm), width, findings, replicate)
+            return self.recipe_of(str(arm), width, findings, trial.replicate)
 
         # A grid and no pruning: every arm is tried once at each width, and trained to its end.
         return Space(

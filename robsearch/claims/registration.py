@@ -4,7 +4,6 @@ planned and what differs from it."""
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from robsearch.claims.experiment import PaperStudy
 from robsearch.errors import counted
-from robsearch.identity import digest
+from robsearch.identity import content_hash, digest
 from robsearch.trials.files import read_json, write_json
 
 REGISTRATION = "registration.json"
@@ -24,7 +23,7 @@ class Registration:
     """A plan as it was written down.
 
     Attributes:
-        digest: of the plan.
+        digest: of the plan, which any change of it changes.
         written: the day, in UTC.
         trained: trainings that were there already.
         plan: see ``plan_of``.
@@ -49,7 +48,7 @@ def register(study: PaperStudy, seed: int, folder: Path, trained: int) -> Regist
         return Registration(**read_json(file))
     plan = plan_of(study, seed)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    registration = Registration(digest_of(plan), today, trained, plan)
+    registration = Registration(content_hash(plan), today, trained, plan)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, asdict(registration))
     return registration
@@ -87,12 +86,6 @@ def plan_of(study: PaperStudy, seed: int) -> dict[str, Any]:
         "chosen by, on val": repr(recipe.eval_attack),
         "judged by, on test": repr(recipe.test_attack),
     }
-
-
-def digest_of(plan: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that any change of the plan changes."""
-    text = json.dumps(plan, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def differences(registration: Registration, study: PaperStudy, seed: int) -> Iterator[str]:

@@ -109,9 +109,8 @@ def _registered(
 ) -> Registration:
     """The plan as it was written down before anything was trained, or, of a validation that a
     former version began, now."""
-    begun = set(searches) & set(search_names(options.store))
-    loaded = [load_search(each, options.results, options.storage) for each in begun]
-    trained = sum(len(search.trials) for search in loaded)
+    folders = [options.store.folder(each) / "trials" for each in searches]
+    trained = sum(len(list(folder.glob("*"))) for folder in folders)
     return register(study, seed, options.store.folder(name), trained)
 
 

@@ -133,8 +133,8 @@ def seeds_needed(
     Returns:
         The number, or None where nothing is known of the spread, or above ``MOST_SEEDS``.
     """
-    from_zero = _seeds_to_tell(abs(seen.mean), seen.sd, alpha)
-    from_delta = _seeds_to_tell(delta - abs(seen.mean), seen.sd, ALPHA)
+    from_zero = seeds_for(abs(seen.mean), seen.sd, alpha)
+    from_delta = seeds_for(delta - abs(seen.mean), seen.sd, ALPHA)
     counts = [count for count in (from_zero, from_delta) if count is not None]
     return min(counts, default=None)
 
@@ -150,14 +150,14 @@ def seeds_range(seen: Estimate, delta: float, alpha: float = ALPHA) -> tuple[int
     return least or LEAST_SEEDS, most
 
 
-def _seeds_to_tell(gap: float, sd: float, alpha: float) -> int | None:
-    """The fewest seeds at which a mean that lies ``gap`` above a border can be told from it."""
-    if not (gap > 0 and math.isfinite(sd)):
+def seeds_for(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
+    """The fewest seeds whose ``power`` is 80 %; None for no effect, and above ``MOST_SEEDS``."""
+    if not (effect > 0 and math.isfinite(sd)):
         return None
 
     # More seeds never have less power, so the first that suffice are found by bisection.
     counts = range(LEAST_SEEDS, MOST_SEEDS + 1)
-    place = bisect_left(counts, True, key=lambda n: power(gap, sd, n, alpha) >= POWER)
+    place = bisect_left(counts, True, key=lambda n: power(effect, sd, n, alpha) >= POWER)
     return counts[place] if place < len(counts) else None
 
 
@@ -176,8 +176,3 @@ def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
     value = float(stats.nct.sf(critical, n - 1, shift))
     # The distribution's series gives no number where the shift is too large for it.
     return 1.0 if math.isnan(value) else value
-
-
-def seeds_for(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
-    """The fewest seeds whose ``power`` is 80 %; None above ``MOST_SEEDS``."""
-    return _seeds_to_tell(effect, sd, alpha)

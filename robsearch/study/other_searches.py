@@ -18,6 +18,7 @@ from robsearch.drawing.formatting import alike
 from robsearch.errors import refused
 from robsearch.spaces import Space, Stage, contains
 from robsearch.spaces.checking.draws import scratch_study
+from robsearch.spaces.space_trial import recipe_of
 from robsearch.study.recorded import IMPORTED, recorded_studies
 from robsearch.study.replaying import range_text
 from robsearch.study.storage import add_finished
@@ -198,7 +199,7 @@ class _Fitting:
             trial = study.ask()
             # What a space cannot define, it says when it is searched.
             with contextlib.suppress(Exception):
-                self._space.define(trial, width)
+                recipe_of(self._space.define, trial, width)
                 drawn.add(frozenset(trial.params))
         return drawn
 

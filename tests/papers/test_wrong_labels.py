@@ -111,6 +111,17 @@ def test_the_law_goes_on_from_the_thinner_nets() -> None:
     assert lam == pytest.approx(8, rel=1e-3)
 
 
+def test_where_no_peak_can_be_placed_the_law_is_the_line_through_the_best() -> None:
+    """The best lambda is 1 at width 4 and 2 at width 16, so it is 4 at width 64."""
+    trainings = []
+    for width, best, experiment in ((4, 1.0, "grid"), (16, 2.0, "between")):
+        values = {lam: (0.6 if lam == best else 0.5 + 0.01 * lam / 16, 0.0) for lam in LAMS}
+        for seed in range(2):
+            trainings += constants(width, seed, values, experiment=experiment)
+    lam = choices.law_lam(findings(trainings), ("grid", "between"), 64, LAMS)
+    assert lam == pytest.approx(4)
+
+
 # --- the ways ---
 
 

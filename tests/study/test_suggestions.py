@@ -106,6 +106,21 @@ def test_paired_replicates_share_a_draw_of_the_data(storage):
     assert recorded == [[content_digest(data) for data in draws[0]]] * 2
 
 
+def by_replicate(trial, width):
+    changed = define(trial, width)
+    return replace(changed, epochs=changed.epochs + trial.replicate)
+
+
+def test_a_space_is_told_which_replicate_it_defines(storage):
+    of_width = study(storage, define=by_replicate, replicates=2)
+    first = of_width.ask()
+    second = of_width.complete(first, *done(0.7)).following
+    assert second.recipe.epochs == first.recipe.epochs + 1
+    # Another driver, which takes the search over, defines the same recipe.
+    (adopted,) = study(storage, define=by_replicate, replicates=2).adopt()
+    assert adopted.recipe == second.recipe
+
+
 def test_a_suggestion_is_given_up_between_seeds_when_it_cannot_come_near_the_best(storage):
     of_width = study(storage, replicates=2)
     for _ in range(2):

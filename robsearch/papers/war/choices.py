@@ -4,7 +4,7 @@ the last epoch."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,7 @@ import pandas as pd
 from robsearch.claims.claim import Evidence
 from robsearch.claims.experiment import Findings
 from robsearch.errors import InputError, refused
-from robsearch.laws import PowerLaw
-from robsearch.papers.war.claims import GRID, law_points, loss_ratio
+from robsearch.papers.war.claims import GRID, best_of_complete, lam_by_law, loss_ratio
 from robsearch.papers.war.transfer import Probe, Ratios, lam_at, window_mean
 from robsearch.trials.selection import sound
 
@@ -25,22 +24,6 @@ TRAINING = ["experiment", "trial"]
 """What names a training among those of several experiments: their trials have the same names."""
 
 
-def values_on_val(findings: Findings, width: float) -> Mapping[float, float]:
-    """By lambda of the grid, robust accuracy on ``val`` after the last epoch, mean over the seeds
-    there are; trainings that collapsed are left out.
-
-    Raises:
-        InputError: all trainings of the width collapsed.
-    """
-    trials = sound(with_val(findings[GRID]))
-    trials = trials[trials["width"] == width]
-    means = trials[ON_VAL].groupby(trials["lam"]).mean().dropna()
-    if means.empty:
-        expected = f"a training of width {width:g} that has not collapsed"
-        raise refused(expected, "none", "pass smaller lambdas, or a recipe that trains")
-    return dict(zip(means.index, means, strict=True))
-
-
 def with_val(evidence: Evidence) -> pd.DataFrame:
     """The trials with ``on_val``, their robust accuracy on ``val`` after the last epoch."""
     trials, epochs = evidence
@@ -50,9 +33,18 @@ def with_val(evidence: Evidence) -> pd.DataFrame:
 
 
 def best_on_val(findings: Findings, width: float) -> float:
-    """The lambda of the grid that is best on ``val``: what a search of that width returns."""
-    values = values_on_val(findings, width)
-    return max(values, key=lambda lam: values[lam])
+    """The lambda of the grid that is best on ``val`` after the last epoch, mean over the seeds
+    there are: what a search of that width returns. Trainings that collapsed are left out.
+
+    Raises:
+        InputError: all trainings of the width collapsed.
+    """
+    trials = sound(with_val(findings[GRID]))
+    trials = trials[(trials["width"] == width) & trials[ON_VAL].notna()]
+    if trials.empty:
+        expected = f"a training of width {width:g} that has not collapsed"
+        raise refused(expected, "none", "pass smaller lambdas, or a recipe that trains")
+    return float(best_of_complete(trials, "lam", ON_VAL))
 
 
 def second_lam(lam: float, lams: Sequence[float]) -> float:
@@ -104,5 +96,4 @@ def law_lam(
     experiments, within the grid's range."""
     trials = sound(pd.concat([with_val(findings[experiment]) for experiment in experiments]))
     thinner = trials[(trials["width"] < wide) & trials[ON_VAL].notna()]
-    lam = PowerLaw.fit(law_points(thinner, ON_VAL))(wide)
-    return float(np.clip(lam, min(lams), max(lams)))
+    return lam_by_law(thinner, ON_VAL, wide, lams)

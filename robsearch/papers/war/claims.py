@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,8 @@ import pandas as pd
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
 from robsearch.claims.seeds import contrast, in_points, per_seed, slopes
 from robsearch.claims.statistics import Effect
-from robsearch.errors import counted
-from robsearch.laws import Point, fit_ridge
+from robsearch.errors import InputError, counted
+from robsearch.laws import Point, PowerLaw, fit_ridge
 from robsearch.laws.curves import LEAST
 from robsearch.laws.response_surface import SHARED_SEEDS
 from robsearch.metrics import NATURAL_LOSS, ROBUST_LOSS
@@ -256,6 +257,37 @@ def peak_slopes(trials: pd.DataFrame, metric: str = ROBUST) -> Mapping[str, tupl
     return ridge.pseudo_slopes
 
 
+def best_of_complete(trials: pd.DataFrame, by: str, metric: str) -> Any:
+    """The arm, or lambda (``by``), of highest mean metric among those that have it for as many
+    seeds as any: a mean over fewer would be compared with means over others."""
+    summary = trials.groupby(by)[metric].agg(["mean", "count"])
+    complete = summary[summary["count"] == summary["count"].max()]
+    return complete["mean"].idxmax()
+
+
+def lam_by_law(
+    thinner: pd.DataFrame,
+    metric: str,
+    wide: float,
+    lams: Sequence[float],
+) -> float:
+    """A power law's lambda at a wide net, from trainings of thinner ones, within ``lams``.
+
+    Where they are too flat to place a peak, the line through each width's best lambda, log on log.
+    """
+    try:
+        lam = PowerLaw.fit(law_points(thinner, metric))(wide)
+    except InputError:  # no peak could be placed
+        widths = np.sort(thinner["width"].unique())
+        bests = [
+            best_of_complete(thinner[thinner["width"] == width], "lam", metric) for width in widths
+        ]
+        line = np.polyfit(np.log(widths), np.log(bests), 1)
+        lam = float(np.exp(np.polyval(line, np.log(wide))))
+    # A law may point far beyond what was ever trained.
+    return float(np.clip(lam, min(lams), max(lams)))
+
+
 def law_points(trials: pd.DataFrame, metric: str) -> list[Point]:
     """The trainings as laws take them."""
     columns = trials[["width", "lam", metric, "seed"]]
@@ -273,35 +305,51 @@ def war_suffices(evidence: Evidence, thin: float, wide: float) -> Sequence[Effec
         NotDecidableError: the thin lambda is as good as a full search, so nothing could be gained
             here.
     """
-    trials = evidence.of(ARMS).trials
-    gap = in_points(contrast(trials, ROBUST, ORACLE, THIN))
-    if not gap or np.mean(gap) < ASSAY:
-        gain = f"{np.mean(gap):.2f} points" if gap else "nothing known"
-        raise NotDecidableError(
-            f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
-        )
-    behind = in_points(contrast(trials, ROBUST, MATCHED, ORACLE))
-    ahead = in_points(contrast(trials, ROBUST, MATCHED, THIN))
+    effects = against_search_and_thin(evidence.of(ARMS).trials, ROBUST, MATCHED, "WAR")
     grid = evidence.of(GRID).trials
     # Both ways end with one training of the widest net, which is part of their cost.
     training = float(grid.loc[grid["width"] == wide, "operations"].mean())
     war_cost = search_cost(grid, [thin], "operations") + training
     share = war_cost / (search_cost(grid, [wide], "operations") + training)
+    what = f"{BUDGET:g} less WAR's share of the search's operations"
+    spared = (BUDGET - share,) * len(effects[-1].per_seed)
+    return [*effects, Effect(what, "", spared, 0.0)]
+
+
+def against_search_and_thin(
+    trials: pd.DataFrame,
+    metric: str,
+    arm: str,
+    name: str,
+) -> list[Effect]:
+    """How far an arm is above a full search less ``SHORTFALL``, and above the reused thin lambda.
+
+    Args:
+        trials: with the arms ``ORACLE`` and ``THIN``, paired by seed.
+        metric: the column of the accuracy.
+        arm: that is compared.
+        name: what it is called.
+
+    Raises:
+        NotDecidableError: the thin lambda is as good as a full search, so nothing could be gained.
+    """
+    gap = in_points(contrast(trials, metric, ORACLE, THIN))
+    if not gap or np.mean(gap) < ASSAY:
+        gain = f"{np.mean(gap):.2f} points" if gap else "nothing known"
+        raise NotDecidableError(
+            f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
+        )
+    behind = in_points(contrast(trials, metric, arm, ORACLE))
+    ahead = in_points(contrast(trials, metric, arm, THIN))
     return [
         Effect(
-            f"WAR less full search, plus {SHORTFALL:g}",
+            f"{name} less full search, plus {SHORTFALL:g}",
             "points",
             tuple(difference + SHORTFALL for difference in behind),
             0.0,
             expected=SHORTFALL,
         ),
-        Effect("WAR less reused thin lambda", "points", ahead, 0.25),
-        Effect(
-            f"{BUDGET:g} less WAR's share of the search's operations",
-            "",
-            (BUDGET - share,) * len(ahead),
-            0.0,
-        ),
+        Effect(f"{name} less reused thin lambda", "points", ahead, 0.25),
     ]
 
 

@@ -14,8 +14,7 @@ import pandas as pd
 
 from robsearch.claims.claim import Claim
 from robsearch.claims.experiment import Experiment, Findings
-from robsearch.errors import Condition, InputError, refuse_unless, refused
-from robsearch.laws import PowerLaw
+from robsearch.errors import Condition, refuse_unless, refused
 from robsearch.papers.recipes import has_sgd, sgd_of
 from robsearch.papers.war.arms import LambdaArm, Retuning, Searched, Way, lambda_arms
 from robsearch.papers.war.claims import (
@@ -32,8 +31,9 @@ from robsearch.papers.war.claims import (
     WAR_LOG,
     WAR_PAPER,
     at_one_learning_rate,
+    best_of_complete,
     claims,
-    law_points,
+    lam_by_law,
     loss_ratio,
     term_claims,
 )
@@ -269,15 +269,12 @@ class WidthStudy:
             InputError: all trainings of the width collapsed.
         """
         grid = sound(findings[GRID].trials)
-        by_arm = grid[grid["width"] == width].groupby("arm")
-        values = by_arm["value"].agg(["mean", "count"])
-        if values.empty:
+        trials = grid[grid["width"] == width]
+        if trials.empty:
             expected = f"a training of width {width:g} that has not collapsed"
             do = "pass smaller lambdas, or a recipe that trains"
             raise refused(expected, "none", do)
-        # A mean over fewer seeds would be compared with means over others.
-        complete = values[values["count"] == values["count"].max()]
-        best = complete["mean"].idxmax()
+        best = best_of_complete(trials, "arm", "value")
         return next(arm for arm in lambda_arms(self.lams) if arm.name == best)
 
     def best_lam(self, width: float, findings: Findings) -> float:
@@ -320,16 +317,7 @@ class WidthStudy:
         """
         grid = sound(findings[GRID].trials)
         thinner = grid[grid["width"] < self.wide]
-        try:
-            lam = PowerLaw.fit(law_points(thinner, "value"))(self.wide)
-        except InputError:  # no peak could be placed
-            widths = self.widths[:-1]
-            bests = [self.best_lam(width, findings) for width in widths]
-            line = np.polyfit(np.log(widths), np.log(bests), 1)
-            log_lam = np.polyval(line, np.log(self.wide))
-            lam = float(np.exp(log_lam))
-        # A law may point far beyond what was ever trained.
-        return float(np.clip(lam, min(self.lams), max(self.lams)))
+        return lam_by_law(thinner, "value", self.wide, self.lams)
 
 
 def at_width(base: Recipe, width: float, lam: float | Schedule) -> Recipe:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from robsearch.claims.claim import Evidence
 from robsearch.papers.war.choices import ON_VAL, second_lam, with_val
-from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN
+from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN, best_of_complete
 from robsearch.trials.selection import sound
 
 WAYS = "ways"
@@ -48,13 +48,13 @@ class Net(NamedTuple):
 
     Attributes:
         row: of its training.
-        trainings: of the wide net that it took; a probe is half of one.
+        trainings: of the wide net that it took; two probes count as one.
         searches: whether the thin net was searched for it.
         column: of its robust accuracy on ``test``.
     """
 
     row: Row
-    trainings: float
+    trainings: int
     searches: bool = True
     column: str = LAST
 
@@ -144,8 +144,10 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
     """
     trials = sound(with_val(evidence)).dropna(subset=[ON_VAL, LAST])
     grid = trials[trials["experiment"] == GRID]
-    means = grid.groupby(["width", "lam"])[ON_VAL].mean()
-    fixed = [float(means.loc[width].idxmax()) for width in (thin, wide)]
+    fixed = [
+        float(best_of_complete(grid[grid["width"] == width], "lam", ON_VAL))
+        for width in (thin, wide)
+    ]
     lams = tuple(sorted(grid["lam"].unique()))
     rows = []
     for seed, of_seed in trials.groupby("seed"):

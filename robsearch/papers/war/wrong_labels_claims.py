@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
 from robsearch.claims.seeds import contrast, in_points
 from robsearch.claims.statistics import Effect
 from robsearch.papers.war.claims import (
-    ASSAY,
     BUDGET,
     GRID,
     LAST,
@@ -20,7 +17,7 @@ from robsearch.papers.war.claims import (
     ORACLE,
     SHORTFALL,
     SOURCE,
-    THIN,
+    against_search_and_thin,
     at_one_learning_rate,
     claims as h1_to_h5,
     peak_effects,
@@ -79,7 +76,11 @@ def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
                 "lambda."
             )
             beside = h4.beside(suffix, sentence, suffices)
-            claimed.append(replace(beside, change=h4.change.removesuffix(", or a higher cost")))
+            change = (
+                f"a shortfall of more than {SHORTFALL:g} points, or a gain over the thin lambda of "
+                "less than 0.25"
+            )
+            claimed.append(replace(beside, change=change))
         else:
             claimed.append(replace(h4, effects=suffices))
         more = Claim(
@@ -119,30 +120,9 @@ def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequ
             here; or nothing was trained by the way.
     """
     frame = ways_frame(evidence, thin, wide)
-    gap = in_points(contrast(frame, "robust", ORACLE, THIN))
-    if not gap or np.mean(gap) < ASSAY:
-        gain = f"{np.mean(gap):.2f} points" if gap else "nothing known"
-        raise NotDecidableError(
-            f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
-        )
+    effects = against_search_and_thin(frame, "robust", way, way)
     if way not in set(frame["arm"]):
         raise NotDecidableError(f"no training by {way}")
-    behind = in_points(contrast(frame, "robust", way, ORACLE))
-    effects = [
-        Effect(
-            f"{way} less full search, plus {SHORTFALL:g}",
-            "points",
-            tuple(difference + SHORTFALL for difference in behind),
-            0.0,
-            expected=SHORTFALL,
-        ),
-        Effect(
-            f"{way} less reused thin lambda",
-            "points",
-            in_points(contrast(frame, "robust", way, THIN)),
-            0.25,
-        ),
-    ]
     # Static WAR takes two trainings of the wide net, its probes among them, so what it costs is a
     # question of how many lambdas a search would try.
     if way == DYNAMIC:
