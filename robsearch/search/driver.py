@@ -290,13 +290,10 @@ class Driver:
     # --- what to do next ---
 
     def _asked(self, study: Study) -> RunningTrial | None:
-        suggestion = self.scheduler.ask(study)
-        states = self.scheduler.counts_of[study].states
+        suggestion = study.following() or self.scheduler.ask(study)
         if suggestion is None:
-            states["FAIL"] += 1
             self._count_failure(f"{study.label}: the space failed to define a recipe")
             return None
-        states["RUNNING"] += 1
         return RunningTrial(suggestion, study)
 
     def _holds_lease(self) -> bool:

@@ -218,19 +218,28 @@ def _jobs(
         spent = driver.scheduler.counts_of[trial.study].spent
         done = spent.get(trial.suggestion.trial, Cost())
         yield _rest(trial, times[trial.study], done.seconds)
-    begun = Counter(trial.study for trial in (*running, *waiting))
+    suggestions = {(trial.study, trial.suggestion.number) for trial in (*running, *waiting)}
+    begun = Counter(study for study, _ in suggestions)
     for study, count in left.items():
-        for _ in range(count - begun[study]):
-            yield times[study].both * len(study.members)
+        unbegun = count - begun[study]
+        both = times[study].both
+        trainings = len(study.members)
+        if study.side_by_side:
+            yield from [both] * (unbegun * trainings + study.unbegun)
+        else:
+            yield from [both * trainings] * unbegun
 
 
 def _rest(trial: RunningTrial, times: WorkerTime, done: float) -> float:
     """Of a suggestion: the rest of the training that it is at, its measuring, and the trainings
-    that follow."""
+    that follow it and cannot run beside it."""
+    rest = times.both - min(done, times.training)
+    if trial.study.side_by_side:
+        return rest
     members = trial.study.members
     suggestion = trial.suggestion
     before = members.index((suggestion.width, suggestion.replicate))
-    return (len(members) - before) * times.both - min(done, times.training)
+    return (len(members) - before - 1) * times.both + rest
 
 
 def _end(jobs: Iterator[float], workers: int) -> float:

@@ -172,9 +172,13 @@ class StudyScheduler:
         """The study to ``ask`` next; None if nothing is left, or if we must wait for a running
         trial.
 
-        Looks only: nothing is written. Controls come last, or while a rung waits for its last
+        Looks only: nothing is written. The rest of a suggestion comes before a new one, so that
+        suggestions end instead of piling up. Controls come last, or while a rung waits for its last
         trials.
         """
+        for begun in self.counts_of:
+            if begun.has_following:
+                return begun
         planned = self._planned()
         ready: dict[Study, float] = {}
         # A space may name its widths in any order.
@@ -195,13 +199,15 @@ class StudyScheduler:
 
     def ask(self, study: Study) -> Suggestion | None:
         """The next suggestion of a study, which is the best of the rung below where those rise; see
-        ``Study.ask``."""
+        ``Study.ask``. It counts as running, or as failed if the space failed to define it."""
         ladder = self._ladders.get(study.stage.width, [])
         if study in ladder[1:] and not study.waiting:
             below = ladder[ladder.index(study) - 1]
             for number, params in self._rising(below, study, self._planned()):
                 study.enqueue(params, risen_from=number)
-        return study.ask()
+        suggestion = study.ask()
+        self.counts_of[study].states["RUNNING" if suggestion else "FAIL"] += 1
+        return suggestion
 
     def _wanted(self) -> dict[float | None, int]:
         """Full suggestions for each width, thin to wide; never fewer than were taken before costs

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import optuna
@@ -61,8 +62,8 @@ class SuggestionOutcome(NamedTuple):
     """What the end of a trial means for its suggestion.
 
     Attributes:
-        state: RUNNING while trials of it are left.
-        value: the mean of the first metric over those that have ended, NaN after a failure.
+        state: RUNNING while trials of it are running or left.
+        value: the mean of the first metric over those that are complete, NaN after a failure.
         following: the next of its trials.
         trial: the one that has ended, as it was recorded.
     """
@@ -106,6 +107,8 @@ class Study:
         # Of each suggestion that was not told yet. What became of its trials is in the storage at
         # once, so that a driver that takes over reads it there.
         self._pending: dict[int, optuna.Trial] = {}
+        # The width and the replicate of their trials that were not begun yet.
+        self._left: dict[int, list[tuple[float, int | None]]] = {}
         self._exhausted = False
         self._metrics = space.maximise if stage.control is None else space.maximise[:1]
         name = f"{search}@{self.label}"
@@ -150,6 +153,22 @@ class Study:
         has_seeds = self.stage.deciding and self.space.replicates > 1
         replicates = range(self.space.replicates) if has_seeds else [None]
         return [(width, replicate) for width in self.widths for replicate in replicates]
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether trials of a suggestion may run at the same time: nothing gives it up between
+        them."""
+        return len(self.members) > 1 and isinstance(self._study.pruner, NopPruner)
+
+    @property
+    def unbegun(self) -> int:
+        """How many trials of suggestions that are running were not begun."""
+        return sum(map(len, list(self._left.values())))
+
+    @property
+    def has_following(self) -> bool:
+        """Whether ``following`` has a trial to begin."""
+        return self.side_by_side and self.unbegun > 0
 
     # --- what is known, and what to try first ---
 
@@ -213,7 +232,19 @@ class Study:
         FAIL)."""
         trial = self._study.ask()
         self._pending[trial.number] = trial
-        return self._next_trial(trial)
+        self._left[trial.number] = self.members
+        suggestion = self._begin_next(trial)
+        self._settle(trial)
+        return suggestion
+
+    def following(self) -> Suggestion | None:
+        """One more trial of a suggestion of which another is running, where trials may run side by
+        side."""
+        if not self.side_by_side:
+            return None
+        unbegun = [number for number, left in self._left.items() if left]
+        suggestions = (self._begin_next(self._pending[number]) for number in unbegun)
+        return next(filter(None, suggestions), None)
 
     def adopt(self) -> list[Suggestion]:
         """The trials that a dead driver left, to be continued under their own names.
@@ -225,10 +256,20 @@ class Study:
         adopted = []
         for orphan in without_imported(running):
             trial = optuna.Trial(self._study, self._trial_id(orphan.number))
+            begun = trials_of(trial)
             self._pending[trial.number] = trial
-            suggestion = None if self._settled(trial) else self._next_trial(trial)
-            if suggestion:
-                adopted.append(suggestion)
+            states = {recorded.state for recorded in begun}
+            ends_early = "FAIL" in states and not self.space.paired
+            self._left[trial.number] = [] if ends_early else self.members[len(begun) :]
+            if "PRUNED" in states:
+                self._tell(trial, TrialState.PRUNED)  # a dead driver had noted it, but not told
+                continue
+            interrupted = [recorded for recorded in begun if recorded.state == "RUNNING"]
+            adopted += [self._continued(trial, recorded) for recorded in interrupted]
+            if not interrupted:
+                following = self._begin_next(trial)
+                adopted += [following] if following else []
+                self._settle(trial)
         return adopted
 
     def suggestion_of(self, recorded: RecordedTrial) -> Suggestion:
@@ -245,53 +286,53 @@ class Study:
         _refuse_another_recipe(recorded, suggestion.recipe)
         return suggestion
 
-    def _settled(self, trial: optuna.Trial) -> bool:
-        """Tells what a dead driver had noted of the last of a suggestion's trials, but not told."""
-        begun = trials_of(trial)
-        state = begun[-1].state if begun else "RUNNING"
-        if state == "PRUNED" or (state == "FAIL" and not self.space.paired):
-            self._tell(trial, TrialState[state])
-        elif state != "RUNNING" and len(begun) == len(self.members):
-            self._tell_end(trial)
-        return trial.number not in self._pending
+    def _continued(self, trial: optuna.Trial, begun: RecordedTrial) -> Suggestion:
+        """What was begun and has not ended, as it was."""
+        suggestion = self._defined(trial, begun.width, begun.replicate)
+        recipe = suggestion.recipe
+        _refuse_another_recipe(begun, recipe)
+        if None in (begun.commonest, begun.recipe_epochs):
+            # An older robsearch did not note these two when it began a trial.
+            commonest = commonest_share(recipe.resolved_data, "val")
+            _amend(trial, begun.trial, recipe_epochs=recipe.epochs, commonest=commonest)
+        return suggestion
 
-    def _next_trial(self, trial: optuna.Trial) -> Suggestion | None:
-        """Of a suggestion the trial that was begun and has not ended, else the first that was not
-        begun."""
-        ended = trials_of(trial)
-        begun = ended.pop() if ended and ended[-1].state == "RUNNING" else None
-        member = (begun.width, begun.replicate) if begun else self.members[len(ended)]
+    def _begin_next(self, trial: optuna.Trial) -> Suggestion | None:
+        """The first of a suggestion's trials that was not begun; None if there is none.
+
+        None too if the space fails to define it: then those that are running are its last.
+        """
+        left = self._left[trial.number]
+        if not left:
+            return None
+        width, replicate = left.pop(0)
         try:
-            suggestion = define(self.space, self._seed, self.stage, trial, *member)
+            suggestion = self._defined(trial, width, replicate)
             recipe = suggestion.recipe
-            if begun:
-                _refuse_another_recipe(begun, recipe)
             data = content_digests(recipe.resolved_data)["all"]
             commonest = commonest_share(recipe.resolved_data, "val")
         except Exception as error:
-            if begun:
-                raise
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             trial.set_user_attr("reason", f"the space failed: {kind}{error}")
-            self._tell(trial, TrialState.FAIL)
+            left.clear()
             return None
-        if begun is None:
-            begun = RecordedTrial(
-                suggestion.trial,
-                suggestion.width,
-                suggestion.number,
-                suggestion.replicate,
-                "RUNNING",
-                seed=recipe.seed,
-                recipe=recipe.digest,
-                data=data,
-            )
-        elif None not in (begun.commonest, begun.recipe_epochs):
-            return suggestion
-        # An older robsearch did not note these two when it began a trial.
-        begun = replace(begun, recipe_epochs=recipe.epochs, commonest=commonest)
-        _remember(trial, [*ended, begun])
+        begun = RecordedTrial(
+            suggestion.trial,
+            suggestion.width,
+            suggestion.number,
+            suggestion.replicate,
+            "RUNNING",
+            seed=recipe.seed,
+            recipe=recipe.digest,
+            data=data,
+            recipe_epochs=recipe.epochs,
+            commonest=commonest,
+        )
+        _remember(trial, [*trials_of(trial), begun])
         return suggestion
+
+    def _defined(self, trial: optuna.Trial, width: float, replicate: int | None) -> Suggestion:
+        return define(self.space, self._seed, self.stage, trial, width, replicate)
 
     def _trial_id(self, number: int) -> int:
         """The storage's own number; to look for it among all trials would cost more with each
@@ -322,23 +363,20 @@ class Study:
         """Notes a finished trial; tells its suggestion when this was the last one, or when it is
         given up."""
         trial = self._pending[suggestion.number]
-        recorded = self._end(trial, "COMPLETE", best, last, spent)
-        ended = trials_of(trial)
+        recorded = self._end(trial, suggestion, "COMPLETE", best, last, spent)
+        ended = [each for each in trials_of(trial) if each.state != "RUNNING"]
         value = _mean(ended, self._metrics[0])
-        if len(ended) == len(self.members):
-            return SuggestionOutcome(self._tell_end(trial), value, None, recorded)
-        if self._gives_up(trial, value, len(ended)):
+        if len(ended) < len(self.members) and self._gives_up(trial, value, len(ended)):
             self._tell(trial, TrialState.PRUNED)
             return SuggestionOutcome("PRUNED", value, None, recorded)
-        following = self._next_trial(trial)
-        return SuggestionOutcome("RUNNING" if following else "FAIL", value, following, recorded)
+        return self._outcome(trial, value, recorded)
 
     def prune(
         self, suggestion: Suggestion, best: Metrics, last: Metrics, **spent: float
     ) -> SuggestionOutcome:
         """Tells a trial that was stopped because others at its width were better."""
         trial = self._pending[suggestion.number]
-        recorded = self._end(trial, "PRUNED", best, last, spent)
+        recorded = self._end(trial, suggestion, "PRUNED", best, last, spent)
         self._tell(trial, TrialState.PRUNED)
         return SuggestionOutcome("PRUNED", math.nan, None, recorded)
 
@@ -346,13 +384,17 @@ class Study:
         """Tells a failed trial, with the reason; where seeds are paired, the others of its
         suggestion still count."""
         trial = self._pending[suggestion.number]
-        recorded = _amend(trial, state="FAIL", reason=reason, **spent)
-        following = None
-        if self.space.paired and len(trials_of(trial)) < len(self.members):
-            following = self._next_trial(trial)
-        else:
-            self._tell(trial, TrialState.FAIL)
-        return SuggestionOutcome("RUNNING" if following else "FAIL", math.nan, following, recorded)
+        recorded = _amend(trial, suggestion.trial, state="FAIL", reason=reason, **spent)
+        if not self.space.paired:
+            self._left[trial.number].clear()
+        return self._outcome(trial, math.nan, recorded)
+
+    def _outcome(
+        self, trial: optuna.Trial, value: float, recorded: RecordedTrial
+    ) -> SuggestionOutcome:
+        """Of a suggestion that is not given up, with its next trial."""
+        following = self._begin_next(trial)
+        return SuggestionOutcome(self._settle(trial), value, following, recorded)
 
     def _gives_up(self, trial: optuna.Trial, mean: float, ended: int) -> bool:
         """Between trials the pruner sees their sum as a share of all that are planned, which only
@@ -365,6 +407,7 @@ class Study:
     def _end(
         self,
         trial: optuna.Trial,
+        suggestion: Suggestion,
         state: str,
         best: Metrics,
         last: Metrics,
@@ -375,9 +418,10 @@ class Study:
         goals = self._goals
         names = {VALUE, VAL_NATURAL, *self._metrics, *(goal.metric for goal in goals)}
         natural = best.get(VAL_NATURAL, math.nan)
-        commonest = trials_of(trial)[-1].commonest
+        commonest = _recorded(trial, suggestion.trial).commonest
         return _amend(
             trial,
+            suggestion.trial,
             state=state,
             best_epoch=int(best["epoch"]),
             epochs=int(last["epoch"]),
@@ -392,15 +436,18 @@ class Study:
     def _goals(self) -> tuple[AtLeast, ...]:
         return self.space.subject_to if self.stage.control is None else ()
 
-    def _tell_end(self, trial: optuna.Trial) -> str:
-        """Of a suggestion all of whose trials have ended: COMPLETE, or FAIL if one of them did."""
-        ended = trials_of(trial)
-        if any(recorded.state == "FAIL" for recorded in ended):
+    def _settle(self, trial: optuna.Trial) -> str:
+        """The state of a suggestion that is not given up; it is told once none of its trials is
+        running or left: COMPLETE, or FAIL if one of them did."""
+        begun = trials_of(trial)
+        if self._left[trial.number] or any(each.state == "RUNNING" for each in begun):
+            return "RUNNING"
+        if len(begun) < len(self.members) or any(each.state == "FAIL" for each in begun):
             self._tell(trial, TrialState.FAIL)
             return "FAIL"
         for goal in self._goals:
-            trial.set_constraint(goal.metric, goal.shortfall(_mean(ended, goal.metric)))
-        values = [_mean(ended, metric) for metric in self._metrics]
+            trial.set_constraint(goal.metric, goal.shortfall(_mean(begun, goal.metric)))
+        values = [_mean(begun, metric) for metric in self._metrics]
         self._tell(trial, TrialState.COMPLETE, values)
         return "COMPLETE"
 
@@ -414,13 +461,19 @@ class Study:
                 raise
             self._exhausted = True
         self._pending.pop(trial.number, None)
+        self._left.pop(trial.number, None)
 
 
-def _amend(trial: optuna.Trial, **facts: Any) -> RecordedTrial:
-    """Notes more of the last of a suggestion's trials."""
-    *before, last = trials_of(trial)
-    amended = replace(last, **facts)
-    _remember(trial, [*before, amended])
+def _recorded(trial: optuna.Trial, name: str) -> RecordedTrial:
+    """One of a suggestion's trials."""
+    return next(recorded for recorded in trials_of(trial) if recorded.trial == name)
+
+
+def _amend(trial: optuna.Trial, name: str, **facts: Any) -> RecordedTrial:
+    """Notes more of one of a suggestion's trials."""
+    amended = replace(_recorded(trial, name), **facts)
+    begun = trials_of(trial)
+    _remember(trial, [amended if each.trial == name else each for each in begun])
     return amended
 
 
@@ -430,8 +483,7 @@ def _remember(trial: optuna.Trial, trials: Sequence[RecordedTrial]) -> None:
 
 def _mean(trials: Sequence[RecordedTrial], metric: str) -> float:
     """Of a metric over the trials that are complete."""
-    complete = [trial.metrics[metric] for trial in trials if trial.state == "COMPLETE"]
-    return float(sum(complete) / len(complete))
+    return fmean(trial.metrics[metric] for trial in trials if trial.state == "COMPLETE")
 
 
 def observations_of(

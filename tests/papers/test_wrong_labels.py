@@ -3,6 +3,7 @@ says."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,11 @@ def test_bad_plans_are_refused_all_at_once() -> None:
     assert len(refused.value.problems) == 7
 
 
+def facts(trial: Path) -> dict[str, float]:
+    """Of a run, among others when it was handed out and when it ended."""
+    return dict(json.loads((trial / "run.json").read_text()))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_study_judges_what_its_replicates_chose(tmp_path: Path) -> None:
@@ -330,6 +336,9 @@ def test_a_study_judges_what_its_replicates_chose(tmp_path: Path) -> None:
     study = replace(STUDY, lams=(1.0, 2.0, 4.0, 8.0, 16.0), between_seeds=0)
     validation = validate(study, "v", options=options, console=Console(quiet=True))
     grid, ways = (load_search(f"v-{name}", tmp_path).trials for name in ("grid", WAYS))
+    # Nothing prunes, so replicates of an arm are trained side by side.
+    first, second = (facts(tmp_path / "v-grid" / "trials" / f"w8-000-r{r}") for r in range(2))
+    assert second["started"] < first["ended"]
     # Replicate r of both has the same seed, so the same images and first weights.
     by_replicate = ways.groupby("replicate")["seed"].agg(set).to_dict()
     assert by_replicate == grid.groupby("replicate")["seed"].agg(set).to_dict()

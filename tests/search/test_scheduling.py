@@ -49,8 +49,8 @@ def one(scheduler, value=lambda suggestion: 0.5, seconds=lambda width: 1.0):
         entry = {"epoch": 1, VALUE: value(suggestion), "train/lam": suggestion.recipe.lam.value}
         counts.training_seconds.append(seconds(suggestion.width))
         told = study.complete(suggestion, entry, entry)
+        counts.settled(told.state)
         suggestion = told.following
-    counts.states["COMPLETE"] += 1
     return study.label
 
 
@@ -63,6 +63,16 @@ def all_of(scheduler, **how):
 
 def test_equal_shares_take_turns():
     assert all_of(planned(6)) == ["w4", "w8", "w16", "w4", "w8", "w16"]
+
+
+def test_the_rest_of_a_suggestion_comes_before_a_new_one():
+    scheduler = planned(4, widths=(4, 8), replicates=2, pruner=optuna.pruners.NopPruner())
+    thin = scheduler.next()
+    scheduler.ask(thin)
+    assert scheduler.next() is thin
+    assert thin.following().trial == "w4-000-r1"
+    assert scheduler.next().label == "w8"
+    assert scheduler.counts_of[thin].states == {"RUNNING": 1}
 
 
 def test_thin_first_finishes_a_width_before_the_next():
@@ -194,15 +204,13 @@ def test_a_rung_waits_for_its_last_trials_and_a_failed_one_above_is_replaced_by_
     scouts, full = scheduler.counts_of
     assert one(scheduler, value=lambda suggestion: 0.9) == "w4-scout"
     study = scheduler.next()
-    running = study.ask()
-    scheduler.counts_of[study].states["RUNNING"] += 1
+    running = scheduler.ask(study)
     assert scheduler.next() is None
     entry = {"epoch": 1, VALUE: 0.5, "train/lam": 1.0}
-    study.complete(running, entry, entry)
-    scheduler.counts_of[study].states["RUNNING"] -= 1
-    scheduler.counts_of[study].states["COMPLETE"] += 1
+    scheduler.counts_of[study].settled(study.complete(running, entry, entry).state)
     assert scheduler.next() is full
-    full.fail(failed := scheduler.ask(full), "out of luck")
+    failed = scheduler.ask(full)
+    scheduler.counts_of[full].settled(full.fail(failed, "out of luck").state)
     assert failed.recipe.lam.value == scouts.trials()[0].params["lam"]
     assert one(scheduler) == "w4"
     assert full.trials()[1].params == scouts.trials()[1].params

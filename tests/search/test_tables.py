@@ -80,7 +80,7 @@ def driven(trials, widths=WIDTHS, parallel=4, trouble=None, **how):
 def running(study, seconds, trial="w4-001"):
     """A trial that was handed out so many seconds ago."""
     suggestion = SimpleNamespace(
-        trial=trial, width=study.widths[0], replicate=None, stage=study.stage
+        trial=trial, width=study.widths[0], number=1, replicate=None, stage=study.stage
     )
     return SimpleNamespace(
         study=study, suggestion=suggestion, started=time.time() - seconds, before=0.0
@@ -268,6 +268,21 @@ def test_seeds_and_widths_of_a_suggestion_count_in_the_time_to_go():
     counts.states["COMPLETE"] += 1
     assert study.label == "all"
     assert time_left(driver) == TimeLeft(2 * 2 * 15.0, known=True)
+
+
+def test_what_may_run_side_by_side_is_shared_out_in_the_time_to_go():
+    driver = driven(6, widths=(4,), parallel=3, replicates=3, pruner=optuna.pruners.NopPruner())
+    study, counts = next(iter(driver.scheduler.counts_of.items()))
+    counts.ended("w4-000-r0", "COMPLETE", Cost(10.0), 10.0)
+    counts.measuring_walls.append(0.0)
+    entry = {"epoch": 1, "val/robust_accuracy": 0.5, "train/lam": 3.0}
+    outcome = study.complete(driver.scheduler.ask(study), entry, entry)
+    counts.settled(outcome.state)
+    driver.waiting.append(RunningTrial(outcome.following, study))
+    # Two of this suggestion and three of the next, of 10 s each, three at a time.
+    assert time_left(driver) == TimeLeft(20.0, known=True)
+    driver.parallel = 1
+    assert time_left(driver) == TimeLeft(50.0, known=True)
 
 
 def test_measuring_counts_in_the_time_to_go_also_what_is_still_due():

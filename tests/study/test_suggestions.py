@@ -194,6 +194,100 @@ def test_where_seeds_are_paired_a_failed_one_leaves_the_others_of_its_suggestion
     assert (told.state, math.isnan(told.value), told.following) == ("FAIL", True, None)
 
 
+# --- trials of a suggestion at the same time ---
+
+
+def unpruned(storage, **how):
+    return study(storage, replicates=3, pruner=optuna.pruners.NopPruner(), **how)
+
+
+def test_where_nothing_is_pruned_the_replicates_of_a_suggestion_may_run_side_by_side(storage):
+    of_width = unpruned(storage)
+    first = of_width.ask()
+    assert of_width.has_following
+    second, third = of_width.following(), of_width.following()
+    assert (of_width.has_following, of_width.following()) == (False, None)
+    assert [row["state"] for row in all_rows(storage).values()] == ["RUNNING"] * 3
+    # They end in another order than they began.
+    assert of_width.complete(third, *done(0.7))[:3] == ("RUNNING", 0.7, None)
+    assert of_width.complete(first, *done(0.5)).state == "RUNNING"
+    assert of_width.complete(second, *done(0.6)).state == "COMPLETE"
+    assert of_width.trials()[0].value == pytest.approx(0.6)
+    values = [trial.metrics[VALUE] for trial in trials_of(of_width.trials()[0])]
+    assert values == [0.5, 0.6, 0.7]
+
+
+def test_one_that_ends_is_followed_by_one_that_was_not_begun(storage):
+    of_width = unpruned(storage)
+    first, second = of_width.ask(), of_width.following()
+    outcome = of_width.complete(first, *done(0.5))
+    assert (outcome.state, outcome.following.trial) == ("RUNNING", "w4-000-r2")
+    assert of_width.complete(second, *done(0.5)).following is None
+    assert of_width.complete(outcome.following, *done(0.5)).state == "COMPLETE"
+
+
+def test_where_a_pruner_decides_between_replicates_they_are_trained_one_after_another(storage):
+    of_width = study(storage, replicates=3)
+    of_width.ask()
+    assert (of_width.has_following, of_width.following()) == (False, None)
+
+
+def test_a_driver_that_takes_over_goes_on_with_all_that_were_running(storage):
+    of_width = unpruned(storage)
+    first, second = of_width.ask(), of_width.following()
+    heir = unpruned(storage)
+    assert heir.adopt() == [first, second]
+    assert heir.following().trial == "w4-000-r2"
+    of_width = unpruned(storage)
+    of_width.adopt()
+    of_width.complete(second, *done(0.5))
+    assert [each.trial for each in unpruned(storage).adopt()] == ["w4-000-r0", "w4-000-r2"]
+
+
+def test_a_pruner_that_came_later_finds_several_running(storage):
+    of_width = unpruned(storage)
+    of_width.ask()
+    of_width.following()
+    heir = study(storage, replicates=3)
+    first, second = heir.adopt()
+    outcome = heir.complete(second, *done(0.5))
+    assert outcome.following.trial == "w4-000-r2"
+    assert heir.complete(first, *done(0.5))[::2] == ("RUNNING", None)
+    assert heir.complete(outcome.following, *done(0.5)).state == "COMPLETE"
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_beside_others_a_failed_one_ends_its_suggestion_only_with_them(storage, paired):
+    of_width = unpruned(storage, paired=paired)
+    first, second = of_width.ask(), of_width.following()
+    outcome = of_width.fail(first, "loss became nan")
+    # Paired, the others are still compared with those of other suggestions.
+    assert (outcome.following is not None) == paired
+    assert outcome.state == "RUNNING"
+    (*_, last) = unpruned(storage, paired=paired).adopt()
+    assert last == (outcome.following or second)
+    assert of_width.complete(second, *done(0.5)).state == ("RUNNING" if paired else "FAIL")
+    if paired:
+        assert of_width.complete(outcome.following, *done(0.5)).state == "FAIL"
+    assert of_width.trials()[0].state.name == "FAIL"
+
+
+def only_two(trial, width):
+    if trial.replicate == 2:
+        raise RuntimeError("no third")
+    return define(trial, width)
+
+
+def test_a_space_that_fails_beside_running_ones_fails_the_suggestion_when_they_have_ended(storage):
+    of_width = unpruned(storage, define=only_two)
+    first, second = of_width.ask(), of_width.following()
+    assert of_width.following() is None
+    assert of_width.complete(first, *done(0.5))[::2] == ("RUNNING", None)
+    assert of_width.complete(second, *done(0.5)).state == "FAIL"
+    (suggestion,) = of_width.trials()
+    assert suggestion.user_attrs["reason"] == "the space failed: RuntimeError: no third"
+
+
 # --- all widths ---
 
 
