@@ -27,7 +27,8 @@ def validate(
         ),
     ],
     preset: Annotated[
-        str, typer.Option(help="digits, fashion, cifar10 or paper; of war also wrong-labels")
+        str,
+        typer.Option(help="digits, fashion, cifar10 or paper; of war also wrong-labels and drift"),
     ] = "digits",
     design: Annotated[
         str | None, typer.Option(help="one of a preset's several designs (default: all)")

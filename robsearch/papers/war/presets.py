@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from robsearch.claims.experiment import PaperStudy
 from robsearch.data import MNIST, Digits
 from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
 from robsearch.papers.recipes import PIXEL, cifar10, digits, fashion, pgd_of, selecting, sgd_of
-from robsearch.papers.war.experiments import WidthStudy
+from robsearch.papers.war.drift import CHOSEN, DriftStudy, Setting
+from robsearch.papers.war.experiments import WidthStudy, with_factors
 from robsearch.papers.war.wrong_labels import WrongLabelsStudy
 from robsearch.parts.attacks import PGD
 from robsearch.parts.models import MLP, WideResNet
@@ -143,10 +145,101 @@ def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
     return {"main": main, **doses}
 
 
+def _drift() -> Mapping[str, DriftStudy]:
+    """MLPs of width 16 to 256 on digits: is the rise of lambda* one of the learning rate, of the
+    initialisation, of the number of training images?"""
+    # Peaks at these widths lie between 1 and 3, so each has lambdas on both sides.
+    widths = (16.0, 64.0, 256.0)
+    lams = (0.3, 0.8, 2.0, 5.0, 12.0)
+    base = replace(digits(), model=MLP(width=16, depth=2), test_attack=None)
+    return {
+        "learning-rate": _learning_rates(base, widths, lams),
+        "initialisation": _initialisations(base, widths, lams),
+        "images": _numbers_of_images(base, widths, lams),
+    }
+
+
+def _learning_rates(
+    base: Recipe,
+    widths: tuple[float, ...],
+    lams: tuple[float, ...],
+) -> DriftStudy:
+    """The loss as it is, and divided by 1 + lambda at five learning rates."""
+    divided = [
+        Setting(
+            f"rate-{factor:g}",
+            f"with the loss divided by 1 + lambda, at {factor:g} times the learning rate",
+            with_factors(base, factor, 1.0),
+            divided=True,
+        )
+        for factor in (0.25, 0.5, 1.0, 2.0, 4.0)
+    ]
+    return DriftStudy(
+        (Setting("undivided", "with the loss as it is, at one learning rate", base), *divided),
+        widths,
+        lams,
+        seeds=3,
+        chosen=tuple(setting.name for setting in divided),
+        chosen_words="where the learning rate is chosen at each width and lambda",
+        compared=("rate-1", CHOSEN),
+    )
+
+
+def _initialisations(
+    base: Recipe,
+    widths: tuple[float, ...],
+    lams: tuple[float, ...],
+) -> DriftStudy:
+    """Four initialisations, and the maximal update parametrisation."""
+    # A layer of 64 inputs, as the first one of digits, moves at the rate of the others.
+    ntk = with_factors(base, 64.0, 1.0)
+    settings: Mapping[str, tuple[str, Recipe, Mapping[str, Any]]] = {
+        "torch": ("PyTorch's initialisation", base, {}),
+        "he": ("He initialisation", base, {"init": "he"}),
+        "lecun": ("LeCun initialisation", base, {"init": "lecun"}),
+        "ntk": ("the parametrisation of the tangent kernel", ntk, {"init": "ntk"}),
+        "mup": ("muP", base, {"parametrisation": "mup", "base_width": 64}),
+    }
+    return DriftStudy(
+        tuple(
+            Setting(
+                name, f"under {words}", replace(recipe, model=MLP(width=16, depth=2, **changes))
+            )
+            for name, (words, recipe, changes) in settings.items()
+        ),
+        widths,
+        lams,
+        compared=("he", "lecun", "ntk", "mup"),
+    )
+
+
+def _numbers_of_images(
+    base: Recipe,
+    widths: tuple[float, ...],
+    lams: tuple[float, ...],
+) -> DriftStudy:
+    """100 images for 150 epochs, 500 for 60 and 1,500 for 30; what is left is halved into ``val``
+    and ``test``."""
+    return DriftStudy(
+        tuple(
+            Setting(
+                f"images-{images}",
+                f"with {images:,} training images",
+                replace(base, data=Digits(train=images), epochs=epochs),
+            )
+            for images, epochs in ((100, 150), (500, 60), (1500, 30))
+        ),
+        widths,
+        lams,
+        compared=("images-500", "images-1500"),
+    )
+
+
 PRESETS: Mapping[str, PaperStudy | Mapping[str, PaperStudy]] = {
     "digits": _digits(),
     "fashion": _fashion(),
     "cifar10": _cifar10(),
     "paper": _paper(),
     "wrong-labels": _wrong_labels(),
+    "drift": _drift(),
 }
