@@ -36,7 +36,15 @@ from robsearch.papers.war.ways import (
     ways_frame,
 )
 from robsearch.papers.war.wrong_labels import WrongLabelsStudy
-from robsearch.papers.war.wrong_labels_claims import best_lambda_rises, war_adds, war_suffices
+from robsearch.papers.war.wrong_labels_claims import (
+    at_best_rate,
+    best_lambda_rises,
+    best_lambda_rises_at_best_rate,
+    best_lambda_rises_from_longer,
+    war_adds,
+    war_suffices,
+)
+from robsearch.papers.war.wrong_labels_tables import rates_table
 from robsearch.parts.schedules import WAR, Fixed
 from robsearch.search import RunOptions, load_search
 
@@ -299,6 +307,59 @@ def test_tables_show_each_way_and_each_cell_of_the_grid() -> None:
     assert len(study.figures(evidence)) == 2
 
 
+def with_peaks(experiment: str, width: float, peak: float, suffix: str = "", top: float = 0.6):
+    """Three replicates whose accuracies are parabolas over log lambda, of one peak but for 2 %."""
+    trainings = []
+    for seed in range(3):
+        values = {}
+        for lam in LAMS:
+            value = top - 0.02 * np.log(lam / (peak * 1.02**seed)) ** 2
+            values[lam] = (value, value)
+        trainings += constants(width, seed, values, experiment=experiment)
+    return [each._replace(arm=each.arm + suffix) for each in trainings]
+
+
+def test_at_the_rate_that_is_best_on_val_the_peak_may_stay_where_it_is() -> None:
+    """At the usual rate the peak moves from 2 to 8; at half of it, where wide nets are better by 10
+    points, it is 2 there, too."""
+    trainings = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    for factor, peak, more in ((0.25, 4.0, -0.1), (0.5, 2.0, 0.1), (2.0, 4.0, -0.1)):
+        suffix = f", lr x {factor:g}"
+        trainings += with_peaks("rates", 16, 4.0, suffix, top=0.5)
+        trainings += with_peaks("rates", 64, peak, suffix, top=0.6 + more)
+    evidence = pooled(findings(trainings))
+    study = replace(STUDY, widths=(16.0, 64.0), seeds=3, rate_seeds=3)
+    rates = {arm.name: arm.lr for arm in study.rate_arms}
+    for effect in best_lambda_rises(evidence, (16.0, 64.0)):
+        assert np.mean(effect.per_seed) == pytest.approx(1.0, abs=0.01)
+    for effect in best_lambda_rises_at_best_rate(evidence, (16.0, 64.0), rates):
+        assert np.mean(effect.per_seed) == pytest.approx(0.0, abs=0.01)
+    table = rates_table(at_best_rate(evidence, (16.0, 64.0), rates))
+    assert list(table["learning rate"]) == ["1"] * 5 + ["0.5"] * 5
+    without = pooled(findings(with_peaks("grid", 16, 2.0)))
+    with pytest.raises(NotDecidableError, match="no replicate was trained at all learning rates"):
+        best_lambda_rises_at_best_rate(without, (16.0,), rates)
+
+
+def test_a_thin_net_that_was_trained_longer_stands_in_for_the_thin_one() -> None:
+    trainings = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    trainings += with_peaks("longer", 16, 4.0)
+    for effect in best_lambda_rises_from_longer(pooled(findings(trainings)), 16, 64):
+        assert np.mean(effect.per_seed) == pytest.approx(0.5, abs=0.01)
+
+
+def test_other_rates_and_longer_trainings_are_those_of_the_grid_but_for_that() -> None:
+    study = replace(STUDY, widths=(8.0, 32.0), rate_seeds=2)
+    *_, rates, longer = study.experiments
+    assert (rates.seeds_of, longer.seeds_of) == ("grid", "grid")
+    arm = next(arm for arm in study.rate_arms if (arm.lam, arm.lr) == (4.0, 0.5))
+    usual = study.experiments[0].recipe_of("lam 4", 8.0, {})
+    half = rates.recipe_of(arm.name, 8.0, {})
+    assert half == replace(usual, optimiser=replace(usual.optimiser, lr=usual.optimiser.lr / 2))
+    assert longer.recipe_of("lam 4", 8.0, {}) == replace(usual, epochs=4 * usual.epochs)
+    assert longer.widths == (8.0,)
+
+
 def test_the_preset_is_the_setting_it_names() -> None:
     studies = designs("war", "wrong-labels")
     assert list(studies) == ["main", "dose-0", "dose-15"]
@@ -308,7 +369,8 @@ def test_the_preset_is_the_setting_it_names() -> None:
     names = [claim.name for claim in main.claims if claim.primary]
     assert names == ["H1", "H2", "H3", "H4"]
     assert [claim.name for claim in studies["dose-0"].claims] == ["H1", "H1a", "H1b", "H2", "H3"]
-    assert [experiment.trainings for experiment in main.experiments] == [256, 48, 120, 16, 80, 70]
+    counts = [experiment.trainings for experiment in main.experiments]
+    assert counts == [256, 48, 120, 16, 80, 70, 144, 24]
     assert {experiment.seeds_of for experiment in main.experiments} == {None, "grid"}
 
 

@@ -27,6 +27,25 @@ def lambda_arms(lams: Iterable[float]) -> tuple[LambdaArm, ...]:
 
 
 @dataclass(frozen=True)
+class RateArm:
+    """A constant lambda of the grid at another learning rate: ``lr`` times the base's."""
+
+    name: str
+    lam: float
+    lr: float
+
+
+def rate_arms(lams: Iterable[float], factors: Sequence[float]) -> tuple[RateArm, ...]:
+    """``lam 4, lr x 0.5`` for 4 at half the learning rate."""
+    arms = lambda_arms(lams)
+    return tuple(
+        RateArm(f"{arm.name}, lr x {factor:g}", arm.lam, factor)
+        for arm in arms
+        for factor in factors
+    )
+
+
+@dataclass(frozen=True)
 class Way:
     """One way of choosing lambda at the widest net.
 

@@ -47,6 +47,21 @@ def best_on_val(findings: Findings, width: float) -> float:
     return float(best_of_complete(trials, "lam", ON_VAL))
 
 
+def chosen_on_val(trials: pd.DataFrame, cell: Sequence[str], by: str) -> pd.DataFrame:
+    """Of each cell of a grid the trainings of the setting that is best on ``val``, mean over seeds.
+
+    Args:
+        trials: with ``ON_VAL``; those that collapsed are out.
+        cell: the columns that name a cell, such as width and lambda.
+        by: the column that names the setting.
+    """
+    chosen: list[pd.DataFrame] = []
+    for _, of_cell in trials.groupby(list(cell)):
+        best = best_of_complete(of_cell, by, ON_VAL)
+        chosen.append(of_cell[of_cell[by] == best])
+    return pd.concat(chosen) if chosen else trials
+
+
 def second_lam(lam: float, lams: Sequence[float]) -> float:
     """The lambda of the grid nearest to ``SECOND`` times another, on a log scale."""
     wanted = math.log(SECOND * lam)

@@ -24,8 +24,8 @@ from robsearch.errors import counted, refuse_unless
 from robsearch.laws.curves import FAMILIES, LEAST
 from robsearch.papers.recipes import has_sgd
 from robsearch.papers.war.arms import LambdaArm, lambda_arms
-from robsearch.papers.war.choices import ON_VAL, with_val
-from robsearch.papers.war.claims import LAST, SOURCE, best_of_complete, peak_slopes
+from robsearch.papers.war.choices import chosen_on_val, with_val
+from robsearch.papers.war.claims import LAST, SOURCE, peak_slopes
 from robsearch.papers.war.experiments import at_width, normalised
 from robsearch.papers.war.tables import percent
 from robsearch.papers.war.wrong_labels_tables import LAST_ACCURACY
@@ -208,11 +208,7 @@ class DriftStudy:
         if name != CHOSEN:
             return pd.DataFrame(trials[trials["experiment"] == name])
         among = trials[trials["experiment"].isin(self.chosen)]
-        cells = []
-        for _, cell in among.groupby(["width", "arm"]):
-            best = str(best_of_complete(cell, "experiment", ON_VAL))
-            cells.append(cell[cell["experiment"] == best])
-        return pd.concat(cells)
+        return chosen_on_val(among, ("width", "arm"), "experiment")
 
     def slopes(self, evidence: Evidence, name: str) -> Mapping[str, tuple[float, ...]]:
         """By family of curves, and seed, the jackknife's pseudo-value of the slope in a setting.

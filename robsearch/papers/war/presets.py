@@ -130,6 +130,7 @@ def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
         widths=(16.0, 32.0, 64.0, 128.0, 512.0),
         lams=(2.8, 4.0, 5.7, 8.0, 11.3, 16.0, 22.6, 32.0),
         base=wrong_labels_recipe(0.3),
+        rate_seeds=3,
     )
     doses = {
         f"dose-{noise:.0%}".removesuffix("%"): replace(
@@ -138,6 +139,7 @@ def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
             seeds=5,
             between_seeds=0,
             variant_seeds=0,
+            rate_seeds=0,
             ways=False,
         )
         for noise in (0.0, 0.15)

@@ -20,10 +20,10 @@ from robsearch.claims.claim import Claim
 from robsearch.claims.experiment import Experiment, Findings, pooled
 from robsearch.errors import refuse_unless
 from robsearch.papers.recipes import has_sgd, sgd_of
-from robsearch.papers.war.arms import LambdaArm, lambda_arms
+from robsearch.papers.war.arms import LambdaArm, RateArm, lambda_arms, rate_arms
 from robsearch.papers.war.choices import best_on_val, law_lam, ratios_of, static_lam
 from robsearch.papers.war.claims import GRID, LAW, NORMALISED
-from robsearch.papers.war.experiments import at_width, normalised
+from robsearch.papers.war.experiments import at_width, normalised, with_factors
 from robsearch.papers.war.variants import ARMS, VARIANTS, variants_table, war
 from robsearch.papers.war.ways import (
     BETWEEN,
@@ -34,11 +34,20 @@ from robsearch.papers.war.ways import (
     WAYS,
     ways_frame,
 )
-from robsearch.papers.war.wrong_labels_claims import claims
+from robsearch.papers.war.wrong_labels_claims import (
+    LONGER,
+    LONGER_TIMES,
+    RATES,
+    at_best_rate,
+    claims,
+)
 from robsearch.recipe import Recipe
 
 if TYPE_CHECKING:
     from robsearch.drawing.style import Drawing
+
+RATE_FACTORS = (0.25, 0.5, 2.0)
+"""On the base's learning rate; the grid itself has 1."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class WrongLabelsStudy:
         weight_decay: of the wide net that keeps the thin lambda and fights wrong labels by this.
         variant_seeds: those of the seeds in which WAR is trained with other constants, too; 0
             leaves that out.
+        rate_seeds: those of the seeds in which the grid is trained at other learning rates, and
+            thin nets for four times as long; 0 leaves both out.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -71,6 +82,7 @@ class WrongLabelsStudy:
     ways: bool = True
     weight_decay: float = 5e-3
     variant_seeds: int = 10
+    rate_seeds: int = 0
 
     def __post_init__(self) -> None:
         draw = getattr(self.base.data, "draw", None)
@@ -97,6 +109,7 @@ class WrongLabelsStudy:
                 for name, count in (
                     ("between_seeds", self.between_seeds),
                     ("variant_seeds", self.variant_seeds),
+                    ("rate_seeds", self.rate_seeds),
                 )
             ),
             (
@@ -139,12 +152,19 @@ class WrongLabelsStudy:
             between=n > 0 and len(self.widths) > 2,
             normalised=n > 0,
             ways=self.ways,
+            rates={arm.name: arm.lr for arm in self.rate_arms} if self.rate_seeds else {},
         )
+
+    @property
+    def rate_arms(self) -> tuple[RateArm, ...]:
+        """The grid at other learning rates than the base's."""
+        return rate_arms(self.lams, RATE_FACTORS)
 
     @property
     def experiments(self) -> tuple[Experiment[Any], ...]:
         """The grid at both ends; the ways, in the same replicates; the widths between, the law that
-        they give, and the grid with the loss divided."""
+        they give, and the grid with the loss divided; WAR with other constants; the grid at other
+        learning rates, and of thin nets that are trained longer."""
         ends = (self.thin, self.wide)
         between = self.widths[1:-1]
         grid = lambda_arms(self.lams)
@@ -169,6 +189,13 @@ class WrongLabelsStudy:
             )
         if self.ways and self.variant_seeds:
             experiments.append(self._in_each_replicate(VARIANTS, ARMS, self.variant_seeds))
+        if self.rate_seeds:
+            n = self.rate_seeds
+            thin = ends[:1]
+            experiments += [
+                Experiment(RATES, self.rate_arms, ends, n, self._at_rate, seeds_of=GRID),
+                Experiment(LONGER, grid, thin, n, self._longer, seeds_of=GRID),
+            ]
         return tuple(experiments)
 
     def _in_each_replicate(self, name: str, arms: tuple[str, ...], seeds: int) -> Experiment[str]:
@@ -185,11 +212,21 @@ class WrongLabelsStudy:
 
     def tables(self, findings: Findings) -> Mapping[str, pd.DataFrame]:
         """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
-        from robsearch.papers.war.wrong_labels_tables import tables
+        from robsearch.papers.war.wrong_labels_tables import grid_table, rates_table, tables
 
         shown = dict(tables(findings, self._ways(findings)))
         if VARIANTS in findings:
             shown["WAR with other constants"] = variants_table(findings, self.thin)
+        ends = (self.thin, self.wide)
+        rates = {arm.name: arm.lr for arm in self.rate_arms}
+        if RATES in findings:
+            at_best = at_best_rate(pooled(findings), ends, rates)
+            shown["At the learning rate that is best on val (times the usual one)"] = rates_table(
+                at_best
+            )
+        if LONGER in findings:
+            caption = f"Thin nets trained {LONGER_TIMES} times as long"
+            shown[caption] = grid_table(findings, (LONGER,))
         return shown
 
     def figures(self, findings: Findings) -> Sequence[Drawing]:
@@ -210,6 +247,13 @@ class WrongLabelsStudy:
 
     def _normalised(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
         return normalised(at_width(self.base, width, arm.lam), arm.lam)
+
+    def _at_rate(self, arm: RateArm, width: float, findings: Findings) -> Recipe:
+        return with_factors(at_width(self.base, width, arm.lam), arm.lr, 1.0)
+
+    def _longer(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
+        recipe = at_width(self.base, width, arm.lam)
+        return replace(recipe, epochs=LONGER_TIMES * recipe.epochs)
 
     def _chosen(self, arm: str, width: float, findings: Findings) -> Recipe:
         """What one replicate trains; in a dry run, where nothing is found, any constant lambda."""

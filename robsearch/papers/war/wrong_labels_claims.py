@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+
+import pandas as pd
 
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
 from robsearch.claims.seeds import contrast, in_points
 from robsearch.claims.statistics import Effect
+from robsearch.papers.war.choices import ON_VAL, chosen_on_val, with_val
 from robsearch.papers.war.claims import (
     BUDGET,
     GRID,
@@ -29,6 +32,10 @@ from robsearch.trials.selection import sound
 
 LAST_NATURAL = "test_last/natural_accuracy"
 LAST_STABLE = "test_last/stability"
+RATES = "rates"
+LONGER = "longer"
+LONGER_TIMES = 4
+"""How much longer thin nets are trained there."""
 
 
 def claims(
@@ -37,6 +44,7 @@ def claims(
     between: bool,
     normalised: bool,
     ways: bool,
+    rates: Mapping[str, float],
 ) -> tuple[Claim, ...]:
     """The claims of a study at these widths.
 
@@ -45,6 +53,8 @@ def claims(
         between: whether those between the ends are trained.
         normalised: whether the grid is trained with the loss divided by 1 + lambda, too.
         ways: whether ways of choosing lambda are compared.
+        rates: the factor on the learning rate of each arm that has another than the grid's, by
+            name; empty where there is none.
     """
     thin, wide = widths[0], widths[-1]
     h1, h2, h3, h4, _ = h1_to_h5(thin, wide)
@@ -60,6 +70,18 @@ def claims(
     if normalised:
         divided = partial(best_lambda_rises, widths=(thin, wide), experiments=(NORMALISED,))
         all_claims.append(replace(at_one_learning_rate(h3), effects=divided))
+    if rates:
+        rated = partial(best_lambda_rises_at_best_rate, widths=(thin, wide), rates=rates)
+        sentence = f"{h3.sentence[:-1]}, also where the learning rate is chosen at each lambda."
+        all_claims.append(h3.beside("rates", sentence, rated))
+        sentence = (
+            f"{h3.sentence[:-1]} above that of a thin net trained {LONGER_TIMES} times as long."
+        )
+        all_claims.append(
+            h3.beside(
+                "longer", sentence, partial(best_lambda_rises_from_longer, thin=thin, wide=wide)
+            )
+        )
     if ways:
         all_claims += _claims_on_ways(h4, thin, wide)
     return tuple(all_claims)
@@ -106,9 +128,57 @@ def best_lambda_rises(
     have."""
     trials = sound(evidence.trials).dropna(subset=[LAST])
     trials = trials[trials["experiment"].isin(experiments) & trials["width"].isin(widths)]
+    return peak_effects(_in_shared_seeds(trials, len(widths)), LAST)
+
+
+def best_lambda_rises_at_best_rate(
+    evidence: Evidence,
+    widths: Sequence[float],
+    rates: Mapping[str, float],
+) -> Sequence[Effect]:
+    """H3 of the nets of each width and lambda at the learning rate that is best on ``val``.
+
+    Raises:
+        NotDecidableError: no replicate has all rates.
+    """
+    trials = at_best_rate(evidence, widths, rates)
+    if trials.empty:
+        raise NotDecidableError("no replicate was trained at all learning rates")
+    return peak_effects(trials, LAST)
+
+
+def at_best_rate(
+    evidence: Evidence,
+    widths: Sequence[float],
+    rates: Mapping[str, float],
+) -> pd.DataFrame:
+    """The trainings at the learning rate that is best on ``val`` at each width and lambda, with
+    that factor as ``rate``, in the replicates that have all rates."""
+    trials = sound(with_val(evidence)).dropna(subset=[LAST, ON_VAL])
+    trials = trials[trials["experiment"].isin((GRID, RATES)) & trials["width"].isin(widths)]
+    trials = trials.assign(rate=trials["arm"].map(rates).fillna(1.0))
+    counts = trials.groupby("seed")["rate"].nunique()
+    shared = counts.index[counts == len({1.0, *rates.values()})]
+    return chosen_on_val(trials[trials["seed"].isin(shared)], ("width", "lam"), "rate")
+
+
+def best_lambda_rises_from_longer(
+    evidence: Evidence,
+    thin: float,
+    wide: float,
+) -> Sequence[Effect]:
+    """H3 from thin nets that were trained longer to wide ones that were not."""
+    trials = sound(evidence.trials).dropna(subset=[LAST])
+    longer = (trials["experiment"] == LONGER) & (trials["width"] == thin)
+    as_ever = (trials["experiment"] == GRID) & (trials["width"] == wide)
+    return peak_effects(_in_shared_seeds(trials[longer | as_ever], 2), LAST)
+
+
+def _in_shared_seeds(trials: pd.DataFrame, widths: int) -> pd.DataFrame:
+    """Those of the seeds that were trained at so many widths."""
     at_how_many = trials.groupby("seed")["width"].nunique()
-    shared = at_how_many.index[at_how_many == len(widths)]
-    return peak_effects(trials[trials["seed"].isin(shared)], LAST)
+    shared = at_how_many.index[at_how_many == widths]
+    return trials[trials["seed"].isin(shared)]
 
 
 def war_suffices(evidence: Evidence, way: str, thin: float, wide: float) -> Sequence[Effect]:

@@ -110,6 +110,22 @@ def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rates_table(at_best_rate: pd.DataFrame) -> pd.DataFrame:
+    """One row per width and lambda: the factor on the learning rate that was chosen, and what it
+    reaches."""
+    return pd.DataFrame(
+        {
+            "width": f"{width:g}",
+            "lambda": f"{lam:g}",
+            "learning rate": f"{cell['rate'].iloc[0]:g}",
+            "robust": percent(cell[LAST]),
+            "natural": percent(cell["test_last/natural_accuracy"]),
+            "seeds": len(cell),
+        }
+        for (width, lam), cell in at_best_rate.groupby(["width", "lam"])
+    )
+
+
 def geometric_means(values: pd.Series, epochs: pd.DataFrame) -> pd.Series:
     """By (width, arm), of one value for each of these epochs."""
     logs = np.log(values.clip(lower=FLOOR))
