@@ -7,8 +7,9 @@
 
 A validation's evidence lies in ``benchmarks/evidence/NAME``: ``trials.parquet`` (one row per
 training), ``epochs.parquet`` (one row per training and epoch), ``images.parquet`` (per training one
-bit per image of ``test``, for natural and for robust accuracy of its best epoch) and ``facts.json``
-(when, by what and on what it was trained). ``NAME`` is ``PAPER.PRESET.DESIGN``.
+bit per image of ``test``, for natural and for robust accuracy of its best epoch and, where that is
+known, of its last) and ``facts.json`` (when, by what and on what it was trained). ``NAME`` is
+``PAPER.PRESET.DESIGN``.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from robsearch.claims.claim import Evidence, Verdict, judge
 from robsearch.claims.experiment import Findings, PaperStudy, pooled
+from robsearch.claims.images import IMAGES, NUMBER, accuracy_effect
 from robsearch.claims.page import estimated, why
 from robsearch.claims.registration import REGISTRATION, Registration
 from robsearch.claims.seeds import contrast
+from robsearch.claims.statistics import estimate
 from robsearch.data import load
 from robsearch.papers.presets import designs
 from robsearch.papers.recipes import final
-from robsearch.papers.war.claims import ORACLE
+from robsearch.papers.war.claims import GRID, ORACLE, ROBUST
 from robsearch.papers.war.experiments import at_width
 from robsearch.papers.war.tables import percent
-from robsearch.papers.war.ways import ways_frame
+from robsearch.papers.war.ways import EARLY, TWO, ways_frame
 from robsearch.protocols import Split
 from robsearch.search import Search, load_search
 from robsearch.training.evaluation import judge as judge_net
@@ -73,7 +75,6 @@ EPOCHS = (
 )
 HARDER_SEEDS = 3
 HARDER_IMAGES = 1000
-RATES = ("natural_accuracy", "robust_accuracy")
 
 
 # --- keeping ---
@@ -91,7 +92,6 @@ def keep(name: str, validation: str, results: Path) -> None:
     into = KEPT / name
     into.mkdir(parents=True, exist_ok=True)
     findings = dict(findings_of(into)) if (into / "trials.parquet").exists() else {}
-    rows = pd.read_parquet(into / "images.parquet").to_dict("records") if findings else []
     facts = json.loads((into / "facts.json").read_text()) if findings else {"plan": ""}
     for experiment in study_of(name).experiments:
         search = _ended(f"{validation}-{experiment.name}", experiment.trainings, results)
@@ -100,20 +100,16 @@ def keep(name: str, validation: str, results: Path) -> None:
         trials, epochs = experiment.evidence(search, findings)
         trials = trials.dropna(subset=["test/robust_accuracy"])
         findings[experiment.name] = Evidence(trials, epochs)
-        folders = {trial: search.folder / "trials" / trial for trial in trials["trial"]}
-        rows = [row for row in rows if row["experiment"] != experiment.name]
-        rows += [
-            {"experiment": experiment.name, "trial": trial, **_bits(folder)}
-            for trial, folder in folders.items()
-        ]
-        facts[experiment.name] = _facts(folders.values())
+        folders = [search.folder / "trials" / trial for trial in trials["trial"]]
+        facts[experiment.name] = _facts(folders)
     plan = results / validation / REGISTRATION
     if plan.exists():
         facts["plan"] = Registration(**json.loads(plan.read_text())).sentence()
     trials, epochs = pooled(findings)
     _write(trials[list(TRIALS)], into / "trials.parquet")
     _write(_compact(epochs[list(EPOCHS)]), into / "epochs.parquet")
-    _write(pd.DataFrame(rows), into / "images.parquet")
+    of_images = [name for name in trials.columns if name.startswith((IMAGES, NUMBER))]
+    _write(trials[["experiment", "trial", *of_images]], into / "images.parquet")
     (into / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -134,12 +130,6 @@ def _compact(epochs: pd.DataFrame) -> pd.DataFrame:
 
 def _write(frame: pd.DataFrame, file: Path) -> None:
     frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
-
-
-def _bits(folder: Path) -> Mapping[str, bytes]:
-    """One bit per image of ``test``, in its order, eight a byte."""
-    images = pd.read_parquet(folder / "test.parquet").sort_values("index")
-    return {rate: np.packbits(images[rate].to_numpy() > 0.5).tobytes() for rate in RATES}
 
 
 def _facts(folders: Iterable[Path]) -> Mapping[str, object]:
@@ -212,6 +202,8 @@ def study_of(name: str) -> PaperStudy:
 def findings_of(folder: Path) -> Findings:
     """What was kept, by experiment."""
     trials = pd.read_parquet(folder / "trials.parquet")
+    images = pd.read_parquet(folder / "images.parquet")
+    trials = trials.merge(images, on=["experiment", "trial"], how="left")
     epochs = pd.read_parquet(folder / "epochs.parquet")
     return {
         str(name): Evidence(rows, epochs[epochs["experiment"] == name])
@@ -228,10 +220,35 @@ def section(folder: Path) -> str:
     lines += markdown(_verdict_table(judge(study.claims, pooled(findings))))
     for caption, frame in study.tables(findings).items():
         lines += ["", f"{caption}:", "", *markdown(frame)]
+    if study.experiments[0].name == GRID and getattr(study, "ways", False):
+        lines += ["", *_over_images(ways_frame(pooled(findings), study.thin, study.wide), findings)]
     harder = folder / "harder.parquet"
     if harder.exists():
         lines += ["", *_harder(pd.read_parquet(harder))]
     return "\n".join(lines)
+
+
+def _over_images(ways: pd.DataFrame, findings: Findings) -> Iterator[str]:
+    """The ways' nets at their best epoch, of which each image is known: how much wider an interval
+    is that holds for other images too."""
+    trials = pooled(findings).trials.set_index(["experiment", "trial"])
+    nets = trials.loc[pd.MultiIndex.from_frame(ways[["experiment", "trial"]])]
+    nets = nets.reset_index(drop=True).assign(arm=ways["arm"].to_numpy())
+    yield "The same nets at the epoch that is best on val, with intervals over replicates, and over"
+    yield "replicates and images of test:"
+    yield ""
+    rows = []
+    for other in (ORACLE, TWO):
+        for arm in ways["arm"].unique():
+            if arm in (EARLY, other):  # early stopping is the thin lambda's net there
+                continue
+            effect = accuracy_effect(arm, nets, ROBUST, arm, other, 0.0)
+            if effect.exact is None:
+                continue
+            over_replicates = estimate(effect.per_seed).text()
+            row = {"way": arm, "less": other, "over replicates": over_replicates}
+            rows.append({**row, "over replicates and images": effect.exact.text()})
+    yield from markdown(pd.DataFrame(rows))
 
 
 def _harder(nets: pd.DataFrame) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from robsearch.claims.claim import Claim, Evidence
+from robsearch.claims.images import with_images
 from robsearch.data import load
 from robsearch.recipe import Recipe
 from robsearch.search import Search
@@ -113,7 +114,8 @@ class Experiment(Generic[A]):
 
         Beside what the search knows of a trial there are ``gradients``, the gradient evaluations of
         one image, and ``operations``, the floating-point operations, of a whole training and of the
-        attacks on ``val`` that choose its best epoch.
+        attacks on ``val`` that choose its best epoch; and which images of ``test`` are right
+        (``claims.images``).
         """
         trials = search.trials[search.trials["state"] == "COMPLETE"]
         trials = trials.assign(
@@ -122,6 +124,7 @@ class Experiment(Generic[A]):
             seed=trials["replicate"].fillna(0).astype(int),
         )
         trials = self._with_costs(_with_layers(trials, search), findings)
+        trials = with_images(trials, search.folder / "trials")
         trials = trials.sort_values([ARM, "width", "seed"], key=self._order, ignore_index=True)
         of_trial = trials.set_index("trial")
         epochs = search.epochs.drop(columns="seed", errors="ignore")

@@ -33,7 +33,7 @@ class Effect(NamedTuple):
         per_seed: one number per seed; seeds that lack a training it needs are left out.
         delta: the smallest effect that matters, at least 0, fixed before the data was seen. A part
             whose interval lies wholly between it and its negative is negligible.
-        exact: the estimate, where it is not Student's.
+        exact: the estimate, where it is not Student's over ``per_seed``.
         expected: what a plan must be able to see, where that is not ``delta``: of what is held
             against a border that was added to it, its distance from that border.
     """
@@ -83,6 +83,52 @@ def estimate(per_seed: ArrayLike) -> Estimate:
     p = float(stats.t.sf(mean / error, n - 1))
     p_below = float(stats.t.cdf(mean / error, n - 1))
     return Estimate(mean, mean - reach, mean + reach, p, sd, n, p_below)
+
+
+def crossed_estimate(values: ArrayLike) -> Estimate:
+    """The mean of numbers of which each is one seed's on one image, for other seeds and other
+    images.
+
+    Seeds and images are crossed: all seeds saw the same images. The variance of the mean is that
+    over seeds plus that over images, less what both count twice, but not below that over seeds; its
+    degrees of freedom are Satterthwaite's (1946). Below ``LEAST_SEEDS`` the interval is everything.
+
+    Args:
+        values: (seeds, images), finite.
+    """
+    table = np.asarray(values, dtype=float)
+    seeds, images = table.shape
+    of_seeds = estimate(table.mean(axis=1))
+    if seeds < LEAST_SEEDS or images < 2:
+        return of_seeds
+    by_seed = table.mean(axis=1)
+    by_image = table.mean(axis=0)
+    rest = table - by_seed[:, None] - by_image + table.mean()
+    rest_df = (seeds - 1) * (images - 1)
+    variances = np.array(
+        [
+            by_seed.var(ddof=1) / seeds,
+            by_image.var(ddof=1) / images,
+            (rest**2).sum() / rest_df / (seeds * images),
+        ]
+    )
+    over_seeds, over_images, twice = variances
+    variance = over_seeds + over_images - twice
+    if variance <= over_seeds:
+        return of_seeds
+    df = variance**2 / float((variances**2 / [seeds - 1, images - 1, rest_df]).sum())
+    error = max(math.sqrt(variance), LEAST_ERROR)
+    reach = float(stats.t.ppf(1 - ALPHA, df)) * error
+    mean = of_seeds.mean
+    return Estimate(
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+        p=float(stats.t.sf(mean / error, df)),
+        sd=error * math.sqrt(seeds),
+        n=seeds,
+        p_below=float(stats.t.cdf(mean / error, df)),
+    )
 
 
 def share_above(agreed: Sequence[float], least: float) -> Estimate:

@@ -42,7 +42,11 @@ class Sample(NamedTuple):
 def judge(model: nn.Module, split: Split, attack: Attack) -> Metrics:
     """Natural accuracy, robust accuracy, stability and wrong-to-right flips, as shares of the
     split."""
-    by_image = all_rates(model, split, attack)
+    return shares_of(all_rates(model, split, attack))
+
+
+def shares_of(by_image: Rates) -> Metrics:
+    """The rates of ``judge`` from those of each image."""
     shares: Metrics = {}
     for name, field in RATES.items():
         of_images = getattr(by_image, field)

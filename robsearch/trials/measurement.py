@@ -2,7 +2,7 @@
 
     test, train   one row per image: index (in its split), label, the rates, confidence, loss, each
                   measure; and on test, where the judge is another attack that has a ``PGD``,
-                  whether the image withstands that one
+                  whether the image withstands that one, and the rates of the last epoch's net
     layers        one row per measure and layer: its values, with mean, std, min, max
     coverage      one row per layer with weights: how many, whether norms and spectra cover it, and
                   if not, why
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.errors import counted, refused
-from robsearch.measures import LOG10, histogram, layer_summary, summary
+from robsearch.measures import LOG10, Rates, histogram, layer_summary, summary
 from robsearch.metrics import RATES
 from robsearch.network.layers import (
     NotCoveredWarning,
@@ -222,6 +222,15 @@ class Measurement:
                 }
                 parts.append(pa.table(bins, schema=_HISTOGRAMS))
         return pa.concat_tables(parts)
+
+
+def with_last_epoch(test: pa.Table, rates: Rates) -> pa.Table:
+    """The table of ``test`` with what the net of the last epoch makes of each image, where another
+    epoch is measured: ``last_natural_accuracy`` and ``last_robust_accuracy``."""
+    for name in ("natural_accuracy", "robust_accuracy"):
+        values = getattr(rates, RATES[name]).cpu().numpy()
+        test = test.append_column(f"last_{name}", pa.array(values[test["index"].to_numpy()]))
+    return test
 
 
 def averages(tables: Tables) -> Metrics:

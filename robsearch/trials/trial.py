@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from robsearch.data import load
 from robsearch.errors import DiskFullError
+from robsearch.measures import Rates
 from robsearch.metrics import TEST_EPOCH
 from robsearch.network.modes import NonFiniteLogitsError
 from robsearch.parts.attacks import standing_pgd
@@ -22,10 +23,11 @@ from robsearch.protocols import Metrics
 from robsearch.recipe import Recipe
 from robsearch.training.costs import measuring_cost
 from robsearch.training.evaluation import (
+    all_rates,
     best_device,
     images_at_once,
-    judge,
     sampled,
+    shares_of,
     to_device,
     to_float,
 )
@@ -42,7 +44,7 @@ from robsearch.trials.files import (
     write_json,
 )
 from robsearch.trials.loading import Saved, checkpoint_of, newest_checkpoint
-from robsearch.trials.measurement import Measurement, averages, finite
+from robsearch.trials.measurement import Measurement, averages, finite, with_last_epoch
 from robsearch.trials.provenance import write_attempt
 
 if TYPE_CHECKING:
@@ -199,24 +201,29 @@ def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
     model = recipe.model.build(recipe.data.spec).to(device)
     problems = []
 
-    def rates(prefix: str, weights: Mapping[str, Any]) -> Metrics:
-        """None, but a sentence among the problems, if the logits are not finite."""
+    def judged(prefix: str, weights: Mapping[str, Any]) -> tuple[Metrics, Rates | None]:
+        """The averages, and what is known of each image: nothing, but a sentence among the
+        problems, if the logits are not finite."""
         model.load_state_dict(weights)
         try:
-            shares = judge(model, splits["test"], attack)
+            by_image = all_rates(model, splits["test"], attack)
         except NonFiniteLogitsError as error:
             problems.append(f"{prefix} left out: {error}")
-            return {}
-        return {f"{prefix}/{name}": share for name, share in shares.items()}
+            return {}, None
+        shares = shares_of(by_image)
+        return {f"{prefix}/{name}": share for name, share in shares.items()}, by_image
 
-    metrics = rates("test_last", last.state["judged"])
+    metrics, of_last = judged("test_last", last.state["judged"])
     measured = last.best if recipe.measured_epoch == "best" else last
     state = measured.state
     if recipe.averaging is not None:
-        metrics |= rates("test_raw", state["model"])
+        of_raw, _ = judged("test_raw", state["model"])
+        metrics |= of_raw
     model.load_state_dict(state["judged"])
     measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
     tables = measurement.tables(splits)
+    if of_last is not None:
+        tables["test"] = with_last_epoch(tables["test"], of_last)
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as unfinished:
             pq.write_table(table, unfinished)

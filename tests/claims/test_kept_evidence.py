@@ -7,9 +7,10 @@ import runpy
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+
+from robsearch.claims.images import COLUMNS, IMAGES, NUMBER, from_bits
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EVIDENCE = runpy.run_path(str(BENCHMARKS / "evidence.py"))
@@ -45,10 +46,12 @@ def test_accuracies_are_those_of_the_images(folder: Path) -> None:
     trials = pd.read_parquet(folder / "trials.parquet").set_index(keys)
     images = pd.read_parquet(folder / "images.parquet").set_index(keys)
     assert set(images.index) == set(trials.index)
-    for rate in ("robust_accuracy", "natural_accuracy"):
-        for training, bits in images[rate].items():
-            share = np.unpackbits(np.frombuffer(bits, np.uint8)).mean()
-            assert share == pytest.approx(trials.loc[training, f"test/{rate}"], abs=1e-6)
+    for metric in COLUMNS:
+        column = images.get(f"{IMAGES}{metric}", pd.Series(dtype=object)).dropna()
+        assert len(column) == len(images) or metric.startswith("test_last")
+        for training, bits in column.items():
+            share = from_bits(bits, images.loc[training, NUMBER]).mean()
+            assert share == pytest.approx(trials.loc[training, metric], abs=1e-6)
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)

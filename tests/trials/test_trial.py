@@ -144,6 +144,9 @@ def test_measures_are_taken_at_the_best_and_the_last_epoch(tmp_path):
     assert report.test["test/robust_accuracy"] == pytest.approx(
         rows["robust_accuracy"].to_numpy().mean()
     )
+    for rate in ("natural_accuracy", "robust_accuracy"):
+        share = rows[f"last_{rate}"].to_numpy().mean()
+        assert report.test[f"test_last/{rate}"] == pytest.approx(share)
     assert report.test["test/epoch"] == best_epoch(read_history(tmp_path))
     assert {"test_last/robust_accuracy", "test/margin/logit/mean", "gap/robust_error"} <= set(
         report.test

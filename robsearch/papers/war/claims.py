@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
+from robsearch.claims.images import accuracy_effect
 from robsearch.claims.seeds import contrast, in_points, per_seed, slopes
 from robsearch.claims.statistics import Effect
 from robsearch.errors import InputError, counted
@@ -339,17 +340,18 @@ def against_search_and_thin(
         raise NotDecidableError(
             f"no assay sensitivity: the full search gains {gain} over the reused thin lambda"
         )
-    behind = in_points(contrast(trials, metric, arm, ORACLE))
-    ahead = in_points(contrast(trials, metric, arm, THIN))
     return [
-        Effect(
+        accuracy_effect(
             f"{name} less full search, plus {SHORTFALL:g}",
-            "points",
-            tuple(difference + SHORTFALL for difference in behind),
+            trials,
+            metric,
+            arm,
+            ORACLE,
             0.0,
+            more=SHORTFALL,
             expected=SHORTFALL,
         ),
-        Effect(f"{name} less reused thin lambda", "points", ahead, 0.25),
+        accuracy_effect(f"{name} less reused thin lambda", trials, metric, arm, THIN, 0.25),
     ]
 
 

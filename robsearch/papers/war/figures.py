@@ -9,8 +9,7 @@ import pandas as pd
 from robsearch.claims.claim import Part
 from robsearch.claims.experiment import Findings
 from robsearch.claims.figures import forest, means_by_arm
-from robsearch.claims.seeds import contrast, in_points
-from robsearch.claims.statistics import Effect
+from robsearch.claims.images import accuracy_effect
 from robsearch.drawing.style import Drawing, legend, log_axis, look, panels, svg, tone
 from robsearch.papers.war.arms import Searched
 from robsearch.papers.war.claims import (
@@ -62,9 +61,9 @@ def regrets(findings: Findings, searched: Searched) -> Drawing:
     for name in sorted(trained, key=lambda name: (-costs[name], name)):
         # Without a grid nothing is known of what the full search took.
         share = f" ({costs[name] / costs[ORACLE]:.1%})" if costs[ORACLE] else ""
-        regret = in_points(contrast(trials, ROBUST, ORACLE, name))
+        regret = accuracy_effect(name + share, trials, ROBUST, ORACLE, name, SHORTFALL)
         unit = "regret (points of robust accuracy below the full search)"
-        parts.append(Part.of(Effect(name + share, unit, regret, SHORTFALL)))
+        parts.append(Part.of(regret._replace(unit=unit)))
     caption = (
         f"Robust accuracy below that of the full search at the widest net, paired over "
         f"{trials['seed'].nunique()} fresh seeds, with 95 % intervals. In brackets the operations "

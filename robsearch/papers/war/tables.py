@@ -10,7 +10,8 @@ import pandas as pd
 
 from robsearch.claims.claim import NotDecidableError
 from robsearch.claims.experiment import Findings
-from robsearch.claims.seeds import contrast, in_points
+from robsearch.claims.images import points_apart
+from robsearch.claims.seeds import in_points
 from robsearch.claims.statistics import estimate
 from robsearch.laws.curves import FAMILIES, LEAST
 from robsearch.papers.war.claims import (
@@ -83,7 +84,6 @@ def ways_table(findings: Findings, searched: Searched) -> pd.DataFrame:
     rows = []
     for arm in arms["arm"].unique().tolist():
         trials = arms[arms["arm"] == arm]
-        regret = contrast(arms, ROBUST, ORACLE, arm)
         row: dict[str, object] = {
             "way": arm,
             "lambda": f"{trials['lam'].median():.3g}",
@@ -91,7 +91,7 @@ def ways_table(findings: Findings, searched: Searched) -> pd.DataFrame:
             "robust, last epoch": percent(trials[LAST]),
             "natural": percent(trials[NATURAL]),
             "stability": percent(trials[STABLE]),
-            "regret": "" if arm == ORACLE else percent(regret),
+            "regret": "" if arm == ORACLE else points_apart(arms, ROBUST, ORACLE, arm).text(),
         }
         for unit in ("gradients", "operations", "seconds"):
             cost = search_cost(grid, searched[arm], unit)
@@ -187,7 +187,7 @@ def constants(trials: pd.DataFrame) -> pd.DataFrame:
             "WAR": arm,
             "final lambda": f"{of_arm['lam'].median():.3g}",
             "robust": percent(of_arm[ROBUST]),
-            "less WAR as it is": percent(contrast(trials, ROBUST, str(arm), "as it is")),
+            "less WAR as it is": points_apart(trials, ROBUST, str(arm), "as it is").text(),
             "seeds": len(of_arm),
         }
         for arm, of_arm in trials.groupby("arm", sort=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robsearch.claims.experiment import Findings, of_replicate
-from robsearch.claims.seeds import contrast
+from robsearch.claims.images import points_apart
 from robsearch.papers.war.choices import TRAINING, best_on_val, ratios_of
 from robsearch.papers.war.claims import LAST, loss_ratio
 from robsearch.papers.war.tables import percent
@@ -59,14 +59,14 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
     distances = distances_to_target(findings, epochs, thin)
     rows = []
     for arm, of_arm in trials.groupby("arm", sort=False):
-        difference = contrast(trials, LAST, str(arm), DYNAMIC)
+        difference = points_apart(trials, LAST, str(arm), DYNAMIC).text()
         distance = distances.reindex(pd.MultiIndex.from_frame(of_arm[TRAINING])).mean()
         rows.append(
             {
                 "WAR": "as it is" if arm == DYNAMIC else arm,
                 "final lambda": f"{of_arm['lam'].median():.3g}",
                 "robust": percent(of_arm[LAST]),
-                "less WAR as it is": "" if arm == DYNAMIC else percent(difference),
+                "less WAR as it is": "" if arm == DYNAMIC else difference,
                 "|log ratio - log target|": f"{distance:.3g}",
                 "seeds": len(of_arm),
             }

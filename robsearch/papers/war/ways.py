@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from robsearch.claims.claim import Evidence
+from robsearch.claims.images import IMAGES, NUMBER
 from robsearch.papers.war.choices import ON_VAL, second_lam, with_val
 from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN, best_of_complete
 from robsearch.trials.selection import sound
@@ -138,8 +139,9 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
 
     Columns: ``seed``, ``arm`` (the way), ``width``, ``robust``, ``natural``, ``stability`` (shares,
     on ``test``), ``lam``, ``trainings`` (of the wide net), what choosing and training cost
-    (``gradients`` of one image, ``operations``, ``seconds``), and which net it is: ``experiment``,
-    ``trial`` and ``column``, that of its robust accuracy. What the widths between cost the law
+    (``gradients`` of one image, ``operations``, ``seconds``), which net it is (``experiment``,
+    ``trial`` and ``column``, that of its robust accuracy), and, where they are known, the images of
+    ``robust`` (``claims.images``). What the widths between cost the law
     counts in the replicates in which they were trained.
     """
     trials = sound(with_val(evidence)).dropna(subset=[ON_VAL, LAST])
@@ -171,6 +173,8 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
                     "experiment": net.row["experiment"],
                     "trial": net.row["trial"],
                     "column": net.column,
+                    f"{IMAGES}robust": net.row.get(f"{IMAGES}{net.column}"),
+                    NUMBER: net.row.get(NUMBER),
                 }
             )
     frame = pd.DataFrame(rows)

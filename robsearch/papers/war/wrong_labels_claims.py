@@ -9,7 +9,7 @@ from functools import partial
 import pandas as pd
 
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
-from robsearch.claims.seeds import contrast, in_points
+from robsearch.claims.images import accuracy_effect
 from robsearch.claims.statistics import Effect
 from robsearch.papers.war.choices import ON_VAL, chosen_on_val, with_val
 from robsearch.papers.war.claims import (
@@ -207,5 +207,6 @@ def war_adds(evidence: Evidence, way: str, thin: float, wide: float) -> Sequence
     """Whether a way beats the better of two wide nets on ``val``: what anybody would do without
     WAR."""
     frame = ways_frame(evidence, thin, wide)
-    gain = in_points(contrast(frame, "robust", way, TWO))
-    return [Effect(f"{way} less two wide trainings", "points", gain, SHORTFALL)]
+    return [
+        accuracy_effect(f"{way} less two wide trainings", frame, "robust", way, TWO, SHORTFALL),
+    ]

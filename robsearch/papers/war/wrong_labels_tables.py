@@ -11,8 +11,7 @@ import pandas as pd
 from robsearch.claims.claim import Part
 from robsearch.claims.experiment import Findings
 from robsearch.claims.figures import forest, means_by_arm
-from robsearch.claims.seeds import contrast, in_points
-from robsearch.claims.statistics import Effect
+from robsearch.claims.images import accuracy_effect, points_apart
 from robsearch.drawing.style import Drawing
 from robsearch.metrics import ROBUST_LOSS
 from robsearch.papers.war.claims import (
@@ -62,7 +61,7 @@ def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
         way = str(arm)
         low, lam, high = of_way["lam"].quantile([0.25, 0.5, 0.75])
         against = {
-            f"less {other}": "" if way == other else percent(contrast(ways, "robust", way, other))
+            f"less {other}": "" if way == other else points_apart(ways, "robust", way, other).text()
             for other in (ORACLE, TWO)
         }
         rows.append(
@@ -147,9 +146,9 @@ def regrets(ways: pd.DataFrame) -> Drawing:
     unit = "regret (points of robust accuracy below the full search)"
     parts = []
     for way in ways["arm"].unique():
-        regret = in_points(contrast(ways, "robust", ORACLE, way))
-        if way != ORACLE and len(regret) > 0:
-            parts.append(Part.of(Effect(way, unit, regret, SHORTFALL)))
+        regret = accuracy_effect(way, ways, "robust", ORACLE, way, SHORTFALL)
+        if way != ORACLE and regret.per_seed:
+            parts.append(Part.of(regret._replace(unit=unit)))
     parts.sort(key=lambda part: part.estimate.mean)
     caption = (
         f"Robust accuracy below that of the full search at the widest net, paired over "
