@@ -201,7 +201,7 @@ def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
     model = recipe.model.build(recipe.data.spec).to(device)
     problems = []
 
-    def judged(prefix: str, weights: Mapping[str, Any]) -> tuple[Metrics, Rates | None]:
+    def rates_of(prefix: str, weights: Mapping[str, Any]) -> tuple[Metrics, Rates | None]:
         """The averages, and what is known of each image: nothing, but a sentence among the
         problems, if the logits are not finite."""
         model.load_state_dict(weights)
@@ -213,11 +213,11 @@ def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
         shares = shares_of(by_image)
         return {f"{prefix}/{name}": share for name, share in shares.items()}, by_image
 
-    metrics, of_last = judged("test_last", last.state["judged"])
+    metrics, of_last = rates_of("test_last", last.state["judged"])
     measured = last.best if recipe.measured_epoch == "best" else last
     state = measured.state
     if recipe.averaging is not None:
-        of_raw, _ = judged("test_raw", state["model"])
+        of_raw, _ = rates_of("test_raw", state["model"])
         metrics |= of_raw
     model.load_state_dict(state["judged"])
     measurement = Measurement(model, attack, recipe.resolved_measures, recipe.measured_examples)
