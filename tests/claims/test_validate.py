@@ -24,7 +24,7 @@ from robsearch.claims.terminal import table_lines
 from robsearch.data import Digits, load
 from robsearch.drawing.style import Drawing
 from robsearch.errors import InputError
-from robsearch.measures import GlobalBound, LogitRatio
+from robsearch.measures import GlobalBound, KLGradient, LogitMargin
 from robsearch.papers.presets import designs
 from robsearch.papers.war import WidthStudy, digits_recipe
 from robsearch.parts.attacks import PGD, AutoAttack
@@ -50,7 +50,7 @@ BASE = Recipe(
     learning_rate=Piecewise((0.5, 0.75), 0.1),
     epochs=5,
     batch_size=50,
-    measures=(LogitRatio(EPS, steps=1, starts=1), GlobalBound()),
+    measures=(LogitMargin(), KLGradient(EPS, steps=1), GlobalBound("layer")),
     measured_examples=20,
 )
 TINY = WidthStudy((4.0, 8.0, 16.0), (1.0, 4.0, 16.0), BASE, seeds=3, arm_seeds=1, control_seeds=0)

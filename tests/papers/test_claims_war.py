@@ -19,6 +19,7 @@ from robsearch.papers.war import WidthStudy, digits_recipe
 from robsearch.papers.war.claims import (
     GLOBAL,
     LOCAL,
+    MARGIN,
     MATCHED,
     ROBUST,
     STABLE,
@@ -117,7 +118,8 @@ def test_h4_without_anything_to_gain_is_not_judged() -> None:
 
 def test_h5_leaves_one_width_out() -> None:
     evidence = grid(rng(), 3, noise=0.0)
-    exact = evidence.trials.assign(**{LOCAL: np.exp(-10 * evidence.trials[STABLE])})
+    trials = evidence.trials
+    exact = trials.assign(**{LOCAL: trials[MARGIN] * np.exp(-10 * trials[STABLE])})
     one = exact[exact["seed"] == 0]
     assert left_out_error(one, LOCAL) == pytest.approx(0, abs=1e-12)
     # A predictor that knows only the width says nothing of a width it has not seen within a line's
@@ -125,10 +127,19 @@ def test_h5_leaves_one_width_out() -> None:
     assert left_out_error(one.assign(**{GLOBAL: one["lam"]}), GLOBAL) > 0.005
 
 
-def test_h5_says_what_was_not_measured() -> None:
+def test_h5_leaves_out_nets_that_collapsed() -> None:
     evidence = grid(rng(), 3)
-    without = Evidence(evidence.trials.drop(columns=GLOBAL), evidence.epochs)
-    with pytest.raises(NotDecidableError, match="lipschitz/global_bound"):
+    before = lipschitz_explains(evidence)
+    collapsed = evidence.trials.head(1).assign(collapsed=True, **{MARGIN: 0.0})
+    trials = pd.concat([evidence.trials.assign(collapsed=False), collapsed])
+    assert lipschitz_explains(Evidence(trials, evidence.epochs)) == before
+
+
+@pytest.mark.parametrize("column", [LOCAL, GLOBAL, MARGIN])
+def test_h5_says_what_was_not_measured(column: str) -> None:
+    evidence = grid(rng(), 3)
+    without = Evidence(evidence.trials.drop(columns=column), evidence.epochs)
+    with pytest.raises(NotDecidableError, match=f"does not measure {column}"):
         lipschitz_explains(without)
 
 

@@ -12,6 +12,7 @@ from robsearch.papers.war.claims import (
     GLOBAL,
     LAW,
     LOCAL,
+    MARGIN,
     MATCHED,
     NATURAL,
     ORACLE,
@@ -73,6 +74,9 @@ def grid(
     trials[STABLE] = stable
     trials[LOCAL] = np.exp((0.9 - stable) * 10 + rng.normal(0, 0.1, n))
     trials[GLOBAL] = np.exp(5 + rng.normal(0, 1.0, n))
+    # Margins grow with width; what is divided by them says what it said.
+    trials[MARGIN] = 2 + width / 64
+    trials[[LOCAL, GLOBAL]] = trials[[LOCAL, GLOBAL]].mul(trials[MARGIN], axis=0)
     trials["operations"] = width**2
     trials["best_epoch"], trials["test_last/robust_accuracy"] = 3, robust - 0.02
     trials["gradients"], trials["seconds"] = 1000.0, 1.0

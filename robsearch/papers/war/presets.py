@@ -9,7 +9,7 @@ from typing import Any
 
 from robsearch.claims.experiment import PaperStudy
 from robsearch.data import MNIST, Digits
-from robsearch.measures import GlobalBound, LogitMargin, LogitRatio
+from robsearch.measures import GlobalBound, KLGradient, LogitMargin
 from robsearch.papers.recipes import PIXEL, cifar10, digits, fashion, pgd_of, selecting, sgd_of
 from robsearch.papers.war.drift import CHOSEN, DriftStudy, Setting
 from robsearch.papers.war.experiments import WidthStudy, with_factors
@@ -30,7 +30,7 @@ def along_width(base: Recipe, weight_decay: float = 5e-4) -> Recipe:
         base,
         eval_attack=selecting(attack),
         optimiser=replace(sgd_of(base, "its decay is set"), weight_decay=weight_decay),
-        measures=(LogitMargin(), LogitRatio(attack.eps), GlobalBound()),
+        measures=(LogitMargin(), KLGradient(attack.eps), GlobalBound("layer")),
         measured_epoch="best",
         measured_examples=1000,
     )
