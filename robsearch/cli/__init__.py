@@ -20,6 +20,7 @@ from robsearch.cli.options import (
     HangAfter,
     NameArgument,
     Parallel,
+    PassEnv,
     Results,
     SpaceArgument,
     SpaceOption,
@@ -90,6 +91,7 @@ def launch(
     parallel: Parallel = None,
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
+    pass_env: PassEnv = None,
     disk_budget: DiskBudget = None,
 ) -> None:
     """Search a space: train on Ray, decide with Optuna, record in MLflow, end with a law and a
@@ -105,6 +107,7 @@ def launch(
         parallel=parallel,
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
+        pass_env=pass_env or (),
         disk_budget=disk_budget,
     )
     _conclude(launch_search(space, name=name, trials=trials, seed=seed, options=options), options)
@@ -122,6 +125,7 @@ def resume(
     parallel: Parallel = None,
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
+    pass_env: PassEnv = None,
     disk_budget: DiskBudget = None,
 ) -> None:
     """Go on with a search that was interrupted or killed, or give it more trials."""
@@ -136,6 +140,7 @@ def resume(
         parallel=parallel,
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
+        pass_env=pass_env or (),
         disk_budget=disk_budget,
     )
     _conclude(resume_search(name, trials=trials, space=space, options=options), options)
@@ -174,6 +179,7 @@ def evaluate(
     parallel: Parallel = None,
     gpus_per_trial: Gpus = None,
     hang_after: HangAfter = 7200.0,
+    pass_env: PassEnv = None,
 ) -> None:
     """Attack finalists harder, up to AutoAttack, and look for gradient masking; goes on where it
     was stopped."""
@@ -190,6 +196,7 @@ def evaluate(
         parallel=parallel,
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
+        pass_env=pass_env or (),
     )
     evaluation = evaluate_networks(
         target, rung=rung, top=top, space=space, options=options, console=console

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robsearch.cli.options import Address, Gpus, HangAfter, Parallel, Results, Storage, Tracking
+from robsearch.cli.options import (
+    Address,
+    Gpus,
+    HangAfter,
+    Parallel,
+    PassEnv,
+    Results,
+    Storage,
+    Tracking,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +67,7 @@ def validate(
     parallel: Parallel = None,
     gpus_per_trial: Gpus = None,
     hang_after: HangAfter = 7200.0,
+    pass_env: PassEnv = None,
 ) -> None:
     """Test a paper's claims: train its experiments as ordinary trials, and give a verdict on
     each."""
@@ -86,6 +96,7 @@ def validate(
         parallel=parallel,
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
+        pass_env=pass_env or (),
     )
     with options.store.current():  # where a study finds the searches that it reads
         studies = designs(paper, preset, design)

@@ -74,6 +74,14 @@ DiskBudget = Annotated[
         help="GiB of weights to keep: those of the worst finished trials go (default: all stay)"
     ),
 ]
+PassEnv = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="an environment variable that workers see, too; may be repeated (or "
+        "ROBSEARCH_PASS_ENV=NAME,NAME)",
+    ),
+]
 HangAfter = Annotated[
     float, typer.Option(help="seconds without a report until a trial counts as hung")
 ]

@@ -12,10 +12,8 @@ from robsearch.cluster.nodes import (
     total,
 )
 from robsearch.cluster.running import run
-from robsearch.cluster.worker import SECRETS
 
 __all__ = [
-    "SECRETS",
     "Job",
     "JobQueue",
     "Jobs",

@@ -21,11 +21,11 @@ import psutil
 import ray
 from ray._private import ray_constants  # see _on_loopback
 
-from robsearch.cluster.worker import forget_secrets
 from robsearch.errors import InputError, counted, refused
+from robsearch.trials.variables import PASSED, keep_needed
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
-FORWARDED = ("ROBSEARCH_EMULATE_BF16",)
+FORWARDED = ("ROBSEARCH_EMULATE_BF16", PASSED)
 """Variables of the driver that trials on a running cluster are to have, too."""
 SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 ANSWER_SECONDS = 5
@@ -159,9 +159,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _worker_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """What workers inherit: no secrets, and the import path on which the driver found the space."""
+    """What workers inherit: what they need, and the import path on which the driver found the
+    space."""
     before = dict(os.environ)
-    forget_secrets()
+    keep_needed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.update(variables)
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

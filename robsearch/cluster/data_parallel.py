@@ -33,10 +33,11 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from robsearch.cluster.jobs import Job
-from robsearch.cluster.worker import forget_secrets, wait_for_memory, with_warnings
+from robsearch.cluster.worker import wait_for_memory, with_warnings
 from robsearch.training.costs import hold_gpus
 from robsearch.training.ranks import RankLostError, Ranks
 from robsearch.trials.trial import Report
+from robsearch.trials.variables import keep_needed
 
 END_SECONDS = 60
 """How long the processes of a job that is stopped have to end."""
@@ -103,7 +104,7 @@ def _trainer(job: Job, channel: Any) -> TorchTrainer:
 
 
 def _rank(config: dict[str, Any]) -> None:
-    forget_secrets()
+    keep_needed()
     job = config["job"]
     channel = config["channel"]
     ranks = Ranks.here()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from ray.tune import (
     TuneConfig,
     Tuner,
 )
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from robsearch.cluster.connection import environment
 from robsearch.cluster.jobs import Job, Jobs
 from robsearch.cluster.watching import CapacityNotice, Unsaved, Watchdog
-from robsearch.cluster.worker import forget_secrets, limit_memory, wait_for_memory, with_warnings
+from robsearch.cluster.worker import limit_memory, wait_for_memory, with_warnings
 from robsearch.training.costs import hold_gpus
 from robsearch.trials.trial import Report
+from robsearch.trials.variables import NEEDED, keep_needed
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -70,7 +72,7 @@ def run(
     if say:
         callbacks.append(CapacityNotice(searcher.running, say))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with environment(SETTINGS):
+    with environment(SETTINGS), _without_keys():
         tuner = Tuner(
             tune.with_resources(_work, _placement),
             tune_config=TuneConfig(
@@ -92,6 +94,21 @@ def run(
         tuner.fit()
 
 
+@contextlib.contextmanager
+def _without_keys() -> Iterator[None]:
+    """While Tune runs it sends workers no variable that they are not known to need.
+
+    Tune has a list of its own, on which the keys of AWS stand, and what is sent is written into
+    Ray's logs. There is no public way to change it.
+    """
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if NEEDED.fullmatch(name)}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
+
+
 def _folder_name(trial: Any) -> str:
     """Of a job's folder among Ray's notes: a job may run again, so its name alone is not enough."""
     return f"{trial.config['job'].name}-{trial.trial_id}"
@@ -107,7 +124,7 @@ def _placement(config: dict[str, Any]) -> PlacementGroupFactory:
 
 
 def _work(config: dict[str, Any]) -> None:
-    forget_secrets()
+    keep_needed()
     with contextlib.closing(_reports(config["job"])) as reports:
         for report in reports:
             tune.report({"report": report})

@@ -1,11 +1,9 @@
-"""What a worker's process does around a job: it forgets secrets, keeps within its share of a GPU,
-and passes warnings on."""
+"""What a worker's process does around a job: it keeps within its share of a GPU, and passes
+warnings on."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -19,27 +17,11 @@ from robsearch.spaces.resources import Resources
 from robsearch.training.memory import CONTEXT_GIB, GIB
 from robsearch.trials.trial import Report
 
-SECRETS = re.compile(
-    r"^(MLFLOW|OPTUNA|ROBSEARCH_STORAGE|PG|MYSQL)|PASSWORD|SECRET|(?<!^RAY_AUTH_)TOKEN|CREDENTIAL|API_KEY"
-)
-"""Names of environment variables that workers must not see, for only the driver talks to MLflow and
-the storage; Ray's own token they need."""
 WAIT_SECONDS = 30
 PAUSE_SECONDS = 0.5
 ENOUGH = 0.9
 """Of a job's share of the GPU's memory: the driver and the contexts of other processes take
 some."""
-
-
-def forget_secrets() -> None:
-    """Removes them from this process's environment.
-
-    A worker inherits its node's environment, and a cluster that someone else started may have been
-    given secrets.
-    """
-    for name in list(os.environ):
-        if SECRETS.search(name):
-            del os.environ[name]
 
 
 def with_warnings(reports: Iterator[Report]) -> Generator[Report]:

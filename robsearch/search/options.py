@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -14,6 +14,7 @@ from robsearch.search.results_store import ResultsStore
 from robsearch.study import SearchRecord
 from robsearch.tracking import default_uri, exact, found_again, to_remember
 from robsearch.trials.paths import absolute, without_password
+from robsearch.trials.variables import passing
 
 AUTO: Literal["auto"] = "auto"
 
@@ -43,6 +44,8 @@ class RunOptions:
             measured trials go, worst first, never the best of a width. None: no limit.
         models: whether the best network of each width is exported as an MLflow model when the
             search ends; that takes some seconds each, and ``robsearch promote`` can do it later.
+        pass_env: names of environment variables that workers and child processes see beside those
+            that Ray, CUDA and Python need; those that ``ROBSEARCH_PASS_ENV`` names are seen, too.
 
     Raises:
         InputError: ``gpus_per_trial`` is a word other than ``auto``.
@@ -57,6 +60,7 @@ class RunOptions:
     hang_after: float | None = 7200.0
     disk_budget: float | None = None
     models: bool = True
+    pass_env: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.results is not None:  # once: the process may go to another folder meanwhile
@@ -134,11 +138,12 @@ class RunOptions:
 
 def in_store(call: Call) -> Call:
     """A call with the keyword ``options``: a space that reads other searches finds them in its
-    store."""
+    store, and processes that train see the variables that it names."""
 
     @functools.wraps(call)
     def placed(*args: Any, **keywords: Any) -> Any:
-        with (keywords.get("options") or RunOptions()).store.current():
+        options = keywords.get("options") or RunOptions()
+        with options.store.current(), passing(options.pass_env):
             return call(*args, **keywords)
 
     return cast("Call", placed)

@@ -16,6 +16,15 @@ three or four slashes and no user, and the path of any URL may have an ``@``."""
 DATABASE = re.compile(r"(postgres|mysql|mariadb|mssql|oracle|redis)\w*(\+\w+)?://", re.IGNORECASE)
 """How the URL of a database server begins: its password may hold anything, up to the last ``@``."""
 
+QUERY = re.compile(r"(?<=\S)\?([^\s?#]*=[^\s?#]*)")
+"""What stands behind a URL's ``?``."""
+SECRET = re.compile(
+    r"[\w.-]*(password|passwd|passphrase|secret|token|credentials?|signature)|pwd|pass|sig|"
+    r"[\w.-]*(api|access|account|private)[_-]?key(id|_id)?",
+    re.IGNORECASE,
+)
+"""Names of a URL's parameters whose values nobody else may see. ``sslkey`` is a path."""
+
 
 def absolute(folder: str | Path) -> Path:
     """A folder as an absolute path; a ``~`` is the home, also where the shell left it."""
@@ -40,8 +49,15 @@ def check_sqlite_uri(uri: str, option: str) -> None:
 
 
 def without_password(text: str) -> str:
-    """A URL, or a message that quotes URLs, without user names and passwords."""
+    """A URL, or a message that quotes URLs, without user names and passwords, and without those of
+    its parameters that are secrets by their names."""
+    text = QUERY.sub(_without_secrets, text)
     if DATABASE.match(text):
         scheme, _, rest = text.partition("://")
         return f"{scheme}://{rest.rpartition('@')[2]}"
     return LOGIN.sub("//", text)
+
+
+def _without_secrets(query: re.Match[str]) -> str:
+    kept = [each for each in query[1].split("&") if not SECRET.fullmatch(each.partition("=")[0])]
+    return f"?{'&'.join(kept)}" if kept else ""

@@ -34,6 +34,7 @@ from robsearch.study import JOURNAL, open_storage
 from robsearch.tracking import TRIAL
 from robsearch.trials import trial
 from robsearch.trials.loading import newest_checkpoint, read_history
+from robsearch.trials.variables import PASSED
 
 pytestmark = pytest.mark.slow
 LOSSES = ["train/natural_loss", "train/robust_loss"]
@@ -55,6 +56,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     new_store(folder)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PASSED, "ROBSEARCH_TEST_TRIALS")
         patch.setenv("ROBSEARCH_TEST_TRIALS", str(folder / "s" / "trials"))
         yield folder
 
@@ -233,6 +235,7 @@ def test_a_torn_journal_is_mended_and_a_late_worker_of_a_dead_driver_writes_noth
 def test_a_hung_trial_is_ended_and_retried_and_a_worker_that_dies_again_and_again_fails_its_trial(
     options, monkeypatch
 ):
+    monkeypatch.setenv(PASSED, "ROBSEARCH_TEST_TRIALS")
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(options.store.folder("silent") / "trials"))
     patient = dataclasses.replace(options, hang_after=20.0, parallel=2)
     search = robsearch.launch(
@@ -263,6 +266,7 @@ def test_a_hung_trial_is_ended_and_retried_and_a_worker_that_dies_again_and_agai
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A results folder in which a driver in a process of its own searches ``sound``."""
+    monkeypatch.setenv(PASSED, "ROBSEARCH_TEST_TRIALS")
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(tmp_path / "results" / "s" / "trials"))
     (tmp_path / "results").mkdir()
     return tmp_path / "results"
@@ -311,6 +315,7 @@ def test_a_full_disk_under_the_driver_ends_it_with_one_sentence_and_resume_goes_
 def test_a_trial_of_a_node_that_dies_goes_on_at_the_other(
     monkeypatch, tmp_path_factory, tmp_path, uri
 ):
+    monkeypatch.setenv(PASSED, "ROBSEARCH_TEST_TRIALS")
     monkeypatch.setenv("ROBSEARCH_TEST_TRIALS", str(tmp_path / "s" / "trials"))
     trials = tmp_path / "s" / "trials"
     shared_ray.end()  # the one of the tests above, which would be taken for this cluster

@@ -27,6 +27,7 @@ from robsearch.search.capacity import (
 )
 from robsearch.training.memory import CONTEXT_GIB, GIB, footprint
 from robsearch.trials.memory_probe import ALL_DUE, probe_memory
+from robsearch.trials.variables import PASSED
 
 
 def need(peak, context=1.0, total=16.0, micro_batch=128):
@@ -272,6 +273,7 @@ def notes(tmp_path_factory):
     """A Ray with 2 GPUs and room for 4 processes, whose workers find the GPUs answered for."""
     folder = tmp_path_factory.mktemp("notes")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PASSED, NOTES)
         patch.setenv(NOTES, str(folder))
         patch.setenv("PYTHONPATH", packed_spaces.__file__.rpartition("/")[0])
         ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)

@@ -20,6 +20,7 @@ import cloudpickle
 
 from robsearch.errors import refused
 from robsearch.trials.child.server import Limits, Lost, TaskList
+from robsearch.trials.variables import needed_environment
 
 _SERVE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from "
@@ -43,7 +44,7 @@ def in_child(work: Callable[[Any], Any], tasks: Sequence[Any], limits: Limits) -
             [cloudpickle.dumps((work, task)) for task in tasks],
             limits,
             os.getcwd(),
-            dict(os.environ),
+            needed_environment(),
             _import_path(),
         )
         try:
@@ -117,6 +118,7 @@ def _server() -> _Server:
                 json.dumps(_import_path()),
             ],
             pass_fds=[of_server.fileno()],
+            env=needed_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the process that asks
