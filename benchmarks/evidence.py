@@ -34,6 +34,7 @@ from robsearch.claims.registration import REGISTRATION, Registration
 from robsearch.claims.seeds import contrast
 from robsearch.claims.statistics import estimate
 from robsearch.data import load
+from robsearch.metrics import APART
 from robsearch.papers.presets import designs
 from robsearch.papers.recipes import final
 from robsearch.papers.war.claims import GRID, ORACLE, ROBUST
@@ -107,7 +108,8 @@ def keep(name: str, validation: str, results: Path) -> None:
         facts["plan"] = Registration(**json.loads(plan.read_text())).sentence()
     trials, epochs = pooled(findings)
     _write(trials[list(TRIALS)], into / "trials.parquet")
-    _write(_compact(epochs[list(EPOCHS)]), into / "epochs.parquet")
+    kept = [name for name in (*EPOCHS, *APART) if name in epochs]
+    _write(_compact(epochs[kept]), into / "epochs.parquet")
     of_images = [name for name in trials.columns if name.startswith((IMAGES, NUMBER))]
     _write(trials[["experiment", "trial", *of_images]], into / "images.parquet")
     (into / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -22,6 +22,14 @@ TEST_EPOCH = "test/epoch"
 LAM = "train/lam"
 NATURAL_LOSS = "train/natural_loss"
 ROBUST_LOSS = "train/robust_loss"
+APART = {
+    "train/natural_loss_right": (NATURAL_LOSS, False),
+    "train/robust_loss_right": (ROBUST_LOSS, False),
+    "train/natural_loss_wrong": (NATURAL_LOSS, True),
+    "train/robust_loss_wrong": (ROBUST_LOSS, True),
+}
+"""The same over the images whose label is right, and over those whose label is wrong, where a data
+set has ``label_noise``."""
 LEARNING_RATE = "train/learning_rate"
 MICRO_BATCH = "train/micro_batch"
 

@@ -100,6 +100,8 @@ def connected(
         options = {"runtime_env": {"env_vars": {"PYTHONPATH": paths, **forwarded}}}
         variables = NOTHING
     loopback = not address or _is_only_on_loopback(address)
+    if not address:
+        _hide_token()
     with _on_loopback() if loopback else contextlib.nullcontext():
         try:
             with _worker_environment(variables), _ended_by_signals():
@@ -108,10 +110,22 @@ def connected(
                 )
         except Exception as error:
             raise _not_started(address, error) from error
+        if not address:
+            _hide_token()
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _hide_token() -> None:
+    """Keeps the token that Ray makes for its clusters from other users of this machine, who could
+    run code in them: Ray leaves its file readable by all."""
+    token = Path.home() / ".ray" / "auth_token"
+    # A home that cannot be written, or another's, is Ray's to refuse.
+    with contextlib.suppress(OSError):
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+        token.chmod(0o600)
 
 
 def head_address() -> str:

@@ -20,6 +20,7 @@ images and labels are.
 from robsearch.data.augment import CropFlip
 from robsearch.data.folder import Folder
 from robsearch.data.sets import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
+from robsearch.data.splits import wrong_labels
 from robsearch.data.store import (
     arrow_file,
     commonest_share,
@@ -44,4 +45,5 @@ __all__ = [
     "content_digests",
     "digest",
     "load",
+    "wrong_labels",
 ]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checka
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from robsearch.errors import Condition, is_whole, problems_of, refused, share
@@ -93,13 +93,32 @@ def with_wrong_labels(splits: Mapping[str, Held], dataset: Drawn) -> dict[str, H
         if name == "train" or dataset.noisy_val:
             random = seeded(purpose, dataset.draw)
             labels = splits[name].labels.clone()
-            wrong = random.permutation(len(labels))[: round(dataset.label_noise * len(labels))]
+            wrong = _wrong(dataset, len(labels), random)
             classes = dataset.spec.num_classes
             # A shift of 1 to classes - 1 places never gives an image its own label.
             shift = torch.from_numpy(random.randint(1, classes, size=len(wrong)))
             labels[wrong] = (labels[wrong] + shift) % classes
             noisy[name] = splits[name]._replace(labels=labels)
     return noisy
+
+
+def wrong_labels(dataset: object, images: int) -> Bool[Tensor, "n"] | None:
+    """Which labels of ``train`` are wrong, in its order; None where none is, or a set of another
+    kind does not say.
+
+    Args:
+        dataset: that ``train`` is of.
+        images: in ``train``.
+    """
+    if not isinstance(dataset, Drawn) or dataset.label_noise == 0:
+        return None
+    wrong = torch.zeros(images, dtype=torch.bool)
+    wrong[_wrong(dataset, images, seeded(1, dataset.draw))] = True
+    return wrong
+
+
+def _wrong(dataset: Drawn, images: int, random: np.random.RandomState) -> Indices:
+    return random.permutation(images)[: round(dataset.label_noise * images)]
 
 
 def draw(

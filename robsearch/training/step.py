@@ -20,6 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ def gradient_that_fits(
     y: Labels,
     lam: float,
     progress: float,
+    wrong: Tensor | None = None,
 ) -> Tensor:
     """``gradient``, done again with half the micro-batch for as long as memory runs out.
 
@@ -60,7 +62,7 @@ def gradient_that_fits(
     def attempt(images: int) -> Tensor:
         learner.micro_batch = images
         with learner.ranks.fail_together():
-            return gradient(learner, x, y, lam, progress)
+            return gradient(learner, x, y, lam, progress, wrong)
 
     def with_images(images: int) -> int:
         return at_once(len(y), learner.ranks.size, images, least)
@@ -108,9 +110,14 @@ def gradient(
     y: Labels,
     lam: float,
     progress: float,
+    wrong: Tensor | None = None,
 ) -> Tensor:
     """Leaves the training loss's gradient in the model; returns the terms (natural, robust), shape
     (2,), in float64.
+
+    With ``wrong``, whether each label is wrong, (n,) on the CPU, the shape is (4,): then come the
+    parts of both terms that the images with a wrong label add, so that what is left is of the
+    others.
 
     In one process nothing in it waits for the device; ranks wait for one another.
 
@@ -124,24 +131,23 @@ def gradient(
     ranks = learner.ranks
     learner.optimiser.zero_grad(set_to_none=True)
     parts = []
-    for images, labels in _micro_batches(learner, x, y):
+    for images, labels, wrong_labels in _micro_batches(learner, x, y, wrong):
         adversarial = adversarial_images(recipe, network, images, labels, progress)
-        parts.append((images, adversarial, labels))
+        parts.append((images, adversarial, labels, wrong_labels))
     terms: list[Tensor] = []
 
     def losses() -> Iterator[Scalar]:
         # Weight perturbation runs through them once more: the last run's terms count.
         terms.clear()
         move = OneMove(model, several=len(parts) > 1)
-        for images, adversarial, labels in parts:
+        for images, adversarial, labels, wrong_labels in parts:
             share = len(labels) / len(y)
             with move.counting(len(labels)):
-                natural, robust, logits = loss_terms(recipe, network, images, adversarial, labels)
-            both = torch.stack([natural.detach(), robust.detach()])
-            terms.append(share * both.double())
-            loss = natural + lam * robust
+                of_batch = loss_terms(recipe, network, images, adversarial, labels)
+            terms.append(share * _known_terms(recipe, of_batch, labels, wrong_labels))
+            loss = of_batch.natural + lam * of_batch.robust
             for penalty in recipe.penalties:
-                added = penalty.loss(model, logits, labels)
+                added = penalty.loss(model, of_batch.logits, labels)
                 if added is not None:
                     loss = loss + added
             yield share * loss
@@ -156,7 +162,7 @@ def gradient(
     with weights:
         for loss in losses():
             loss.backward()
-        total = _total(terms)
+        total = _total(terms, 2 if wrong is None else 4)
         if ranks.size == 1:
             return total
         return _summed(ranks, model, total)
@@ -166,7 +172,8 @@ def _micro_batches(
     learner: Learner,
     x: Images,
     y: Labels,
-) -> Iterator[tuple[Images, Labels]]:
+    wrong: Tensor | None,
+) -> Iterator[tuple[Images, Labels, Tensor | None]]:
     """Those of this rank's share, of nearly one size; none of an empty share."""
     ranks = learner.ranks
     images = ranks.share(x)
@@ -175,13 +182,39 @@ def _micro_batches(
     least = least_images(learner.model)
     sizes = micro_batch_sizes(len(labels), largest, learner.micro_batch, least)
     if sizes:
-        yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+        masks: Iterable[Tensor | None] = [None] * len(sizes)
+        if wrong is not None:
+            masks = ranks.share(wrong).split(sizes)
+        yield from zip(images.split(sizes), labels.split(sizes), masks, strict=True)
 
 
-def _total(terms: Sequence[Tensor]) -> Tensor:
+@torch.no_grad()
+def _known_terms(
+    recipe: Recipe,
+    of_batch: BatchTerms,
+    labels: Labels,
+    wrong: Tensor | None,
+) -> Tensor:
+    """Both terms of a micro-batch in float64, and the parts of its images with a wrong label."""
+    both = torch.stack([of_batch.natural, of_batch.robust]).double()
+    if wrong is None:
+        return both
+    of_wrong = torch.zeros_like(both)
+    # The mask is on the CPU, so that nothing waits for the device.
+    places = wrong.nonzero()[:, 0]
+    if len(places):
+        share = len(places) / len(wrong)
+        places = places.to(labels.device)
+        logits = of_batch.logits[places], of_batch.adversarial[places]
+        means = recipe.objective.terms(*logits, labels[places])
+        of_wrong = share * torch.stack(list(means)).double()
+    return torch.cat([both, of_wrong])
+
+
+def _total(terms: Sequence[Tensor], size: int) -> Tensor:
     """The sum over micro-batches, in one order for all: another differs in the last bit."""
     if not terms:
-        return torch.zeros(2, dtype=torch.float64)
+        return torch.zeros(size, dtype=torch.float64)
     return torch.stack(list(terms)).sum(dim=0)
 
 
@@ -252,14 +285,30 @@ def adversarial_images(
     return x if attack is None else attack(model, x, y, loss)
 
 
+class BatchTerms(NamedTuple):
+    """What the loss of a batch is made of.
+
+    Attributes:
+        natural: the objective's first term.
+        robust: its second.
+        logits: of the clean images, (n, k).
+        adversarial: logits of the attacked ones, or of the clean ones where there is no attack.
+    """
+
+    natural: Scalar
+    robust: Scalar
+    logits: Tensor
+    adversarial: Tensor
+
+
 def loss_terms(
     recipe: Recipe,
     model: nn.Module,
     x: Images,
     x_adv: Images | None,
     y: Labels,
-) -> tuple[Scalar, Scalar, Tensor]:
-    """The objective's two terms on one batch, in train mode, and the clean logits.
+) -> BatchTerms:
+    """The objective's two terms on one batch, in train mode, and the logits.
 
     BatchNorm normalises clean and adversarial images each by their own statistics;
     ``recipe.batch_norm`` says which of the two enter its running statistics, and count there.
@@ -272,7 +321,7 @@ def loss_terms(
         with frozen_statistics(model, recipe.batch_norm == "clean"):
             adversarial = model(x_adv)
     natural, robust = recipe.objective.terms(clean, adversarial, y)
-    return natural, robust, clean
+    return BatchTerms(natural, robust, clean, adversarial)
 
 
 def optimiser_step(learner: Learner, step: int) -> None:

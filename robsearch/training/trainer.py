@@ -9,11 +9,12 @@ from contextlib import closing
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robsearch.data import load
+from robsearch.data import load, wrong_labels
 from robsearch.errors import counted, refuse
 from robsearch.metrics import (
+    APART,
     EPOCH_GPU_SECONDS,
     EPOCH_SECONDS,
     IMAGES_PER_SECOND,
@@ -187,21 +188,23 @@ def train_epoch(learner: Learner, images: Split) -> Metrics:
 
     With ``train/micro_batch``, images at a time, where the whole batch did not fit into memory.
     """
-    with closing(batches(images, learner.recipe)) as images_and_labels:
-        return _steps(learner, images_and_labels, len(images.labels))
+    wrong = wrong_labels(learner.recipe.resolved_data, len(images.labels))
+    with closing(batches(images, learner.recipe, wrong)) as ahead:
+        return _steps(learner, ahead, len(images.labels), wrong)
 
 
 def _steps(
     learner: Learner,
-    images_and_labels: Iterator[tuple[Images, Labels]],
+    ahead: Iterator[Batch],
     images: int,
+    wrong: Tensor | None,
 ) -> Metrics:
     recipe = learner.recipe
     learner.model.train()
     steps = len(batch_sizes(images, recipe.batch_size))
-    totals = torch.zeros(2, dtype=torch.float64)
+    totals = torch.zeros(2 if wrong is None else 4, dtype=torch.float64)
     first_step = (learner.epoch - 1) * steps
-    for step, (x, y) in enumerate(images_and_labels, start=first_step):
+    for step, (x, y, wrong_labels_of_batch) in enumerate(ahead, start=first_step):
         progress = step / (recipe.epochs * steps)
         lr = recipe.optimiser.lr * recipe.learning_rate(progress)
         # From the steps before this one: a schedule that looks at losses lags by a step.
@@ -210,23 +213,21 @@ def _steps(
             group["lr"] = lr * group.get(LR_FACTOR, 1.0)
         # A large prime keeps the steps of one seed apart from those of the next.
         with learner.ranks.random_of_rank(recipe.seed * 1_000_003 + step, y.device):
-            terms = gradient_that_fits(learner, x, y, lam, progress)
+            terms = gradient_that_fits(learner, x, y, lam, progress, wrong_labels_of_batch)
         if not terms.isfinite().all():
             raise NonFiniteLossError(
                 f"the loss became {terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {learner.epoch}, "
                 f"step {step % steps + 1}: lower the learning rate or lambda"
             )
         optimiser_step(learner, step)
-        natural, robust = terms.tolist()
+        natural, robust, *_ = terms.tolist()
         learner.lam = learner.schedule.update(learner.lam, natural, robust, progress)
         # Batches differ by an image: the epoch's mean is over images, not over batches.
         totals += terms * len(y)
     # Before judging, for BatchNorm's statistics have drifted apart among ranks.
     learner.sync()
-    natural_loss, robust_loss = (totals / images).tolist()
     metrics = {
-        NATURAL_LOSS: natural_loss,
-        ROBUST_LOSS: robust_loss,
+        **_mean_terms(totals, images, wrong),
         LAM: lam,
         LEARNING_RATE: lr,
     }
@@ -235,9 +236,46 @@ def _steps(
     return metrics
 
 
-def batches(split: Split, recipe: Recipe) -> Generator[tuple[Images, Labels]]:
+def _mean_terms(totals: Tensor, images: int, wrong: Tensor | None) -> Metrics:
+    """Means over images of the sums over an epoch: over all, and where labels are wrong, over those
+    with a right and those with a wrong one, if there are any."""
+    natural, robust, *of_wrong = totals.tolist()
+    sums = {NATURAL_LOSS: natural, ROBUST_LOSS: robust}
+    metrics = {name: total / images for name, total in sums.items()}
+    if wrong is None:
+        return metrics
+    number = int(wrong.sum())
+    sums_of_wrong = dict(zip(sums, of_wrong, strict=True))
+    for name, (term, is_wrong) in APART.items():
+        count = number if is_wrong else images - number
+        total = sums_of_wrong[term]
+        if count:
+            metrics[name] = (total if is_wrong else sums[term] - total) / count
+    return metrics
+
+
+class Batch(NamedTuple):
+    """Images (n, c, h, w) in [0, 1], augmented, their labels, and which of these are wrong, (n,) on
+    the CPU, where a data set says that some are."""
+
+    images: Images
+    labels: Labels
+    wrong: Tensor | None
+
+
+def batches(
+    split: Split,
+    recipe: Recipe,
+    wrong: Tensor | None = None,
+) -> Generator[Batch]:
     """The training split once, in a fresh random order, augmented; the sizes of batches differ by
-    at most one."""
+    at most one.
+
+    Args:
+        split: ``train``.
+        recipe: its batch size and augmentation.
+        wrong: which of its labels are wrong, where that is known.
+    """
     images = len(split.labels)
     parts = torch.randperm(images).split(batch_sizes(images, recipe.batch_size))
     with closing(gathered(split, parts)) as ahead:
@@ -245,4 +283,5 @@ def batches(split: Split, recipe: Recipe) -> Generator[tuple[Images, Labels]]:
             x = to_float(bytes_of_images)
             if recipe.augment is not None:
                 x = recipe.augment(x)
-            yield x, split.labels[rows.to(split.labels.device)]
+            labels = split.labels[rows.to(split.labels.device)]
+            yield Batch(x, labels, None if wrong is None else wrong[rows])

@@ -55,7 +55,7 @@ def _measured(recipe: Recipe) -> Metrics:
     learner.epoch = recipe.epochs
     learner.model.train()
     with closing(batches(images, recipe)) as first:
-        x, y = next(first)
+        x, y, _ = next(first)
     _step(learner, x, y)
     # Now the optimiser's state is there. A step that was done again does not show its own peak.
     micro_batch = None

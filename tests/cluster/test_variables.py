@@ -175,6 +175,10 @@ def test_no_secret_of_the_driver_is_found_anywhere(monkeypatch, tmp_path_factory
     short = Path("/tmp") / f"rs-{os.getpid()}"
     short.symlink_to(rays)
     monkeypatch.setenv("RAY_TMPDIR", str(short))
+    # With a token, as a user's Ray has one.
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("RAY_AUTH_MODE")
     wanted = needles(secrets)
     hits = set()
     words = ("launch", "small_spaces:pair", "--trials", "2", "--name", "s", "--parallel", "1")
@@ -199,6 +203,7 @@ def test_no_secret_of_the_driver_is_found_anywhere(monkeypatch, tmp_path_factory
             hits |= {(str(path), needle) for needle in wanted if needle in content}
         hits |= {needle for needle in wanted if needle in output.encode()}
         assert hits == set()
+        assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
     finally:
         end_all()
         short.unlink()

@@ -18,6 +18,7 @@ from robsearch.claims.experiment import of_replicate, pooled
 from robsearch.claims.running import validate
 from robsearch.data import Digits
 from robsearch.errors import InputError
+from robsearch.metrics import APART
 from robsearch.papers.presets import designs
 from robsearch.papers.war import choices
 from robsearch.papers.war.claims import LAW, ORACLE, THIN
@@ -44,7 +45,7 @@ from robsearch.papers.war.wrong_labels_claims import (
     war_adds,
     war_suffices,
 )
-from robsearch.papers.war.wrong_labels_tables import rates_table
+from robsearch.papers.war.wrong_labels_tables import rates_table, terms_table
 from robsearch.parts.schedules import WAR, Fixed
 from robsearch.search import RunOptions, load_search
 
@@ -358,6 +359,22 @@ def test_other_rates_and_longer_trainings_are_those_of_the_grid_but_for_that() -
     assert half == replace(usual, optimiser=replace(usual.optimiser, lr=usual.optimiser.lr / 2))
     assert longer.recipe_of("lam 4", 8.0, {}) == replace(usual, epochs=4 * usual.epochs)
     assert longer.widths == (8.0,)
+
+
+def test_terms_stand_apart_for_right_and_wrong_labels_where_they_are_on_record() -> None:
+    found = planted()
+    assert terms_table(found).empty
+    (grid,) = found.values()
+    lams = grid.epochs["train/lam"]
+    apart = dict(zip(APART, (lams, 2 * lams, 3 * lams, 4 * lams), strict=True))
+    table = terms_table({"grid": grid._replace(epochs=grid.epochs.assign(**apart))})
+    row = table.set_index(["width", "lambda"]).loc[("64", "8")]
+    assert row.to_dict() == {
+        "natural, right": "8",
+        "robust, right": "16",
+        "natural, wrong": "24",
+        "robust, wrong": "32",
+    }
 
 
 def test_the_preset_is_the_setting_it_names() -> None:

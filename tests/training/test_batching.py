@@ -69,7 +69,7 @@ def test_micro_batches_are_even_and_above_the_limit_only_where_an_image_would_be
 @pytest.mark.parametrize(("images", "batch"), [(10, 3), (101, 50), (100, 50), (7, 7), (5, 1)])
 def test_the_batches_that_are_trained_on_are_those(images, batch):
     split = Split(torch.arange(images, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(images))
-    seen = [y.tolist() for _, y in batches(split, recipe(8, batch_size=batch))]
+    seen = [batch.labels.tolist() for batch in batches(split, recipe(8, batch_size=batch))]
     assert [len(rows) for rows in seen] == batch_sizes(images, batch)
     assert sorted(row for rows in seen for row in rows) == list(range(images))
 

@@ -13,7 +13,7 @@ from robsearch.claims.experiment import Findings
 from robsearch.claims.figures import forest, means_by_arm
 from robsearch.claims.images import accuracy_effect, points_apart
 from robsearch.drawing.style import Drawing
-from robsearch.metrics import ROBUST_LOSS
+from robsearch.metrics import APART, NATURAL_LOSS, ROBUST_LOSS
 from robsearch.papers.war.claims import (
     GRID,
     LAST,
@@ -48,6 +48,9 @@ def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]
     shown["Robust accuracy by width and lambda (after the last epoch, on test)"] = grid_table(
         findings, (GRID, BETWEEN)
     )
+    apart = terms_table(findings)
+    if not apart.empty:
+        shown["Loss terms of images with a right and with a wrong label (H1)"] = apart
     if NORMALISED in findings:
         shown["The same with the loss divided by 1 + lambda"] = grid_table(findings, (NORMALISED,))
     return shown
@@ -106,6 +109,28 @@ def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
                 "seeds": len(cell),
             }
         )
+    return pd.DataFrame(rows)
+
+
+def terms_table(findings: Findings) -> pd.DataFrame:
+    """One row per width and lambda: each loss term in ``WINDOW`` over the images whose label is
+    right, and over those whose label is wrong. Empty of trainings that an earlier version did,
+    which has not recorded them."""
+    held = [findings[name].epochs for name in (GRID, BETWEEN) if name in findings]
+    epochs = in_window(pd.concat(held))
+    if not APART.keys() <= set(epochs):
+        return pd.DataFrame()
+    epochs = epochs.dropna(subset=list(APART))
+    logs = pd.DataFrame(np.log(epochs[list(APART)].clip(lower=FLOOR)))
+    heads = [
+        f"{'natural' if term == NATURAL_LOSS else 'robust'}, {'wrong' if is_wrong else 'right'}"
+        for term, is_wrong in APART.values()
+    ]
+    rows = []
+    for (width, lam), cell in logs.groupby([epochs["width"], epochs["train/lam"]]):
+        means = [f"{mean:.3g}" for mean in np.exp(cell.mean())]
+        of_cell = dict(zip(heads, means, strict=True))
+        rows.append({"width": f"{width:g}", "lambda": f"{lam:g}", **of_cell})
     return pd.DataFrame(rows)
 
 
