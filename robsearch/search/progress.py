@@ -100,7 +100,7 @@ def progress(driver: Driver) -> str:
     trainings = scheduler.space.trainings
     trials = counted(trainings * scheduler.suggestions, "trial")
     elapsed = _clock(time.time() - driver.started)
-    text = f"{trainings * scheduler.ended} of {trials}, elapsed {elapsed}"
+    text = f"{_ended(driver)} of {trials}, elapsed {elapsed}"
     left = time_left(driver)
     if left is not None:
         bound = "about" if left.known else "at least"
@@ -109,6 +109,15 @@ def progress(driver: Driver) -> str:
     if trouble:
         text += f"; {trouble} (training goes on)"
     return text
+
+
+def _ended(driver: Driver) -> int:
+    """Trials of full suggestions that have ended or will not be trained, and those that have ended
+    of suggestions whose others are at work."""
+    scheduler = driver.scheduler
+    at_work = Counter(trial.study for trial in [*driver.running.values(), *driver.waiting])
+    ended_already = sum(study.begun - at_work[study] for study in scheduler.full)
+    return scheduler.space.trainings * scheduler.ended + ended_already
 
 
 def _clock(seconds: float) -> str:

@@ -151,10 +151,14 @@ class StudyScheduler:
                 self.controls.append(study)
 
     @property
+    def full(self) -> list[Study]:
+        """The studies whose recipes are trained in full."""
+        return [ladder[-1] for ladder in self._ladders.values()]
+
+    @property
     def ended(self) -> int:
         """Full suggestions that are complete or pruned."""
-        full = [ladder[-1] for ladder in self._ladders.values()]
-        return sum(self.counts_of[study].over for study in full)
+        return sum(self.counts_of[study].over for study in self.full)
 
     @property
     def left(self) -> dict[Study, int]:

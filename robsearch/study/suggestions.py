@@ -161,6 +161,11 @@ class Study:
         return len(self.members) > 1 and isinstance(self._study.pruner, NopPruner)
 
     @property
+    def begun(self) -> int:
+        """How many trials of suggestions that are running were begun, ended ones too."""
+        return len(self._left) * len(self.members) - self.unbegun
+
+    @property
     def unbegun(self) -> int:
         """How many trials of suggestions that are running were not begun."""
         return sum(map(len, list(self._left.values())))

@@ -283,6 +283,8 @@ def test_what_may_run_side_by_side_is_shared_out_in_the_time_to_go():
     assert time_left(driver) == TimeLeft(20.0, known=True)
     driver.parallel = 1
     assert time_left(driver) == TimeLeft(50.0, known=True)
+    # The first of the suggestion has ended, whatever became of the others.
+    assert progress(driver).startswith("1 of 6 trials")
 
 
 def test_measuring_counts_in_the_time_to_go_also_what_is_still_due():
