@@ -248,7 +248,7 @@ def peak_slopes(trials: pd.DataFrame, metric: str = ROBUST) -> Mapping[str, tupl
     ridge = fit_ridge(law_points(trials, metric))
     censored = [ridge.optimum(curve.width).censored for curve in ridge.curves if curve.side]
     if censored:
-        raise NotDecidableError("; ".join(map(str, censored)))
+        raise NotDecidableError("; ".join(dict.fromkeys(map(str, censored))))
     if ridge.law is None:
         raise NotDecidableError(ridge.sentence())
     if not ridge.pseudo_slopes:

@@ -261,8 +261,8 @@ class DriftStudy:
         rows = []
         for width, of_width in trials.groupby("width"):
             row = {"width": f"{width:g}"}
-            for arm, cell in of_width.groupby("arm", sort=False):
-                row[str(arm)] = f"{cell['experiment'].iloc[0]}: {percent(cell[LAST])}"
+            for lam, cell in of_width.groupby("lam"):
+                row[f"lam {lam:g}"] = f"{cell['experiment'].iloc[0]}: {percent(cell[LAST])}"
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -272,7 +272,7 @@ def accuracies(findings: Findings) -> pd.DataFrame:
     rows = []
     for name, evidence in findings.items():
         for width, of_width in evidence.trials.groupby("width"):
-            means = 100 * of_width.groupby("arm", sort=False)[LAST].mean()
-            cells = {str(arm): f"{mean:.2f}" for arm, mean in means.items()}
+            means = 100 * of_width.groupby("lam")[LAST].mean()
+            cells = {f"lam {lam:g}": f"{mean:.2f}" for lam, mean in means.items()}
             rows.append({"setting": name, "width": f"{width:g}", **cells})
     return pd.DataFrame(rows)
