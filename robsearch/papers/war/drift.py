@@ -264,7 +264,7 @@ class DriftStudy:
             for lam, cell in of_width.groupby("lam"):
                 row[f"lam {lam:g}"] = f"{cell['experiment'].iloc[0]}: {percent(cell[LAST])}"
             rows.append(row)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).fillna("")
 
 
 def accuracies(findings: Findings) -> pd.DataFrame:
@@ -275,4 +275,5 @@ def accuracies(findings: Findings) -> pd.DataFrame:
             means = 100 * of_width.groupby("lam")[LAST].mean()
             cells = {f"lam {lam:g}": f"{mean:.2f}" for lam, mean in means.items()}
             rows.append({"setting": name, "width": f"{width:g}", **cells})
-    return pd.DataFrame(rows)
+    # A lambda may be missing at a width, where none of its trainings ended.
+    return pd.DataFrame(rows).fillna("")
