@@ -68,9 +68,9 @@ from robsearch.spaces.references import refuse_while_importing
 from robsearch.spaces.resources import Resources
 from robsearch.study import (
     Lease,
+    LeaseWatch,
     SearchRecord,
     Storage,
-    living_owner,
     open_storage,
     recorded_trials,
     repair_journal,
@@ -240,8 +240,10 @@ def resume(
     options, console = _checked("resume", options, console, trials=(trials, 0))
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
+    watch = LeaseWatch(storage, name)
+    watch.wait(printer(console))
     # A torn line is cut off only where nobody writes any more.
-    if options.store.storage is None and living_owner(storage, name) is None:
+    if options.store.storage is None:
         repair_journal(folder)
     check_only_copy(folder, record)
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
@@ -260,7 +262,8 @@ def resume(
     with joined(options, space, folder, console):
         _check_precision(draws, check_capacity(options, space))
         record = replace(with_later(record, changed), trials=record.trials + trials)
-        return drive(space, record, storage, tracker_of, options, draws[0].recipe, console)
+        recipe = draws[0].recipe
+        return drive(space, record, storage, tracker_of, options, recipe, console, watch)
 
 
 def _patient_tracker(
@@ -286,11 +289,12 @@ def drive(
     options: RunOptions,
     recipe: Recipe,
     console: Console,
+    watch: LeaseWatch | None = None,
 ) -> Search:
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
-    lease."""
+    lease, which may have been watched before."""
     folder = options.store.folder(record.name)
-    with Lease.acquire(storage, record.name) as lease:
+    with Lease.acquire(storage, record.name, printer(console), watch) as lease:
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)

@@ -115,8 +115,8 @@ class Search:
 
     @cached_property
     def driver(self) -> dict[str, Any] | None:
-        """Who drove the search when this was first asked, with the time of the last sign of life;
-        None if nobody did."""
+        """Who drove the search when this was first asked, as far as one look could tell, with the
+        time of the last sign of life (``robsearch.study.living_owner``); None if nobody did."""
         return living_owner(self.store.open(self.name), self.name)
 
     @property

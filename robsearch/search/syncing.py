@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from robsearch.errors import InputError, counted, refused
+from robsearch.errors import InputError, counted
 from robsearch.search.options import RunOptions
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
@@ -16,14 +16,15 @@ from robsearch.search.results_store import search_names
 from robsearch.study import (
     JOURNAL,
     Lease,
+    LeaseWatch,
     SearchRecord,
     Storage,
-    living_owner,
     recorded_trials,
 )
 from robsearch.tracking import SEARCH, Tracker, check_tracking
 from robsearch.trials.paths import without_password
 
+DRIVER_DELIVERS = "leave it to that one: it delivers what waits as soon as MLflow answers"
 OLD_SPOOL = "tracking-[0-9]*.*"
 """Records that robsearch 0.1 could not deliver; all of them follow from the folders."""
 
@@ -49,14 +50,12 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
     """
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
-    if owner := living_owner(storage, name):
-        got = f"the one on {owner['host']}, process {owner['pid']}"
-        do = "leave it to that one: it delivers what waits as soon as MLflow answers"
-        raise refused(f"no driver of {name!r} at work", got, do)
     uri = options.uri_of(record)
-    check_tracking(uri)
     last_sign = _last_sign(folder)
-    with Lease.acquire(storage, name):
+    watch = LeaseWatch(storage, name)
+    watch.wait(say, DRIVER_DELIVERS)
+    check_tracking(uri)
+    with Lease.acquire(storage, name, say, watch, DRIVER_DELIVERS):
         drop_spool(folder)
         tracker = Tracker(uri, name, options.store.results, record.identity, thorough=True)
         with stopped_by_errors(tracker):

@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage as Storage
 
     from robsearch.study.failures import Failures, failures_of
-    from robsearch.study.lease import Lease, ask_to_stop, living_owner
+    from robsearch.study.lease import (
+        Lease,
+        LeaseWatch,
+        ask_to_stop,
+        living_owner,
+        owner_text,
+        seconds_since_renewal,
+    )
     from robsearch.study.other_searches import (
         Distributions,
         finished_observations,
@@ -43,6 +50,7 @@ __all__ = [
     "Distributions",
     "Failures",
     "Lease",
+    "LeaseWatch",
     "Observation",
     "RecordedTrial",
     "SearchRecord",
@@ -60,6 +68,7 @@ __all__ = [
     "observations_of_other_widths",
     "open_storage",
     "others_than_lam",
+    "owner_text",
     "params_of",
     "params_text",
     "range_text",
@@ -69,6 +78,7 @@ __all__ = [
     "recorded_trials",
     "repair_journal",
     "replay",
+    "seconds_since_renewal",
     "study_names",
     "to_be_made",
     "trials_of",

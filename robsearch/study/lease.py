@@ -1,14 +1,19 @@
 """One driver per search: a lease that is acquired atomically, verified before every tell, and
-expires."""
+ends when it is no longer renewed.
+
+Clocks of two machines differ, and names and process numbers repeat in containers. So nobody judges
+a lease by its times or names: whoever wants it watches its counter, by a monotonic clock of their
+own.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import psutil
@@ -17,17 +22,27 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from robsearch.errors import LeaseLostError, refused
+from robsearch.study.process_table import is_there, this_process
 
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
+"""A lease is dead once its counter was seen to rest for so long."""
+LOOK_SECONDS = 0.5
+"""Between two looks at a lease that is watched."""
+END_IT = "end that one (Ctrl-C, or `robsearch stop`)"
+
+
+def _quiet(_: str) -> None:
+    pass
 
 
 class Lease:
     """The right to drive a search, held by one process.
 
     Acquired by creating the study ``NAME@lease-N``: a storage refuses a name that exists, so one of
-    two drivers wins. A lease ends when it is released, when its process is gone from this host, or
-    when it has not been renewed for 60 seconds. A ``with`` block releases it at its end.
+    two drivers wins. A lease ends when it is released, when its process is gone from the observer's
+    own process table, or when an observer has seen it rest for 60 seconds. A ``with`` block
+    releases it at its end.
     """
 
     def __init__(self, storage: BaseStorage, search: str, number: int) -> None:
@@ -35,6 +50,7 @@ class Lease:
         self._search = search
         self._number = number
         self._study = storage.get_study_id_from_name(_name(search, number))
+        self._renewals = itertools.count()
         self._released = threading.Event()
         self._asked = threading.Event()
         self._on_stop: Callable[[], None] = lambda: None
@@ -42,26 +58,39 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     @classmethod
-    def acquire(cls, storage: BaseStorage, search: str) -> Self:
+    def acquire(
+        cls,
+        storage: BaseStorage,
+        search: str,
+        say: Callable[[str], None] = _quiet,
+        watch: LeaseWatch | None = None,
+        do: str = END_IT,
+    ) -> Self:
         """The lease of a search that no living driver holds.
 
+        A lease whose driver may live is watched first, for up to 60 seconds.
+
+        Args:
+            storage: that the search is in.
+            search: its name.
+            say: is told that this waits, and for what.
+            watch: of its lease, if this process has watched it before.
+            do: what a user whose search is driven already shall do.
+
         Raises:
-            InputError: another driver holds it; names its host, process and age.
+            InputError: another driver holds it; names its host and process.
         """
-        # The number comes before the look at the owner: whoever starts in between has taken it.
-        number = _newest(storage, search) + 1
-        alone = f"no other driver of {search!r}"
-        owner = living_owner(storage, search)
-        if owner:
-            age = time.time() - owner["renewed"]
-            got = f"one on {owner['host']}, process {owner['pid']}, last heard of {age:.0f} s ago"
-            do = f"end that one (Ctrl-C), or wait {EXPIRE_SECONDS:.0f} s after its death"
-            raise refused(alone, got, do)
+        if watch is not None:
+            watch.look()
+        if watch is None or watch.superseded:
+            watch = LeaseWatch(storage, search)
+        watch.wait(say, do)
+        # It is the number after the lease that was watched: whoever started meanwhile has taken it.
+        number = watch.number + 1
         try:
             storage.create_new_study([StudyDirection.MAXIMIZE], _name(search, number))
         except DuplicatedStudyError as error:
-            got = "one that started just now"
-            raise refused(alone, got, "leave it to that one") from error
+            raise _just_taken(search) from error
         return cls(storage, search, number)
 
     def verify(self) -> None:
@@ -70,8 +99,7 @@ class Lease:
         Raises:
             LeaseLostError: a newer lease exists.
         """
-        with contextlib.suppress(KeyError):
-            self._storage.get_study_id_from_name(_name(self._search, self._number + 1))
+        if _exists(self._storage, self._search, self._number + 1):
             raise LeaseLostError(
                 f"another driver took over {self._search!r}; this one stops and writes nothing more"
             )
@@ -110,18 +138,103 @@ class Lease:
 
     def _write(self) -> None:
         owner = {
+            **this_process(),
             "host": socket.gethostname(),
-            "pid": os.getpid(),
+            "renewal": next(self._renewals),
+            # Times are for people, and for a robsearch before 0.2, which judges by them.
             "started": psutil.Process().create_time(),
             "renewed": time.time(),
         }
         self._storage.set_study_user_attr(self._study, "owner", owner)
 
 
+class LeaseWatch:
+    """What this process has seen of a search's newest lease since it began to look.
+
+    Attributes:
+        number: of that lease; 0 if the search has had none.
+        owner: who held it at the last look, in the words of ``living_owner``; None: nobody.
+        rested: seconds for which it was seen to rest at the end.
+        renewed: whether it was seen to be renewed.
+        superseded: whether a newer lease was seen.
+    """
+
+    def __init__(self, storage: BaseStorage, search: str) -> None:
+        self._storage = storage
+        self._search = search
+        self.number = _newest(storage, search)
+        self.rested = 0.0
+        self.renewed = False
+        self.superseded = False
+        self._stored: Any = None
+        self._read()
+        self._read_at = time.monotonic()
+
+    def look(self) -> None:
+        """Looks once more."""
+        # Whoever was suspended itself has seen nothing meanwhile.
+        passed = min(time.monotonic() - self._read_at, 2 * LOOK_SECONDS)
+        before = self._stored
+        self._read()
+        self._read_at = time.monotonic()
+        if self._stored == before:
+            self.rested += passed
+        else:
+            self.rested = 0.0
+            self.renewed = True
+        self.superseded = _exists(self._storage, self._search, self.number + 1)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the lease was seen to rest for so long that its driver is dead."""
+        return self.rested >= EXPIRE_SECONDS
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody holds the lease any more."""
+        return self.owner is None or self.expired
+
+    def wait(self, say: Callable[[str], None] = _quiet, do: str = END_IT) -> None:
+        """Returns when no living driver holds the lease: at once if that can be told at once, else
+        after having watched it rest for 60 seconds.
+
+        Args:
+            say: is told that this waits, and for what.
+            do: what a user whose search is driven already shall do.
+
+        Raises:
+            InputError: the lease was renewed, so its driver lives; or another process took it.
+        """
+        self.look()
+        waits = False
+        while self.owner is not None and not self.expired:
+            driver = owner_text(self.owner)
+            seconds = f"{EXPIRE_SECONDS:g} s"
+            if self.superseded:
+                raise _just_taken(self._search)
+            if self.renewed:
+                raise refused(_alone(self._search), f"one {driver}, which renews its lease", do)
+            if not waits:
+                say(f"waiting up to {seconds} to see whether the driver {driver} still lives")
+                waits = True
+            time.sleep(LOOK_SECONDS)
+            self.look()
+
+    def _read(self) -> None:
+        self.owner: dict[str, Any] | None = None
+        if self.number:
+            name = _name(self._search, self.number)
+            study = self._storage.get_study_id_from_name(name)
+            # It is missing while a driver takes the lease, and None once it is released.
+            self._stored = self._storage.get_study_user_attrs(study).get("owner", {})
+            self.owner = _known(self._stored)
+
+
 def ask_to_stop(
     storage: BaseStorage, search: str, status: str = "robsearch status"
 ) -> dict[str, Any]:
-    """Asks the process that drives a search to stop, as Ctrl-C would; returns who it is.
+    """Asks the process that drives a search to stop, as Ctrl-C would; returns who it is, in the
+    words of ``living_owner``.
 
     Args:
         storage: that the search is in.
@@ -131,33 +244,67 @@ def ask_to_stop(
     Raises:
         InputError: nobody drives it.
     """
-    owner = living_owner(storage, search)
-    if owner is None:
+    watch = LeaseWatch(storage, search)
+    if watch.owner is None:
         do = f"there is nothing to stop; `{status}` says how it stands"
         raise refused(f"a process that drives {search!r}", "none", do)
-    study = storage.get_study_id_from_name(_name(search, _newest(storage, search)))
+    study = storage.get_study_id_from_name(_name(search, watch.number))
     storage.set_study_user_attr(study, "stop", time.time())
-    return owner
+    return watch.owner
 
 
 def living_owner(storage: BaseStorage, search: str) -> dict[str, Any] | None:
-    """Who drives a search at present, or None if nobody does."""
-    number = _newest(storage, search)
-    if not number:
+    """Who drives a search, as far as one look can tell; None if nobody does.
+
+    Nobody does if the lease was released, or if its process is gone from this process table.
+    Whether a driver elsewhere still lives is only seen by watching its lease (``LeaseWatch``): here
+    it counts as the driver.
+
+    Returns:
+        ``host``, ``pid``, ``started`` and ``renewed`` (Unix seconds by its clock; None of a driver
+        that is just starting), ``alive``: True if its process is there, None if this look cannot
+        tell; and what else its lease says of the process.
+    """
+    return LeaseWatch(storage, search).owner
+
+
+def owner_text(owner: Mapping[str, Any]) -> str:
+    """Which driver an owner is: ``on HOST (process 12)``."""
+    if owner["pid"] is None:
+        return "that is just starting"
+    return f"on {owner['host']} (process {owner['pid']})"
+
+
+def seconds_since_renewal(owner: Mapping[str, Any]) -> float | None:
+    """How long ago an owner renewed its lease, by its clock and this machine's, which may differ:
+    a hint for a person, and never a reason to take over. None if it never did."""
+    renewed = owner["renewed"]
+    return time.time() - renewed if isinstance(renewed, int | float) else None
+
+
+def _known(stored: Any) -> dict[str, Any] | None:
+    """The owner that a lease names, unless its process is gone from this process table."""
+    if stored is None:
         return None
-    study = storage.get_study_id_from_name(_name(search, number))
-    owner: dict[str, Any] | None = storage.get_study_user_attrs(study).get("owner")
-    if owner is None or time.time() - owner["renewed"] > EXPIRE_SECONDS:
-        return None
-    # Only of this host can be told whether the process is there; of another its word counts.
-    if owner["host"] != socket.gethostname():
-        return owner
+    unknown = dict.fromkeys(("host", "pid", "started", "renewed"))
+    alive = is_there(stored)
+    return None if alive is False else {**unknown, **stored, "alive": alive}
+
+
+def _alone(search: str) -> str:
+    return f"no other driver of {search!r}"
+
+
+def _just_taken(search: str) -> Exception:
+    return refused(_alone(search), "one that started just now", "leave it to that one")
+
+
+def _exists(storage: BaseStorage, search: str, number: int) -> bool:
     try:
-        started = psutil.Process(owner["pid"]).create_time()
-    except psutil.NoSuchProcess:
-        return None
-    # The system gives the numbers of processes that have ended to others.
-    return owner if abs(started - owner["started"]) < 1.0 else None
+        storage.get_study_id_from_name(_name(search, number))
+    except KeyError:
+        return False
+    return True
 
 
 def _newest(storage: BaseStorage, search: str) -> int:

@@ -12,7 +12,6 @@ from search_records import search_record
 from small_spaces import pair, recipe
 
 from robsearch import InputError
-from robsearch.errors import LeaseLostError
 from robsearch.spaces import Space, Stage
 from robsearch.study import (
     JOURNAL,
@@ -272,20 +271,6 @@ def test_a_lease_ends_with_its_process(storage, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     Lease.acquire(storage, "s").release()
-
-
-def test_a_lease_of_another_host_expires_and_its_driver_notices(storage, monkeypatch):
-    monkeypatch.setattr(lease.socket, "gethostname", lambda: "far-away")
-    lost = Lease.acquire(storage, "s")
-    lost._released.set()  # it no longer renews
-    monkeypatch.undo()
-    with pytest.raises(InputError, match="far-away"):
-        Lease.acquire(storage, "s")
-    now = time.time()
-    monkeypatch.setattr(lease.time, "time", lambda: now + lease.EXPIRE_SECONDS + 1)
-    Lease.acquire(storage, "s").release()
-    with pytest.raises(LeaseLostError, match="took over"):
-        lost.verify()
 
 
 def test_a_torn_journal_and_a_stale_lock_are_mended_and_nothing_whole_is_lost(storage, tmp_path):

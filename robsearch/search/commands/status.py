@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +22,11 @@ from robsearch.search.tables import searched, spent
 from robsearch.study import (
     Failures,
     failures_of,
+    owner_text,
     params_of,
+    seconds_since_renewal,
 )
+from robsearch.study.lease import EXPIRE_SECONDS
 from robsearch.training.costs import Cost
 from robsearch.trials.selection import collapsed_among
 
@@ -34,7 +36,8 @@ NAMES_SHOWN = 3
 
 def status_rows(search: Search) -> Iterator[Row]:
     """The rows of the live table from the storage: each width, its rungs, and the controls; without
-    a driver, nothing runs."""
+    a driver, nothing runs. Where one look cannot tell whether it lives, the storage's states
+    stand."""
     trials = search.trials
     if search.unfinished and search.driver is None:
         trials = trials.assign(state=trials["state"].replace("RUNNING", "INTERRUPTED"))
@@ -130,12 +133,29 @@ def _failure_lines(failures: Failures, folder: Path) -> Iterator[Text | str]:
 def driver_line(search: Search) -> str:
     """Who drives the search, or what to do where nobody does and trials are left."""
     owner = search.driver
-    if owner is not None:
-        age = time.time() - owner["renewed"]
+    if owner is not None and owner["alive"]:
+        age = seconds_since_renewal(owner) or 0.0
         return f"driven by process {owner['pid']} on {owner['host']}, last heard of {age:.0f} s ago"
+    if owner is not None:
+        resume = search.store.command("resume", search.name)
+        watches = f"`{resume}` sees within {EXPIRE_SECONDS:.0f} s, and takes over from a dead one"
+        return f"held by the driver {owner_text(owner)}; {hint_of_life(owner)}: {watches}"
     if search.ended >= search.record.trials and not search.unfinished:
         return "complete"
     return f"nobody drives it; go on with: {search.store.command('resume', search.name)}"
+
+
+def hint_of_life(owner: Mapping[str, Any]) -> str:
+    """What a look may say of an owner whose process is not in this process table."""
+    age = seconds_since_renewal(owner)
+    unknown = "whether it lives, one look cannot tell"
+    if age is None:
+        return unknown
+    if age < -EXPIRE_SECONDS:
+        return f"{unknown} (its clock was {duration(-age)} ahead of this machine's)"
+    likely = "probably not" if age > EXPIRE_SECONDS else "probably yes"
+    heard = f"last heard of {duration(max(age, 0.0))} ago by the two clocks"
+    return f"{unknown} ({likely}: {heard})"
 
 
 def status_json(search: Search) -> dict[str, Any]:
@@ -145,7 +165,9 @@ def status_json(search: Search) -> dict[str, Any]:
     rung and for all controls (``label``), with counts of suggestions by state and what they took
     (``costs.Cost``; ``cost`` is that of the search); ``lam``, ``value`` and ``params`` are those of
     the best trial. ``best`` has of each width's best trial the strongest known figure
-    (``strongest.Figure``), and the one on ``val`` by which it was selected. ``failure_groups`` has
+    (``strongest.Figure``), and the one on ``val`` by which it was selected. ``driver`` is None if
+    nobody drives it; its ``alive`` is True if its process is on this machine, and None if this look
+    cannot tell whether it lives (``robsearch.study.living_owner``). ``failure_groups`` has
     each reason once, with the trials that failed for it, and for each searched parameter its values
     among them and among the trials that ended without a failure. ``law`` has the exponent by each
     family of curves, the p of the test whether one shape fits all widths, and ``regret``: what at
