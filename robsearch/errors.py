@@ -198,6 +198,23 @@ def _is_of_kind(value: Any, hint: Any) -> bool:
     return hint is not type(None) or value is None
 
 
+LONGEST_REASON = 1000
+"""Characters of an error's message that are printed and recorded: it may quote a whole tensor."""
+
+
+def shortened(text: str, rest: object = "") -> str:
+    """A text of bounded length: what is longer ends with ``(... more in FILE)``.
+
+    Args:
+        text: such as a user's error message.
+        rest: the file that has the whole; none if it is kept nowhere.
+    """
+    if len(text) <= LONGEST_REASON:
+        return text
+    more = f"more in {rest}" if rest else counted(len(text) - LONGEST_REASON, "more character")
+    return f"{text[:LONGEST_REASON]} (... {more})"
+
+
 def counted(number: float, noun: str) -> str:
     """``1 trial``, ``3 trials``, ``2 processes``, ``0.5 GPUs``."""
     text = f"{int(number):,}" if number == int(number) else f"{number:g}"

@@ -27,7 +27,9 @@ from robsearch.cluster.connection import environment
 from robsearch.cluster.jobs import Job, Jobs
 from robsearch.cluster.watching import CapacityNotice, Unsaved, Watchdog
 from robsearch.cluster.worker import limit_memory, wait_for_memory, with_warnings
+from robsearch.errors import shortened
 from robsearch.training.costs import hold_gpus
+from robsearch.trials.files import ERROR, shortened_into
 from robsearch.trials.trial import Report
 from robsearch.trials.variables import NEEDED, keep_needed
 
@@ -198,7 +200,9 @@ class _Scheduler(Unsaved, FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         reason = self._watchdog.reasons.get(trial.trial_id) or _in_one_line(trial)
-        self._searcher.errors[trial.trial_id] = reason
+        job = self._searcher.running.get(trial.trial_id)
+        short = shortened_into(reason, job.folder / ERROR) if job else shortened(reason)
+        self._searcher.errors[trial.trial_id] = short
 
 
 class _Forget(Unsaved, Callback):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robsearch.data import load
-from robsearch.errors import InputError
+from robsearch.errors import InputError, shortened
 from robsearch.recipe import Recipe
 from robsearch.search.recording import MODEL, Recorder
 from robsearch.search.scheduling import finished_recipes
@@ -43,7 +43,7 @@ def log_models(
             recorder.changed(trial)
         except Exception as error:  # a network that torch cannot export is as good as any other
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            first_line = str(error).partition("\n")[0]
+            first_line = shortened(str(error).partition("\n")[0])
             problems[trial] = f"not exported: {kind}{first_line}"
             recorder.tag(trial, {"robsearch.model": problems[trial]})
     return problems

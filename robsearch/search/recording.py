@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from robsearch.data import content_digest, load
-from robsearch.errors import counted
+from robsearch.errors import counted, shortened
 from robsearch.metrics import VALUE
 from robsearch.protocols import Dataset, Metrics
 from robsearch.search.result import Search
@@ -357,7 +357,7 @@ def _ended(
         ended = time.time()
     tags = dict(facts.tags)
     if recorded.reason:
-        tags["robsearch.reason"] = recorded.reason
+        tags["robsearch.reason"] = shortened(recorded.reason)
     if recorded.collapsed:
         tags["robsearch.collapsed"] = "true"
     cost = cost_of(history, test, vars(recorded))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from robsearch.errors import shortened
 from robsearch.study.params import COLUMN, is_missing, is_number, value_text
 
-PLACE = re.compile(r" \((traceback|what it saved): .*\)$")
+PLACE = re.compile(r" \(((traceback|what it saved):|\.\.\. more in) .*\)$")
 """The end of a reason that says where to read on."""
 NUMBER = re.compile(r"0x[0-9a-f]+|[-+]?\d+(\.\d+)?(e[-+]?\d+)?|\b(nan|inf)\b", re.IGNORECASE)
 """What differs between two trials that failed for one reason: an epoch, a step, a loss, an
@@ -67,7 +68,8 @@ def first_line(reason: object) -> str:
     """A reason in one line, without the path at which to read on."""
     text = PLACE.sub("", str(reason or "no reason given"))
     first, *more = text.splitlines() or [""]
-    return f"{first} ..." if more else first
+    # Former versions recorded reasons of any length.
+    return shortened(f"{first} ..." if more else first)
 
 
 def span(values: pd.Series) -> str:

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from robsearch.data import commonest_share, content_digests
-from robsearch.errors import InputError, refused
+from robsearch.errors import InputError, refused, shortened
 from robsearch.identity import mismatch
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE
 from robsearch.protocols import Metrics
@@ -318,7 +318,8 @@ class Study:
             commonest = commonest_share(recipe.resolved_data, "val")
         except Exception as error:
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            trial.set_user_attr("reason", f"the space failed: {kind}{error}")
+            reason = shortened(f"the space failed: {kind}{error}")
+            trial.set_user_attr("reason", reason)
             left.clear()
             return None
         begun = RecordedTrial(

@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robsearch.errors import LONGEST_REASON, shortened
+
 T = TypeVar("T")
 
 NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system answers that cannot write a folder through to the disk."""
+
+
+ERROR = "error.txt"
+"""Of an attempt, or of a trial's measuring: the whole of what went wrong."""
 
 
 class DamagedError(ValueError):
@@ -122,6 +128,26 @@ def write_json(file: Path, content: object) -> None:
     """Writes a JSON file, whole or not at all."""
     with replacing(file) as unfinished:
         unfinished.write_text(json.dumps(content))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text for people, in a folder that may be missing; characters that no file takes are
+    escaped."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    make_way(file)
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def shortened_into(text: str, file: Path) -> str:
+    """A text of bounded length (``errors.shortened``); the whole of a longer one is written into a
+    file, if that can be written."""
+    if len(text) <= LONGEST_REASON:
+        return text
+    try:
+        write_text(file, text)
+    except OSError:
+        return shortened(text)
+    return shortened(text, file)
 
 
 def make_way(file: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from robsearch.data import load
+from robsearch.errors import shortened
 from robsearch.protocols import Images, Labels, Metrics, Split
 from robsearch.recipe import Recipe
 from robsearch.training.evaluation import EVAL_CHUNK, best_device, judge, to_device
@@ -43,7 +44,7 @@ def probe_memory(recipe: Recipe, folder: Path) -> Iterator[Report]:
     try:
         report = Report(ended="COMPLETE", test=_measured(recipe))
     except DeviceFullError as error:
-        report = Report(ended="FAIL", reason=str(error))
+        report = Report(ended="FAIL", reason=shortened(str(error)))
     yield report
 
 

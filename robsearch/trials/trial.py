@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow.parquet as pq
 
 from robsearch.data import load
-from robsearch.errors import DiskFullError
+from robsearch.errors import DiskFullError, shortened
 from robsearch.measures import Rates
 from robsearch.metrics import TEST_EPOCH
 from robsearch.network.modes import NonFiniteLogitsError
@@ -36,12 +36,14 @@ from robsearch.training.ranks import ALONE, RankLostError, Ranks
 from robsearch.training.trainer import NonFiniteLossError, train
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, StaleAttemptError
 from robsearch.trials.files import (
+    ERROR,
     DamagedError,
-    make_way,
     read_json,
     replacing,
+    shortened_into,
     unless_damaged,
     write_json,
+    write_text,
 )
 from robsearch.trials.loading import Saved, checkpoint_of, newest_checkpoint
 from robsearch.trials.measurement import Measurement, averages, finite, with_last_epoch
@@ -113,9 +115,9 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
     except RankLostError:
         raise
     except (NonFiniteLossError, DeviceFullError, DiskFullError, StaleAttemptError) as error:
-        reason = str(error)
+        reason = shortened(str(error))
     except Exception as error:
-        reason = _reason_of_attempt(error, attempt) if ranks.leads else str(error)
+        reason = _reason_of_attempt(error, attempt) if ranks.leads else shortened(str(error))
     # Outside of the except block no traceback holds the trial's tensors while the driver reads
     # this.
     yield Report(ended="FAIL", reason=reason, attempt=attempt.number)
@@ -152,21 +154,21 @@ def _reason_of_attempt(error: Exception, attempt: Attempt) -> str:
     try:
         attempt.refuse_if_stale()
     except StaleAttemptError as stale:
-        return f"{stale}, after {type(error).__name__}: {error}"
+        return shortened(f"{stale}, after {type(error).__name__}: {error}")
     return _reason(error, attempt.folder)
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """For the driver; the traceback is written into a file of the folder."""
-    file = folder / "error.txt"
+    """For the driver; the traceback is written into a file of the folder, with all of a message
+    that is too long for the driver."""
+    file = folder / ERROR
     text = f"{type(error).__name__}: {error}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        make_way(file)
-        file.write_text(traceback.format_exc())
+        write_text(file, traceback.format_exc())
     except OSError as unwritten:  # a full disk must not hide what went wrong
-        return f"{text} (no traceback: {unwritten})"
-    return f"{text} (traceback: {file})"
+        return f"{shortened(text)} (no traceback: {unwritten})"
+    short = shortened(text, file)
+    return short if short != text else f"{text} (traceback: {file})"
 
 
 # --- measuring ---
@@ -183,7 +185,8 @@ def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
     """
     try:
         metrics, problems = _measure(recipe, folder)
-        yield Report(ended="COMPLETE", test=metrics, reason="; ".join(problems) or None)
+        reason = shortened_into("; ".join(problems), folder / ERROR)
+        yield Report(ended="COMPLETE", test=metrics, reason=reason or None)
     except Exception as error:
         yield Report(ended="FAIL", reason=_reason(error, folder))
 

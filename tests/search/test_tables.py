@@ -166,6 +166,14 @@ def failed(reasons, **params):
     )
 
 
+def test_reasons_that_were_cut_are_one_group_and_those_of_former_versions_are_cut_when_read():
+    cut = [f"{'x' * 1000} (... more in /w4-00{n}/a1/error.txt)" for n in range(2)]
+    old = [f"{'y ' * 2_000_000}(traceback: /w4-002/a1/error.txt)"]
+    same, former = failures_of(failed([*cut, *old]))
+    assert (same.reason, same.trials) == ("x" * 1000, ("w4-000", "w4-001"))
+    assert former.reason == f"{'y ' * 500} (... 3,998,999 more characters)"
+
+
 def test_failures_are_grouped_by_reason_with_what_was_tried_beside_those_that_did_not_fail():
     reasons = [
         "loss nan at epoch 3 (traceback: /a1/e.txt)",

@@ -1,14 +1,16 @@
 import json
 import os
+from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from small_spaces import Faulty, recipe
 
-from robsearch import Epoch
+from robsearch import TRADES, Epoch, LogitMargin
 from robsearch.trials import trial
 from robsearch.trials.checkpoints import Attempt, Snapshot, StaleAttemptError, drop_weights
+from robsearch.trials.files import shortened_into
 from robsearch.trials.loading import best_epoch, newest_checkpoint, read_history, read_test
 from robsearch.trials.trial import measure, run
 
@@ -132,6 +134,55 @@ def test_an_error_is_reported_with_its_traceback_and_not_raised(tmp_path):
     assert reports[-1].ended == "FAIL"
     assert "RuntimeError: a fault of the objective" in reports[-1].reason
     assert "in terms" in (tmp_path / "a1" / "error.txt").read_text()
+
+
+WORDS = f"these images:\n{'0.123 ' * 900_000}THE END"
+
+
+@dataclass(frozen=True)
+class Wordy(TRADES):
+    """An objective that quotes its images when it fails."""
+
+    def terms(self, *arguments):
+        raise ValueError(WORDS)
+
+
+@dataclass(frozen=True)
+class WordyMargin(LogitMargin):
+    """A measure that does."""
+
+    def __call__(self, *arguments):
+        raise ValueError(WORDS)
+
+
+def test_of_a_message_of_5_mb_the_driver_hears_1000_characters_and_error_txt_has_all(tmp_path):
+    reports = list(run(recipe(8, objective=Wordy()), tmp_path))
+    file = tmp_path / "a1" / "error.txt"
+    reason = reports[-1].reason
+    assert reason.startswith("ValueError: these images:\n0.123 0.123")
+    assert reason.endswith(f" (... more in {file})")
+    assert len(reason) == 1000 + len(f" (... more in {file})")
+    whole = file.read_text()
+    assert f"ValueError: {WORDS}" in whole
+
+
+def test_what_measuring_leaves_out_is_told_in_1000_characters_too(tmp_path):
+    wordy = recipe(8, measures=(WordyMargin(),))
+    list(run(wordy, tmp_path))
+    (report,) = measure(wordy, tmp_path)
+    assert report.ended == "COMPLETE"
+    assert "ValueError: these images" in report.reason
+    assert report.reason.endswith(f" (... more in {tmp_path / 'error.txt'})")
+    assert len(report.reason) < 1200
+    assert "THE END" in (tmp_path / "error.txt").read_text()
+
+
+def test_an_error_txt_that_cannot_be_written_is_told_in_bounds(tmp_path):
+    (tmp_path / "file").write_text("")
+    short = shortened_into("x" * 1001, tmp_path / "file" / "error.txt")
+    assert short == "x" * 1000 + " (... 1 more character)"
+    assert shortened_into("x" * 1000, tmp_path / "error.txt") == "x" * 1000
+    assert not (tmp_path / "error.txt").exists()
 
 
 def test_measures_are_taken_at_the_best_and_the_last_epoch(tmp_path):
