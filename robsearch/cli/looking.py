@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,7 +150,12 @@ def compare(
     from robsearch.search.commands.compare import comparison_parts
 
     comparison = compare_searches(*(load_search(name, results, storage) for name in names))
-    files = comparison.write(out or ResultsStore.of(results, storage).results)
+    files: Sequence[Path] = ()
+    unwritten = None
+    try:
+        files = comparison.write(out or ResultsStore.of(results, storage).results)
+    except InputError as error:
+        unwritten = error
     if as_json:
         _print_json(
             {
@@ -162,6 +167,11 @@ def compare(
         )
     else:
         _print([*comparison_parts(comparison), *(f"written: {file}" for file in files)])
+    # Who looks at results that others keep has what was asked for; who named a folder has not.
+    if unwritten and out:
+        raise unwritten
+    if unwritten:
+        typer.echo(f"note: {unwritten}", err=True)
 
 
 def doctor(
@@ -206,7 +216,15 @@ def doctor(
         raise typer.Exit(1)
 
 
-def report(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
+def report(
+    name: NameArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file for the report (default: report.html in the search's folder)"),
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+) -> None:
     """Write a search's HTML report anew, from whatever is there."""
     from robsearch.report import write
     from robsearch.search import RunOptions, load_search
@@ -215,7 +233,7 @@ def report(name: NameArgument, results: Results = None, storage: Storage = None)
     search = load_search(name, results, storage)
     uri = RunOptions(results=results, storage=storage).uri(search.record.tracking)
     pages = run_pages(uri, name, search.record.identity)
-    typer.echo(f"report: {write(search, search.report, pages)}")
+    typer.echo(f"report: {write(search, out or search.report, pages)}")
 
 
 def ui(

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from robsearch.drawing.pages import render, render_page
 from robsearch.drawing.style import look
+from robsearch.errors import refused
 from robsearch.report.answer import answer
 from robsearch.report.cost import cost_by_width, time_by_width
 from robsearch.report.evidence import Evidence, LeftOutError, Searched
@@ -25,6 +26,7 @@ from robsearch.report.response import accuracy_against_lam
 from robsearch.report.surface import lam_over_width
 from robsearch.report.training import accuracy_over_epochs, ratio_over_epochs
 from robsearch.report.trials import all_trials, failures, setting
+from robsearch.trials.disk import is_full
 
 __all__ = ["Searched", "write"]
 
@@ -74,9 +76,20 @@ def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) 
         path: of the HTML file.
         pages: the address of each trial's run, by its name, as far as it is known: points and names
             link there.
+
+    Raises:
+        InputError: the file may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(search, pages), encoding="utf-8")
+    text = page(search, pages)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        if is_full(error):
+            raise
+        got = error.strerror or error
+        do = "write it elsewhere with `robsearch report NAME --out FILE`"
+        raise refused(f"to write the report {path}", got, do) from error
     return path
 
 

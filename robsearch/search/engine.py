@@ -240,6 +240,7 @@ def resume(
     options, console = _checked("resume", options, console, trials=(trials, 0))
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
+    check_writable(folder)
     watch = LeaseWatch(storage, name)
     watch.wait(printer(console))
     # A torn line is cut off only where nobody writes any more.
@@ -253,7 +254,6 @@ def resume(
     changed = changed_settings(record, space)
     for label, text in changed.items():
         _print_note(console, f"the {label} is {text} from now on; it was {record.setting[label]}")
-    check_writable(folder)
     uri = options.uri_of(record)
     # A server that is away does not keep a search from going on; a file that is not there does.
     if not served(uri):

@@ -40,6 +40,8 @@ def check_writable(results: Path) -> None:
             probe.write(b"robsearch")
     except OSError as error:
         do = "choose another folder with --results or ROBSEARCH_RESULTS"
+        if results.is_dir():
+            do += ", such as a copy of this one, or work as a user who may write it"
         got = error.strerror or error
         raise refused(f"a writable results folder {results}", got, do) from error
 

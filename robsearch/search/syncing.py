@@ -10,6 +10,7 @@ from pathlib import Path
 
 from robsearch.errors import InputError, counted
 from robsearch.search.options import RunOptions
+from robsearch.search.preflight import check_writable
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search
 from robsearch.search.results_store import search_names
@@ -45,11 +46,12 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
         How many runs could not be brought up to date.
 
     Raises:
-        InputError: there is no such search, MLflow does not answer, or a driver is at work, which
-            delivers itself.
+        InputError: there is no such search, MLflow does not answer, the search's folder or storage
+            cannot be written, or a driver is at work, which delivers itself.
     """
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
+    check_writable(folder)
     uri = options.uri_of(record)
     last_sign = _last_sign(folder)
     watch = LeaseWatch(storage, name)

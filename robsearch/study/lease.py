@@ -23,6 +23,7 @@ from optuna.study import StudyDirection
 
 from robsearch.errors import LeaseLostError, refused
 from robsearch.study.process_table import is_there, this_process
+from robsearch.study.storage import refused_if_read_only
 
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
@@ -78,7 +79,8 @@ class Lease:
             do: what a user whose search is driven already shall do.
 
         Raises:
-            InputError: another driver holds it; names its host and process.
+            InputError: another driver holds it (names its host and process), or the storage cannot
+                be written.
         """
         if watch is not None:
             watch.look()
@@ -88,7 +90,8 @@ class Lease:
         # It is the number after the lease that was watched: whoever started meanwhile has taken it.
         number = watch.number + 1
         try:
-            storage.create_new_study([StudyDirection.MAXIMIZE], _name(search, number))
+            with refused_if_read_only():
+                storage.create_new_study([StudyDirection.MAXIMIZE], _name(search, number))
         except DuplicatedStudyError as error:
             raise _just_taken(search) from error
         return cls(storage, search, number)
@@ -242,14 +245,15 @@ def ask_to_stop(
         status: the command that says how it stands.
 
     Raises:
-        InputError: nobody drives it.
+        InputError: nobody drives it, or the storage cannot be written.
     """
     watch = LeaseWatch(storage, search)
     if watch.owner is None:
         do = f"there is nothing to stop; `{status}` says how it stands"
         raise refused(f"a process that drives {search!r}", "none", do)
     study = storage.get_study_id_from_name(_name(search, watch.number))
-    storage.set_study_user_attr(study, "stop", time.time())
+    with refused_if_read_only():
+        storage.set_study_user_attr(study, "stop", time.time())
     return watch.owner
 
 

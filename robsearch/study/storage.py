@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,6 +23,8 @@ from robsearch.errors import refused
 from robsearch.trials.paths import check_sqlite_uri, without_password
 
 JOURNAL = "optuna.journal"
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system answers to a write that it does not allow."""
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -107,6 +112,35 @@ class _Journal(JournalStorage):
     def __init__(self, lines: WholeLines) -> None:
         super().__init__(lines)
         self.lines = lines
+
+
+@contextlib.contextmanager
+def refused_if_read_only() -> Iterator[None]:
+    """Around a first write to a storage.
+
+    Raises:
+        InputError: this process may not write it.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _forbidden_behind(error)
+        if reason is None:
+            raise
+        do = "work as a user who may write it, or on a copy of the results and the storage"
+        raise refused("a storage that can be written", reason, do) from error
+
+
+def _forbidden_behind(error: BaseException) -> str | None:
+    """The words of the system or of sqlite for a write that it forbids, if that led to an error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FORBIDDEN:
+            return f"{cause.strerror}: {cause.filename}"
+        if isinstance(cause, sqlite3.OperationalError) and "readonly" in str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def repair_journal(folder: Path) -> None:
