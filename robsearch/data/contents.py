@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -114,9 +115,8 @@ def _read_all(root: str, names: Sequence[str]) -> Iterator[_Hashed | OSError]:
 def _read(path: str) -> _Hashed | OSError:
     now = time.time_ns()
     try:
-        # A pipe that took the file's place meanwhile would keep a plain open waiting.
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(number, "rb", buffering=0) as file:
+        with open_regular(path) as file:
+            number = file.fileno()
             facts = _facts(os.fstat(number))
             total = hashlib.file_digest(file, "sha256")
             # Once more: somebody may have written while the file was read.
@@ -124,6 +124,18 @@ def _read(path: str) -> _Hashed | OSError:
             return _Hashed(facts, total.hexdigest(), lasting)
     except OSError as problem:
         return problem
+
+
+def open_regular(path: str) -> FileIO:
+    """A regular file, to be read. Raises OSError for what is none, or cannot be read."""
+    # A pipe that took the file's place meanwhile would keep a plain open waiting.
+    file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _facts(os.fstat(file.fileno()))
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _is_young(facts: Facts, now: int) -> bool:

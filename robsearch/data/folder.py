@@ -3,11 +3,15 @@ has them."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, TypeAlias, final
@@ -18,7 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from robsearch.data.contents import contents
+from robsearch.data.contents import contents, open_regular
 from robsearch.data.maps import PIECE
 from robsearch.data.remote import is_remote
 from robsearch.data.splits import (
@@ -38,6 +42,15 @@ Pixels: TypeAlias = UInt8[np.ndarray, "n c h w"]
 
 _NAMED = 5
 """Images named in one refusal; the rest are counted."""
+
+LARGEST_PIXELS = 178_956_970
+"""Of one image: at so many Pillow, too, takes a file for a bomb."""
+
+PIXELS_AT_ONCE = 1 << 24
+"""Of all images that are decoded at the same time; a larger one is decoded alone. Pillow takes 4
+bytes for each, as many again to convert it, and decoders of their own up to 4 more."""
+
+_INTEGER = re.compile(r"\d+")
 
 _LAYOUT = "lay images out as train/CLASS/*.png and test/CLASS/*.png, val/CLASS/*.png if you like"
 
@@ -63,8 +76,10 @@ class Folder:
     ``train`` and ``val`` are in random order, ``test`` in the order of its names.
 
     Images become 8-bit RGB or grey; transparency is dropped and a camera's rotation mark is not
-    applied. They are decoded by threads, and all are in memory while the store is built:
-    ``n * channels * h * w`` bytes.
+    applied. They are decoded by threads, up to ``PIXELS_AT_ONCE`` pixels of files at a time, and a
+    larger file alone: that takes 4 bytes for each of its pixels, 8 if it has another mode than RGB
+    (or grey), up to 12 of WebP and progressive JPEG. A file of more than ``LARGEST_PIXELS`` is
+    refused. What becomes of them is in memory while ``read`` runs: ``n * channels * h * w`` bytes.
 
     The identity of the set is what its files hold: ``fingerprint`` is taken from their names below
     ``root`` and their bytes when the object is made. A file added, renamed or changed makes another
@@ -98,8 +113,8 @@ class Folder:
 
     Raises:
         InputError: no images, fewer than two classes, class folders that differ among splits,
-            numbers that do not fit, all at once; or files or folders that cannot be read (names
-            them).
+            numbers that do not fit, all at once; or files or folders that cannot be read, are none,
+            or lead back to where they lie in (names them).
     """
 
     root: str = field(compare=False)
@@ -210,34 +225,57 @@ class Folder:
     def _decoded(self, paths: list[str]) -> tuple[Pixels, list[str]]:
         """Images in the order of their paths, and what is wrong with any of them."""
         pixels = np.empty((len(paths), *self.spec.shape), dtype=np.uint8)
+        problems: dict[int, str] = {}
 
-        def decode(i: int) -> str | None:
-            image = self._opened(paths[i])
+        def decode(i: int, most: int = PIXELS_AT_ONCE) -> bool:
+            image = self._opened(paths[i], most)
             if isinstance(image, str):
-                return image
-            pixels[i] = np.asarray(image).reshape(*self.size, -1).transpose(2, 0, 1)
-            return None
+                problems[i] = image
+            elif image is not None:
+                pixels[i] = np.asarray(image).reshape(*self.size, -1).transpose(2, 0, 1)
+            return image is not None
 
         with ThreadPoolExecutor() as threads:
-            return pixels, list(filter(None, threads.map(decode, range(len(paths)))))
+            decoded = list(threads.map(decode, range(len(paths))))
+        # In one thread: the C library keeps memory that was freed for each thread.
+        for i, done in enumerate(decoded):
+            if not done:
+                decode(i, LARGEST_PIXELS)
+        return pixels, [problems[i] for i in sorted(problems)]
 
-    def _opened(self, path: str) -> Image.Image | str:
-        """The image, or what is wrong with it."""
+    def _opened(self, path: str, most: int = LARGEST_PIXELS) -> Image.Image | str | None:
+        """The image, or what is wrong with it; None if it has more than ``most`` pixels."""
         h, w = self.size
         try:
-            with Image.open(path) as file:
+            with open_regular(path) as stream, Image.open(stream) as file:
+                pixels = file.width * file.height
+                if pixels > LARGEST_PIXELS:
+                    return _too_large(path, pixels)
+                if pixels > most:
+                    return None
                 if file.mode.startswith(("I", "F")):
                     do = "convert it to 8 bits: it is not said which of its values is white"
                     return refusal(f"an 8-bit image in {path}", f"mode {file.mode}", do)
-                image: Image.Image = file.convert("L" if self.grey else "RGB")
+                if file.size != (w, h) and not self.resize:
+                    got = f"{file.height}x{file.width} in {path}"
+                    do = "pass resize=True or correct size"
+                    return refusal(f"images of {h}x{w} pixels", got, do)
+                with _IN_MEMORY.taken(pixels):
+                    return self._fitted(file)
+        except Image.DecompressionBombError as problem:
+            return _too_large(path, int(_INTEGER.findall(str(problem))[0]))
         except Exception as problem:  # a damaged file breaks its decoder in any way
             return _unreadable("image", path, problem)
+
+    def _fitted(self, file: Image.Image) -> Image.Image:
+        """Decodes an image; as large and of such colours as all shall be."""
+        h, w = self.size
+        mode = "L" if self.grey else "RGB"
+        # To convert what has the mode already would copy it.
+        image = file if file.mode == mode else file.convert(mode)
         if image.size == (w, h):
-            return image
-        if self.resize:
-            return ImageOps.fit(image, (w, h), Image.Resampling.BILINEAR)
-        got = f"{image.height}x{image.width} in {path}"
-        return refusal(f"images of {h}x{w} pixels", got, "pass resize=True or correct size")
+            return image.copy()
+        return ImageOps.fit(image, (w, h), Image.Resampling.BILINEAR)
 
     def _fingerprint(self, listed: Mapping[str, Listed]) -> str:
         """Of names and contents. Raises InputError for files that cannot be read."""
@@ -357,6 +395,56 @@ def parts(folder: Folder) -> dict[str, Parts]:
     return with_wrong_labels(splits, folder)
 
 
+class _Memory:
+    """Lets threads decode images as long as these have few pixels together, or there is one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pixels = 0
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until an image of so many pixels may be decoded; inside it counts."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._pixels or self._pixels + pixels <= PIXELS_AT_ONCE
+            )
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_IN_MEMORY = _Memory()
+
+
+def _walk(folder: str, failed: Callable[[OSError], None]) -> list[tuple[str, list[str]]]:
+    """A folder and all below it, through links, each with its files, sorted.
+
+    A link that leads back to a folder above it would be followed for ever: ``failed`` is told.
+    """
+    walked: list[tuple[str, list[str]]] = []
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, ())]
+    while waiting:
+        place, above = waiting.pop()
+        try:
+            status = os.stat(place)
+        except OSError as problem:
+            failed(problem)
+            continue
+        here = status.st_dev, status.st_ino
+        if here in above:
+            failed(OSError(errno.ELOOP, "a link that leads back to a folder above it", place))
+            continue
+        _, folders, files = next(os.walk(place, onerror=failed), (place, [], []))
+        walked.append((place, files))
+        waiting += [(os.path.join(place, name), (*above, here)) for name in folders]
+    return sorted(walked)
+
+
 def _listed(folder: Path, failed: Callable[[OSError], None]) -> Listed:
     """All that torchvision's ``ImageFolder`` would find, in its order."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -368,12 +456,20 @@ def _listed(folder: Path, failed: Callable[[OSError], None]) -> Listed:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        subfolders = os.walk(folder / name, onerror=failed, followlinks=True)
-        for place, _, files in sorted(subfolders):
+        for place, files in _walk(os.path.join(folder, name), failed):
             images = sorted(file for file in files if file.lower().endswith(IMG_EXTENSIONS))
             paths += [os.path.join(place, image) for image in images]
             labels += [label] * len(images)
     return Listed(classes, paths, np.array(labels, dtype=np.int64))
+
+
+def _too_large(path: str, pixels: int) -> str:
+    expected = f"an image of at most {LARGEST_PIXELS:,} pixels in {_shown(path)}"
+    return refusal(
+        expected,
+        counted(pixels, "pixel"),
+        "make it smaller first, such as with Pillow's Image.thumbnail",
+    )
 
 
 def _unreadable(what: str, path: str | Path, problem: Exception) -> str:

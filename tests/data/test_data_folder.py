@@ -440,6 +440,108 @@ def test_what_is_no_file_is_named_at_once(root: Path) -> None:
     refused(root, *links, f"{root}/test/bee/link.png", "and 2 more images like these")
 
 
+LOOPS = {
+    "one": {"train/ant/loop": "train/ant"},
+    "two, which multiply": {"train/ant/loop": "train/ant", "train/ant/again": "train/ant"},
+    "through another class": {"train/ant/other": "train/bee", "train/bee/other": "train/ant"},
+    "to the root": {"test/bee/root": "", "test/bee/roots": ""},
+    "relative": {"test/bee/here": "test/bee"},
+}
+
+
+@pytest.mark.parametrize("links", LOOPS.values(), ids=LOOPS)
+def test_links_that_lead_back_are_named_and_not_followed_for_ever(
+    root: Path, links: dict[str, str]
+) -> None:
+    for link, target in links.items():
+        (root / link).symlink_to(root / target)
+    before = time.monotonic()
+    with pytest.raises(InputError, match="a link that leads back to a folder above it") as caught:
+        Folder(str(root), size=(5, 4))
+    assert time.monotonic() - before < 30
+    named = [f"{root / link}" for link in links]
+    assert all(any(name in problem for name in named) for problem in caught.value.problems[:5])
+
+
+def test_links_that_lead_elsewhere_are_followed(root: Path, tmp_path: Path) -> None:
+    write(tmp_path / "more", {"deep/er": 3})
+    for name in ("one", "two"):  # one folder may be met twice
+        (root / "train" / "ant" / name).symlink_to(tmp_path / "more")
+    listed = ImageFolder(str(root / "train"))
+    folder = Folder(str(root), size=(5, 4))
+    assert folder._listed()["train"].paths == [path for path, _ in listed.imgs]
+    assert len(listed) == 96
+
+
+@pytest.mark.parametrize("read", [Folder.read, lambda folder: folder._opened(PIPE.format(folder))])
+def test_a_pipe_that_took_an_images_place_keeps_nobody_waiting(root: Path, read: Any) -> None:
+    folder = Folder(str(root), size=(5, 4))
+    pipe = Path(PIPE.format(folder))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    try:
+        problem = read(folder)
+    except InputError as error:
+        problem = str(error)
+    assert f"expected a readable image in {pipe}, got a pipe, socket or device" in problem
+
+
+PIPE = "{0.root}/train/ant/001.png"
+
+LARGE = """
+import sys
+import warnings
+from pathlib import Path
+
+from robsearch.data import Folder
+
+
+def most():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
+
+warnings.simplefilter("ignore")  # Pillow's
+folder = Folder(sys.argv[1], size=(8, 8), resize=True, val=2)
+before = most()
+splits = folder.read()
+print(most() - before, *sorted({int(shade) for shade in splits["train"].images.unique()}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux counts it")
+def test_large_images_are_decoded_one_at_a_time(tmp_path: Path) -> None:
+    """Eight of 170 million pixels: together they took 5.5 GB."""
+    large = tmp_path / "large.png"
+    Image.new("L", (13_000, 13_077), 200).save(large, compress_level=1)
+    assert large.stat().st_size < 2e6
+    for place, n in (("train/ant", 4), ("train/bee", 4), ("test/ant", 1), ("test/bee", 1)):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        for i in range(n):
+            os.link(large, tmp_path / "images" / place / f"{i}.png")
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "images")]
+    environment = {**os.environ, "ROBSEARCH_CACHE": str(tmp_path / "cache")}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    took, *shades = answer.stdout.split()
+    # One byte a pixel as decoded, and four as RGB.
+    assert 0.6 < float(took) < 1
+    assert shades == ["200"]
+
+
+def test_an_image_beyond_the_limit_is_refused_by_name_before_it_is_decoded(root: Path) -> None:
+    beyond, bomb = root / "test" / "ant" / "beyond.png", root / "test" / "ant" / "bomb.png"
+    for file, (w, h) in {beyond: (13_000, 13_767), bomb: (40_000, 40_000)}.items():
+        Image.new("1", (w, h)).save(file, compress_level=1)
+    refused(
+        root,
+        f"an image of at most 178,956,970 pixels in {beyond}, got 178,971,000 pixels: make it",
+        f"an image of at most 178,956,970 pixels in {bomb}, got 1,600,000,000 pixels: make it",
+        resize=True,
+    )
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_what_may_not_be_read_is_named(root: Path) -> None:
     (root / "test" / "ant" / "000.png").chmod(0)
