@@ -18,7 +18,10 @@ from robsearch.cli.options import (
     Gpus,
     GpusOrAuto,
     HangAfter,
+    MaxGpuHours,
+    MaxHours,
     NameArgument,
+    OrResume,
     Parallel,
     PassEnv,
     Results,
@@ -26,7 +29,9 @@ from robsearch.cli.options import (
     SpaceOption,
     Storage,
     Tracking,
+    TrialMaxHours,
 )
+from robsearch.cli.steering import delete, drop, list_searches
 from robsearch.errors import DiskFullError, InputError, LeaseLostError
 
 if TYPE_CHECKING:
@@ -84,6 +89,7 @@ def launch(
         int | None, typer.Option(help="in all widths together (default: 10 per width)")
     ] = None,
     seed: Annotated[int, typer.Option(help="from which every trial's seed derives")] = 0,
+    or_resume: OrResume = False,
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -93,6 +99,9 @@ def launch(
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
     disk_budget: DiskBudget = None,
+    max_hours: MaxHours = None,
+    trial_max_hours: TrialMaxHours = None,
+    max_gpu_hours: MaxGpuHours = None,
 ) -> None:
     """Search a space: train on Ray, decide with Optuna, record in MLflow, end with a law and a
     report."""
@@ -109,8 +118,15 @@ def launch(
         hang_after=hang_after,
         pass_env=pass_env or (),
         disk_budget=disk_budget,
+        max_hours=max_hours,
+        trial_max_hours=trial_max_hours,
+        max_gpu_hours=max_gpu_hours,
     )
-    _conclude(launch_search(space, name=name, trials=trials, seed=seed, options=options), options)
+    search = launch_search(
+        space, name=name, trials=trials, seed=seed, options=options, or_resume=or_resume
+    )
+    # A loop around this command ends once nothing is left to do, whatever failed.
+    _conclude(search, options, is_enough=or_resume and not search.stopped)
 
 
 @app.command()
@@ -127,6 +143,9 @@ def resume(
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
     disk_budget: DiskBudget = None,
+    max_hours: MaxHours = None,
+    trial_max_hours: TrialMaxHours = None,
+    max_gpu_hours: MaxGpuHours = None,
 ) -> None:
     """Go on with a search that was interrupted or killed, or give it more trials."""
     _say_loading(name)
@@ -142,18 +161,32 @@ def resume(
         hang_after=hang_after,
         pass_env=pass_env or (),
         disk_budget=disk_budget,
+        max_hours=max_hours,
+        trial_max_hours=trial_max_hours,
+        max_gpu_hours=max_gpu_hours,
     )
     _conclude(resume_search(name, trials=trials, space=space, options=options), options)
 
 
 @app.command()
-def stop(name: NameArgument, results: Results = None, storage: Storage = None) -> None:
+def stop(
+    name: NameArgument,
+    trial: Annotated[
+        str | None, typer.Option(help="end this one alone, such as w4-017: it counts as pruned")
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+) -> None:
     """End a search that runs in another terminal or on another machine, cleanly; `resume` goes
     on."""
     from robsearch.search import RunOptions
-    from robsearch.search.commands.stop import stop as stop_search
+    from robsearch.search.commands.stop import stop as stop_search, stop_trial
 
-    stop_search(name, RunOptions(results=results, storage=storage), typer.echo)
+    options = RunOptions(results=results, storage=storage)
+    if trial is not None:
+        stop_trial(name, trial, options, typer.echo)
+    else:
+        stop_search(name, options, typer.echo)
 
 
 @app.command()
@@ -207,6 +240,9 @@ def evaluate(
         raise typer.Exit(1)
 
 
+app.command()(drop)
+app.command()(delete)
+app.command("list")(list_searches)
 # Commands stand in the help in the order in which they are added.
 for _look in (status, compare, report, ui, doctor, validate):
     app.command()(_look)
@@ -266,12 +302,12 @@ def _say_loading(what: str) -> None:
     warm_up()
 
 
-def _conclude(search: Search, options: RunOptions) -> None:
+def _conclude(search: Search, options: RunOptions, is_enough: bool = False) -> None:
     from robsearch.search.summary import closing_lines
 
     for line in closing_lines(search, options):
         typer.echo(line)
-    if search.ended < search.record.trials:
+    if search.ended < search.record.trials and not is_enough:
         # 130 is what a shell gives a command that was interrupted.
         failed = (search.trials["state"] == "FAIL").any()
         raise typer.Exit(1 if failed and not search.unfinished else 130)

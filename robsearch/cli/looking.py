@@ -43,10 +43,10 @@ def check(
     except InputError as error:
         if not as_json:
             raise
-        _print_json({"space": space, "ready": False, "problems": error.problems})
+        print_json({"space": space, "ready": False, "problems": error.problems})
         raise typer.Exit(2) from error
     if as_json:
-        _print_json(
+        print_json(
             {
                 "space": space,
                 "ready": True,
@@ -57,7 +57,7 @@ def check(
             }
         )
     else:
-        _print(_draw_lines(space, draws, notes, costs))
+        print_parts(_draw_lines(space, draws, notes, costs))
 
 
 def _read_in(results: Path | None, storage: str | None) -> AbstractContextManager[None]:
@@ -121,15 +121,15 @@ def status(
     if name is None:
         names = search_names(store)
         if as_json:
-            _print_json({"results": store.results, "searches": names})
+            print_json({"results": store.results, "searches": names})
         else:
-            _print(names or [f"no searches in {store.results}"])
+            print_parts(names or [f"no searches in {store.results}"])
         return
     search = load_search(name, results, storage)
     if as_json:
-        _print_json(status_json(search))
+        print_json(status_json(search))
     else:
-        _print([*status_lines(search), driver_line(search)])
+        print_parts([*status_lines(search), driver_line(search)])
 
 
 def compare(
@@ -157,7 +157,7 @@ def compare(
     except InputError as error:
         unwritten = error
     if as_json:
-        _print_json(
+        print_json(
             {
                 "rows": comparison.rows.to_dict("records"),
                 "differences": comparison.differences,
@@ -166,7 +166,7 @@ def compare(
             }
         )
     else:
-        _print([*comparison_parts(comparison), *(f"written: {file}" for file in files)])
+        print_parts([*comparison_parts(comparison), *(f"written: {file}" for file in files)])
     # Who looks at results that others keep has what was asked for; who named a folder has not.
     if unwritten and out:
         raise unwritten
@@ -209,9 +209,9 @@ def doctor(
     )
     ok = all(finding.ok for finding in findings)
     if as_json:
-        _print_json({"ok": ok, "findings": [finding.facts for finding in findings]})
+        print_json({"ok": ok, "findings": [finding.facts for finding in findings]})
     else:
-        _print(finding_lines(findings))
+        print_parts(finding_lines(findings))
     if not ok:
         raise typer.Exit(1)
 
@@ -261,7 +261,7 @@ def ui(
     )
 
 
-def _print(parts: Iterable[Any]) -> None:
+def print_parts(parts: Iterable[Any]) -> None:
     """Text wraps on a terminal only: in a file, or behind a pipe, a sentence is one line; so is a
     ``str`` anywhere."""
     from rich.text import Text
@@ -276,7 +276,8 @@ def _print(parts: Iterable[Any]) -> None:
         console.print(shown, highlight=False, soft_wrap=isinstance(part, str | Text) and not wrap)
 
 
-def _print_json(content: Any) -> None:
+def print_json(content: Any) -> None:
+    """As JSON; what is not a finite number is null."""
     typer.echo(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 

@@ -18,6 +18,14 @@ SpaceOption = Annotated[
     ),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="of the search")]
+OrResume = Annotated[
+    bool,
+    typer.Option(
+        "--or-resume",
+        help="go on with the search --name if there is one, up to --trials in all; nothing, if "
+        "nothing is left to do",
+    ),
+]
 
 
 Results = Annotated[
@@ -81,6 +89,18 @@ PassEnv = Annotated[
         help="an environment variable that workers see, too; may be repeated (or "
         "ROBSEARCH_PASS_ENV=NAME,NAME)",
     ),
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(help="hours that drivers of this search may be up; then it stops (inf: no limit)"),
+]
+TrialMaxHours = Annotated[
+    float | None,
+    typer.Option(help="hours that the epochs of one training may take; then it fails"),
+]
+MaxGpuHours = Annotated[
+    float | None,
+    typer.Option(help="GPU hours that all trials together may take; then the search stops"),
 ]
 HangAfter = Annotated[
     float, typer.Option(help="seconds without a report until a trial counts as hung")

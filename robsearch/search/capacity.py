@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,9 @@ SPARE = 1.1
 MOST = 64
 """Trials on one GPU: its memory may hold more, but they would only wait for each other."""
 PROBE_RETRIES = 1
+GRACE_SECONDS = 20.0
+"""After a TERM, until running epochs are cut off: the notice before a machine is taken away may be
+of 30 seconds."""
 
 
 @contextlib.contextmanager
@@ -176,10 +179,29 @@ def capacity(
 
 
 @contextlib.contextmanager
-def stops_on_signal(jobs: Stoppable, console: Console) -> Iterator[None]:
-    """Ctrl-C, or a TERM, stops once and cleanly; a second Ctrl-C stops as Python does."""
+def stops_on_signal(
+    jobs: Stoppable, console: Console, drain: Callable[[float], None] | None = None
+) -> Iterator[None]:
+    """Ctrl-C, or a TERM, stops once and cleanly; a second Ctrl-C stops as Python does.
+
+    Args:
+        jobs: what is stopped.
+        console: where it is said.
+        drain: is called at the first TERM, as of a machine that is about to be taken away, with the
+            seconds that running epochs have to end; by default they have none.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and drain is not None:
+            signal.signal(signal.SIGTERM, stop_now)
+            drain(GRACE_SECONDS)
+            console.print(
+                f"stopping: running epochs have {GRACE_SECONDS:g} s to end (again: at once)"
+            )
+            return
+        stop_now(number, frame)
+
+    def stop_now(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         jobs.stopping = True
         console.print("stopping: waiting for the workers (Ctrl-C again to leave at once)")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from robsearch.cluster import Job, Work
-from robsearch.errors import LeaseLostError
+from robsearch.errors import LeaseLostError, counted
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE
 from robsearch.protocols import Metrics
-from robsearch.search.recording import Recorder
+from robsearch.search.recording import DROPPED_TAG, Recorder
 from robsearch.search.scheduling import StudyCounts, StudyScheduler
 from robsearch.spaces.resources import Resources
 from robsearch.study import (
@@ -171,9 +171,18 @@ class Driver:
         self.folder = folder
         self.say = say
         self.parallel = 1
+        self.trial_seconds: float | None = None
+        """That the epochs of one training may take."""
+        self.to_end: set[str] = set()
+        """Trials that somebody asked to end: they are pruned when an epoch has ended."""
+        self.dropped: dict[str, str] = {}
+        """Trials that a person took out of the results, with the reason, for their MLflow runs."""
+        self._tagged: dict[str, str] = {}
         self.weight_budget = WeightBudget(folder)
         self.started = time.time()
         self.problem = ""
+        self.extension = ""
+        """The option that goes on where a budget is used up."""
         self.lost: LeaseLostError | None = None
         self.running: dict[str, RunningTrial] = {}
         self.waiting: deque[RunningTrial] = deque()
@@ -181,6 +190,7 @@ class Driver:
         self.measuring: dict[str, RunningTrial] = {}
         self._resources: Mapping[float, Resources] = defaultdict(Resources)
         self._stopping = False
+        self._deadline: float | None = None
         self._jobs: dict[str, Job] = {}
         self._failures_in_a_row = 0
         lease.when_asked_to_stop(
@@ -212,11 +222,28 @@ class Driver:
     def stopping(self) -> bool:
         """Whether to stop at once: after a signal, at the request of another process, or for a
         problem."""
-        return self._stopping or self.lease.stop_asked
+        return self._stopping or self.lease.stop_asked or self._has_drained
 
     @stopping.setter
     def stopping(self, stopping: bool) -> None:
         self._stopping = stopping
+
+    def drain(self, seconds: float) -> None:
+        """Stops once each running training has come to the end of its epoch, and so to its next
+        checkpoint, but not later than in so many seconds."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + seconds
+
+    @property
+    def _has_drained(self) -> bool:
+        if self._deadline is None:
+            return False
+        return not self._jobs or time.monotonic() >= self._deadline
+
+    @property
+    def gpu_seconds(self) -> float:
+        """What all trials took of the GPUs so far."""
+        return sum(counts.total.gpu_seconds for counts in self.scheduler.counts_of.values())
 
     # --- what Ray asks ---
 
@@ -227,7 +254,9 @@ class Driver:
 
     def next(self) -> Job | None:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
-        if self.stopping or len(self._jobs) >= self.parallel:
+        self.tag_dropped()
+        draining = self._deadline is not None
+        if self.stopping or draining or len(self._jobs) >= self.parallel:
             return None
         due = self.unmeasured or self.waiting
         study = None if due else self.scheduler.next()
@@ -266,7 +295,8 @@ class Driver:
         trial = self.running.get(job.name)
         if trial is not None and self._holds_lease():
             self._trained(trial, report)
-        return job.name in self.running
+        # What a worker reports it has saved before, so this is the moment to stop it.
+        return job.name in self.running and self._deadline is None
 
     def gone(self, job: Job, error: str | None) -> None:
         """A worker is free again."""
@@ -280,7 +310,7 @@ class Driver:
             self.measuring.pop(job.name, None)
             self._enforce_budget()
         # Of a driver that stops, workers end without a word: their trials go on when it is resumed.
-        elif job.name in self.running and not self.stopping:
+        elif job.name in self.running and not self.stopping and self._deadline is None:
             what = "ended without an error"
             if error:
                 what = f"broke down more often than it is retried: {error}"
@@ -316,11 +346,15 @@ class Driver:
             counts.spent[suggestion.trial] = cost_of(trial.history, {}, {})
         self.recorder.changed(suggestion.trial)
         prune = trial.study.report(suggestion, fresh)
+        seconds = cost_of(trial.history, {}, {}).seconds
+        asked = suggestion.trial in self.to_end and bool(trial.history)
         if report.ended == "FAIL":
             self._end(trial, "FAIL", report.reason or "no reason given")
         elif report.ended == "COMPLETE":
             self._end(trial, "COMPLETE")
-        elif prune and len(trial.history) < suggestion.recipe.epochs:
+        elif self.trial_seconds is not None and seconds >= self.trial_seconds:
+            self._end(trial, "FAIL", _limit_text(self.trial_seconds, trial, self.folder))
+        elif asked or (prune and len(trial.history) < suggestion.recipe.epochs):
             self._end(trial, "PRUNED")
 
     def _end(self, trial: RunningTrial, state: str, reason: str = "") -> None:
@@ -378,6 +412,17 @@ class Driver:
         if study.stage.deciding:
             self.weight_budget.finished(trial.trial, trial.width, trial.order)
 
+    def tag_dropped(self) -> None:
+        """Tells MLflow what was dropped, or put back, since this was last called."""
+        dropped = self.dropped
+        if dropped == self._tagged:
+            return
+        for trial in sorted(dropped.keys() | self._tagged.keys()):
+            why = dropped.get(trial, "")
+            if why != self._tagged.get(trial, ""):
+                self.recorder.tag(trial, {DROPPED_TAG: why})
+        self._tagged = dropped
+
     def _enforce_budget(self) -> None:
         busy = {*self.running, *self._jobs}
         busy.update(trial.suggestion.trial for trial in (*self.unmeasured, *self.waiting))
@@ -391,3 +436,9 @@ class Driver:
         driver adopts it."""
         for trial in [*self.running.values(), *self.waiting]:
             self.recorder.stopped(trial.suggestion.trial, "INTERRUPTED", time.time())
+
+
+def _limit_text(seconds: float, trial: RunningTrial, folder: Path) -> str:
+    of = f"{counted(len(trial.history), 'epoch')} of {trial.suggestion.recipe.epochs}"
+    saved = folder / trial.suggestion.trial
+    return f"its epochs took the --trial-max-hours of {seconds / 3600:g}: {of} (saved: {saved})"

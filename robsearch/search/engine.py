@@ -15,10 +15,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from robsearch import cluster
-from robsearch.errors import counted, refuse
+from robsearch.errors import InputError, counted, refuse, refused
 from robsearch.identity import DERIVATION
 from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
+from robsearch.search.beginning import begun
+from robsearch.search.budgets import (
+    DriverClock,
+    driven_seconds,
+    trial_seconds,
+    used_up,
+    used_up_text,
+    within_budgets,
+)
 from robsearch.search.capacity import (
     capacity,
     check_capacity,
@@ -33,14 +42,10 @@ from robsearch.search.models import log_models
 from robsearch.search.options import AUTO, RunOptions, in_store
 from robsearch.search.preflight import check_writable, new_name
 from robsearch.search.progress import watched
-from robsearch.search.recording import Recorder
+from robsearch.search.recording import Recorder, is_concluded
+from robsearch.search.requests import hearing_requests
 from robsearch.search.result import Search, load_search
-from robsearch.search.results_store import (
-    claim_folder,
-    new_identity,
-    note_driver,
-    release_folder,
-)
+from robsearch.search.results_store import is_name, new_identity, note_driver, search_names
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
 from robsearch.search.scheduling import scheduler_of
 from robsearch.search.settings import (
@@ -71,7 +76,7 @@ from robsearch.study import (
     LeaseWatch,
     SearchRecord,
     Storage,
-    open_storage,
+    living_owner,
     recorded_trials,
     repair_journal,
 )
@@ -93,6 +98,7 @@ def launch(
     options: RunOptions | None = None,
     console: Console | None = None,
     resumed_by: str | None = None,
+    or_resume: bool = False,
 ) -> Search:
     """Runs a search from beginning to end and writes its report.
 
@@ -105,23 +111,26 @@ def launch(
         options: where and how much.
         console: where progress is shown.
         resumed_by: how to go on with it where that is not by ``resume``, as words in ``<...>``.
+        or_resume: whether a search of that name is gone on with, so that the same call does what is
+            left to do however often it is made; nothing, if there is nothing. ``trials`` stays the
+            total: more than before adds the difference, fewer changes nothing.
 
     Raises:
         InputError: everything that is wrong with the space, the options or the places, before Ray
-            starts.
+            starts; with ``or_resume`` also what ``resume`` refuses, or another seed.
         DiskFullError: the driver found no room to write; ``resume`` goes on once there is some.
     """
     options, console = _checked("launch", options, console, trials=(trials, 1), seed=(seed, 0))
     reference = space if isinstance(space, str) else space.reference or resumed_by
     space = load_space(space) if isinstance(space, str) else space
+    if or_resume and _exists(name, options):
+        return _go_on_or_leave(str(name), space, trials, seed, options, console)
     draws = check(space, say=partial(_print_note, console), needs_data=True)
     check_writable(options.store.results)
     check_tracking(options.uri())
     name = new_name(name, space, options.store, options.uri())
     imported = trials_to_import(space, options.store, draws, name, printer(console))
-    if trials is None or grid_size(space.sampler):
-        most = _most_trials(space)
-        trials = most if trials is None else min(trials, most)
+    trials = _asked(space, trials)
     recipes = recipe_settings([*draws, *more_draws(space, draws[0].width)], seed)
     record = SearchRecord(
         name=name,
@@ -141,15 +150,39 @@ def launch(
         judged_by=judgement_of_space(draws),
         derivation=DERIVATION,
     )
+    record = replace(record, budgets=options.budgets(record))
     # A cluster that refuses leaves no search behind, so it is joined first.
     with joined(options, space, options.store.results, console):
         _check_precision(draws, check_capacity(options, space))
-        tracker = Tracker(options.uri(), name, options.store.results, record.identity)
-        storage = _created(record, options)
-        if reference is None:
-            _print_note(console, how_to_resume(space, name))
-        import_trials(storage, name, space, imported, distributions(draws), printer(console))
-        return drive(space, record, storage, lambda _: tracker, options, draws[0].recipe, console)
+        tracker_of = partial(_new_tracker, options)
+        learn = partial(
+            import_trials,
+            search=name,
+            space=space,
+            trials=imported,
+            ranges=distributions(draws),
+            say=printer(console),
+        )
+        with begun(record, options.store, tracker_of, learn) as new:
+            if or_resume:
+                half = ", which an earlier launch had left half made" if new.taken_over else ""
+                _say(console, f"search {name}: begun{half}")
+            if reference is None:
+                _print_note(console, how_to_resume(space, name))
+            return drive(
+                space,
+                new.record,
+                new.storage,
+                lambda _: new.tracker,
+                options,
+                draws[0].recipe,
+                console,
+                new.lease,
+            )
+
+
+def _new_tracker(options: RunOptions, record: SearchRecord) -> Tracker:
+    return Tracker(options.uri(), record.name, options.store.results, record.identity)
 
 
 def _checked(
@@ -179,18 +212,51 @@ def _print_note(console: Console, text: str) -> None:
     console.print(f"[bold yellow]note:[/] {escape(text)}", soft_wrap=True)
 
 
-def _created(record: SearchRecord, options: RunOptions) -> Storage:
-    """Claims the search's folder and its name in the storage; where one is taken, neither is
-    kept."""
-    folder = options.store.folder(record.name)
-    claim_folder(folder, record)
-    try:
-        storage = open_storage(options.store.storage, folder)
-        record.create(storage)
-    except BaseException:  # also Ctrl-C: a folder without a search would keep its name taken
-        release_folder(folder)
-        raise
-    return storage
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), soft_wrap=True)
+
+
+def _exists(name: str | None, options: RunOptions) -> bool:
+    """Whether there is a search to go on with."""
+    if name is None:
+        do = "pass --name: it says which search is begun the first time and gone on with later"
+        raise refused("the name of a search with --or-resume", "none", do)
+    return is_name(name) and name in search_names(options.store)
+
+
+def _go_on_or_leave(
+    name: str,
+    space: Space,
+    trials: int | None,
+    seed: int,
+    options: RunOptions,
+    console: Console,
+) -> Search:
+    """Goes on with a search up to a total, or leaves it alone if that is reached; says which."""
+    storage, record = options.store.search(name)
+    if seed != record.seed:
+        do = f"pass --seed {record.seed}, or launch a new search under another --name"
+        raise refused(f"seed {record.seed}, with which {name!r} was begun", seed, do)
+    total = record.trials
+    if trials is not None:
+        total = max(total, _asked(space, trials))
+    extension = ""
+    if living_owner(storage, name) is None:
+        extension = _budget_extension(storage, record, options)
+    is_done = total == record.trials and is_concluded(options.store.folder(name), record)
+    if not (extension or is_done):
+        more = f", with {counted(total, 'trial')} in all" if total > record.trials else ""
+        _say(console, f"search {name}: going on with it{more}")
+        return _go_on(name, space, lambda before: max(total, before), options, console)
+    opened = derived_by(space, record.derivation)
+    check(opened, say=partial(_print_note, console), needs_data=True)
+    check_unchanged(storage, record, opened, options.store.folder(name))
+    search = load_search(name, options.results, options.storage)
+    why = f"it is complete ({search.ended} of {counted(record.trials, 'trial')} ended)"
+    if not is_done:
+        why = _used_up_problem(record, extension, options)
+    _say(console, f"search {name}: nothing to do, {why}")
+    return search
 
 
 def unnamed(space: Space) -> str:
@@ -205,6 +271,29 @@ def how_to_resume(space: Space, name: str) -> str:
         f"{shlex.quote(name)}` cannot import it: go on with robsearch.resume({name!r}, space=...) "
         "from Python, or put the space into a module and pass --space MODULE:NAME"
     )
+
+
+def _budget_extension(storage: Storage, record: SearchRecord, options: RunOptions) -> str:
+    """What would extend a budget that a search which nobody drives has used up; empty if it has
+    none."""
+    budgets = options.budgets(record)
+    gpu_seconds = 0.0
+    if "max_gpu_hours" in budgets:
+        gpu_seconds = load_search(record.name, options.results, options.storage).cost.gpu_seconds
+    return used_up(budgets, driven_seconds(storage, record.name), gpu_seconds)
+
+
+def _used_up_problem(record: SearchRecord, extension: str, options: RunOptions) -> str:
+    text = used_up_text(options.budgets(record), extension)
+    return f"{text}: go on with `{options.command('resume', record)} {extension}`"
+
+
+def _asked(space: Space, trials: int | None) -> int:
+    """The total that is meant."""
+    if trials is not None and not grid_size(space.sampler):
+        return trials
+    most = _most_trials(space)
+    return most if trials is None else min(trials, most)
 
 
 def _most_trials(space: Space) -> int:
@@ -238,6 +327,18 @@ def resume(
         DiskFullError: as for ``launch``.
     """
     options, console = _checked("resume", options, console, trials=(trials, 0))
+    return _go_on(name, space, lambda before: before + trials, options, console)
+
+
+def _go_on(
+    name: str,
+    space: Space | str | None,
+    total: Callable[[int], int],
+    options: RunOptions,
+    console: Console,
+) -> Search:
+    """See ``resume``; ``total`` gives the trials to ask for from those that were asked for
+    before."""
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
     check_writable(folder)
@@ -247,6 +348,9 @@ def resume(
     if options.store.storage is None:
         repair_journal(folder)
     check_only_copy(folder, record)
+    extension = _budget_extension(storage, record, options)
+    if extension:
+        raise InputError(_used_up_problem(record, extension, options))
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
     space = derived_by(space, record.derivation)
     draws = check(space, say=partial(_print_note, console), needs_data=True)
@@ -261,9 +365,10 @@ def resume(
     tracker_of = partial(_patient_tracker, uri, not record.identity, options, console)
     with joined(options, space, folder, console):
         _check_precision(draws, check_capacity(options, space))
-        record = replace(with_later(record, changed), trials=record.trials + trials)
+        budgets = options.budgets(record)
+        record = replace(with_later(record, changed), trials=total(record.trials), budgets=budgets)
         recipe = draws[0].recipe
-        return drive(space, record, storage, tracker_of, options, recipe, console, watch)
+        return drive(space, record, storage, tracker_of, options, recipe, console, watch=watch)
 
 
 def _patient_tracker(
@@ -289,12 +394,13 @@ def drive(
     options: RunOptions,
     recipe: Recipe,
     console: Console,
+    lease: Lease | None = None,
     watch: LeaseWatch | None = None,
 ) -> Search:
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
-    lease, which may have been watched before."""
+    lease, which it acquires unless it is given, and may have watched before."""
     folder = options.store.folder(record.name)
-    with Lease.acquire(storage, record.name, printer(console), watch) as lease:
+    with lease or Lease.acquire(storage, record.name, printer(console), watch) as lease:
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)
@@ -312,7 +418,11 @@ def drive(
             recorder.settle(recorded_trials(storage, record))
             _say_start(driver, record, folder, console)
             with _refused_when_full(driver, folder, options.command("resume", record)):
-                _run(driver, space, options, folder, console)
+                driver.trial_seconds = trial_seconds(record.budgets)
+                clock = DriverClock(storage, record.name)
+                heard = hearing_requests(driver, storage, record.name)
+                with heard, within_budgets(driver, clock, record.budgets):
+                    _run(driver, space, options, folder, console)
                 return _conclude(driver, options, console)
 
 
@@ -332,7 +442,7 @@ def _closing(
 
 
 def _run(driver: Driver, space: Space, options: RunOptions, folder: Path, console: Console) -> None:
-    with stops_on_signal(driver, console):
+    with stops_on_signal(driver, console, driver.drain):
         shares = None
         if options.gpus_per_trial == AUTO:
             shares = measure_gpu_shares(options, space, folder, driver, console)
@@ -361,6 +471,7 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
 def _conclude(driver: Driver, options: RunOptions, console: Console) -> Search:
     recorder, tracker = driver.recorder, driver.recorder.tracker
     driver.interrupt()
+    driver.tag_dropped()
     search = load_search(tracker.search, options.results, options.storage)
     write_report(search, search.report, tracker.pages)
     winners = [str(best["trial"]) for best in search.bests]
@@ -374,7 +485,7 @@ def _conclude(driver: Driver, options: RunOptions, console: Console) -> Search:
     if driver.problem:
         console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
     if driver.stopping:
-        _say_interrupted(search, options, console)
+        _say_interrupted(search, options, console, driver.extension)
     return replace(search, stopped=driver.stopping)
 
 
@@ -388,12 +499,12 @@ def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Cons
     console.print(f"search [bold]{record.name}[/]: {trials}; results in {place}", soft_wrap=True)
 
 
-def _say_interrupted(search: Search, options: RunOptions, console: Console) -> None:
+def _say_interrupted(search: Search, options: RunOptions, console: Console, extension: str) -> None:
     states = search.trials["state"].value_counts()
     done = counted(states.get("COMPLETE", 0), "trial")
     line = f"interrupted: {done} done, {states.get('PRUNED', 0)} pruned, all saved"
     if search.unfinished:
         line += f"; to be continued: {', '.join(search.unfinished)}"
     console.print(line, soft_wrap=True)
-    go_on = options.command("resume", search.record)
+    go_on = f"{options.command('resume', search.record)} {extension}".strip()
     console.print(f"go on with: [bold]{escape(go_on)}[/]", soft_wrap=True)

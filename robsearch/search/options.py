@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from robsearch.trials.paths import absolute, without_password
 from robsearch.trials.variables import passing
 
 AUTO: Literal["auto"] = "auto"
+
+BUDGETS = ("max_hours", "trial_max_hours", "max_gpu_hours")
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -42,6 +45,13 @@ class RunOptions:
             far; None: never.
         disk_budget: GiB that the weights of this search may take; above it, those of finished and
             measured trials go, worst first, never the best of a width. None: no limit.
+        max_hours: that drivers of this search may be up, all of them together; then it stops as on
+            ``robsearch stop``. These three are remembered with the search until others are given;
+            infinity lifts one.
+        trial_max_hours: that the epochs of one training may take, over all its attempts; it then
+            ends as FAIL when an epoch has ended, because its learning rate has not come to its end
+            and its best epoch compares with nobody's.
+        max_gpu_hours: as ``max_hours``, of the GPU time of all trials (``training.costs``).
         models: whether the best network of each width is exported as an MLflow model when the
             search ends; that takes some seconds each, and ``robsearch promote`` can do it later.
         pass_env: names of environment variables that workers and child processes see beside those
@@ -59,6 +69,9 @@ class RunOptions:
     gpus_per_trial: float | Literal["auto"] | None = None
     hang_after: float | None = 7200.0
     disk_budget: float | None = None
+    max_hours: float | None = None
+    trial_max_hours: float | None = None
+    max_gpu_hours: float | None = None
     models: bool = True
     pass_env: Sequence[str] = ()
 
@@ -95,13 +108,22 @@ class RunOptions:
             "gpus_per_trial": (self.gpus, 0),
             "hang_after": (self.hang_after, 1),
             "disk_budget": (self.disk_budget, 0),
+            **{name: (getattr(self, name), 0) for name in BUDGETS},
         }
         problems = []
         for name, (value, low) in least.items():
-            if value is not None and value < low:
+            if value is not None and not value >= low:  # so that NaN is refused too
                 expected = f"--{name.replace('_', '-')} of at least {low:g}"
                 problems.append(refusal(expected, value, f"pass {low:g} or more"))
         refuse(problems)
+
+    def budgets(self, record: SearchRecord) -> dict[str, float]:
+        """The budgets of a search, in hours by their names here: those given, else those that it
+        remembers."""
+        given = {name: getattr(self, name) for name in BUDGETS}
+        chosen = {name: hours for name, hours in given.items() if hours is not None}
+        both = {**record.budgets, **chosen}
+        return {name: hours for name, hours in both.items() if math.isfinite(hours)}
 
     def uri(self, remembered: str | None = None) -> str:
         """The MLflow URI: as given, else as remembered from the launch, else from the environment.

@@ -10,13 +10,15 @@ from pathlib import Path
 from robsearch.errors import refusal, refuse, refused
 from robsearch.search.results_store import (
     ResultsStore,
+    is_half_made,
     is_occupied,
     occupied_error,
     search_names,
 )
 from robsearch.spaces import Space
-from robsearch.tracking import experiment_exists
+from robsearch.tracking import experiment_exists, experiment_of
 from robsearch.trials.paths import without_password
+from robsearch.trials.provenance import read_search
 
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 LONGEST_NAME = 200
@@ -77,7 +79,7 @@ def new_name(name: str | None, space: Space, store: ResultsStore, uri: str) -> s
     free everywhere.
 
     Args:
-        name: that was asked for, or None.
+        name: that was asked for, or None; it may be that of a search that a launch left half made.
         space: that is to be searched.
         store: where searches are kept; neither its storage nor its results folder may have the
             name.
@@ -101,8 +103,13 @@ def new_name(name: str | None, space: Space, store: ResultsStore, uri: str) -> s
     if name in names:
         do = f"continue it with `{store.command('resume', name)}`, or choose another --name"
         raise refused(expected, f"{name!r}, which exists", do)
-    if is_occupied(store.folder(name)):
+    identity = None
+    if is_half_made(store, name):
+        identity = read_search(store.folder(name)).get("identity")
+    elif is_occupied(store.folder(name)):
         raise occupied_error(store.folder(name))
+    if identity and experiment_of(uri, name, identity) is not None:
+        return name  # the launch that left it half made had come so far
     if experiment_exists(uri, name):
         got = (
             f"{name!r}, of which {without_password(uri)} has an experiment (of another search, "

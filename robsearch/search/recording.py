@@ -46,6 +46,10 @@ from robsearch.trials.provenance import (
 from robsearch.trials.run_facts import RUN, RunFacts, read_run, write_run
 
 BEST = "robsearch.best"
+DROPPED_TAG = "robsearch.dropped"
+"""Why a person took a trial out of the results; empty where that was undone."""
+ASKED = "robsearch.trials"
+"""The tag of the search's own run with the total that its last driver was asked for."""
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 MODEL = "model"
 """The folder of a trial's MLflow model, in the trial's own."""
@@ -95,6 +99,7 @@ class Recorder:
             **_driver_tags(read_search(self.trials.parent)),
             "robsearch.kind": "search",
             "robsearch.seed": str(record.seed),
+            ASKED: str(record.trials),
             "mlflow.note.content": _described(record),
         }
         begun = replace(
@@ -343,6 +348,20 @@ class Recorder:
             summary |= _at(latest, {STRONGEST[0]: figure.robust_accuracy})
             tags["robsearch.strongest"] = figure.text
         return summary
+
+
+def is_concluded(folder: Path, record: SearchRecord) -> bool:
+    """Whether a search's last driver did all that there was to do for this total, and said so in
+    ``run.json``; False also where that is not known.
+
+    Args:
+        folder: of the search.
+        record: of the search.
+    """
+    facts = read_run(folder)
+    if facts is None or facts.state != "COMPLETE":
+        return False
+    return facts.tags.get(ASKED) == str(record.trials)
 
 
 def _ended(

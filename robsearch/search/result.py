@@ -51,7 +51,8 @@ class Search:
             of evaluated ones, and ``strongest/robust_accuracy, attack, on, n, low, high``: the
             strongest figure that is known (``search.strongest``). ``value`` is the robust accuracy
             on ``val`` at the best epoch, as a share; ``suggestion`` is the state of the suggestion
-            that the training belongs to; ``collapsed`` says that the net gives nearly all images
+            that the training belongs to; the state of a trial that was dropped (``robsearch drop``)
+            is DROPPED, with the reason; ``collapsed`` says that the net gives nearly all images
             one class (``robsearch.trials.selection``); ``choices`` has the categorical parameters,
             in words; ``epochs`` were trained, ``recipe_epochs`` are those of the recipe.
         epochs: one row per trial and epoch, with every per-epoch metric.

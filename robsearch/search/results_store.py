@@ -16,7 +16,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from robsearch.study import (
     record_names,
     to_be_made,
 )
-from robsearch.trials.files import write_json
+from robsearch.trials.files import DamagedError, read_json, write_json
 from robsearch.trials.paths import absolute, without_password
 from robsearch.trials.provenance import SEARCH, process_facts, read_attempts, read_search
+from robsearch.trials.run_facts import RUN
 
 DEFAULT_RESULTS = "robsearch-results"
 
@@ -115,6 +116,10 @@ class ResultsStore:
             names = ", ".join(search_names(self)) or "none"
             do = f"searches in {where}: {names}; --results or --storage says where else to look"
             raise refused("the name of a search", repr(search), do)
+        if is_half_made(self, search):
+            got = f"what a launch of {search!r} left that was ended before it had begun"
+            launch = self.command("launch", "SPACE", "--name", search)
+            raise refused("a search", got, f"nothing was trained: begin it with `{launch}`")
         return open_storage(self.storage, self.folder(search))
 
     def search(self, name: str) -> tuple[Storage, SearchRecord]:
@@ -141,12 +146,14 @@ def is_name(search: str) -> bool:
 
 
 def search_names(store: ResultsStore) -> list[str]:
-    """The searches that are kept in a store; a database that is not there yet is not made."""
+    """The searches that are kept in a store, without those that a launch left half made; a database
+    that is not there yet is not made."""
     if to_be_made(store.storage):
         return []
     if store.storage is not None:
         return record_names(open_storage(store.storage, store.results))
-    return sorted(journal.parent.name for journal in store.results.glob(f"*/{JOURNAL}"))
+    names = sorted(journal.parent.name for journal in store.results.glob(f"*/{JOURNAL}"))
+    return [name for name in names if not is_half_made(store, name)]
 
 
 # --- whose a folder is ---
@@ -167,8 +174,13 @@ def is_occupied(folder: Path) -> bool:
     return is_search(folder) or (folder / "report.html").exists()
 
 
-def claim_folder(folder: Path, record: SearchRecord) -> None:
+def claim_folder(folder: Path, record: SearchRecord, storage: str | None = None) -> None:
     """Makes the folder a new search's own; of two that do so at once, one is refused.
+
+    Args:
+        folder: of the search.
+        record: of the search.
+        storage: that its record will be in, which tells who may take it over half made.
 
     Raises:
         InputError: it holds another search.
@@ -176,14 +188,54 @@ def claim_folder(folder: Path, record: SearchRecord) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with (folder / SEARCH).open("x") as file:
-            json.dump({"name": record.name, "identity": record.identity, "drivers": []}, file)
+            file.write(json.dumps(_claim(record, storage)))
     except FileExistsError as error:
         raise occupied_error(folder) from error
 
 
-def release_folder(folder: Path) -> None:
-    """Takes ``claim_folder`` back, where the search was not begun after all."""
-    (folder / SEARCH).unlink(missing_ok=True)
+def take_folder_over(store: ResultsStore, record: SearchRecord) -> SearchRecord:
+    """Makes the folder of a half-made search that of this record; it keeps the identity that it
+    has, because an MLflow experiment may have it already.
+
+    Only for the process that holds the search's lease.
+    """
+    folder = store.folder(record.name)
+    identity = read_search(folder).get("identity") or record.identity
+    record = replace(record, identity=identity)
+    write_json(folder / SEARCH, _claim(record, store.storage))
+    return record
+
+
+def _claim(record: SearchRecord, storage: str | None) -> dict[str, Any]:
+    place = without_password(storage) if storage else None
+    return {"name": record.name, "identity": record.identity, "storage": place, "drivers": []}
+
+
+def is_half_made(store: ResultsStore, name: str) -> bool:
+    """Whether a folder has only what a launch leaves that is ended before its search has begun: no
+    record in the storage, no driver, no trial, no run. The next launch of that name takes it over.
+    """
+    folder = store.folder(name)
+    if not is_search(folder) or _was_driven(folder, store.storage) or not is_name(name):
+        return False
+    if store.storage is None and not (folder / JOURNAL).exists():
+        return True
+    return to_be_made(store.storage) or name not in record_names(
+        open_storage(store.storage, folder)
+    )
+
+
+def _was_driven(folder: Path, storage: str | None) -> bool:
+    """Whether a search in a folder has had a driver, or is remembered by another storage."""
+    if any((folder / trace).exists() for trace in ("trials", RUN, "report.html")):
+        return True
+    claim: Any = {}
+    with contextlib.suppress(DamagedError):  # a launch may be ended before it has written it whole
+        claim = read_json(folder / SEARCH)
+    if not isinstance(claim, dict) or claim.get("drivers"):
+        return True
+    place = without_password(storage) if storage else None
+    return bool(claim) and claim.get("storage", place) != place
 
 
 def occupied_error(folder: Path) -> InputError:

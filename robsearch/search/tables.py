@@ -21,6 +21,7 @@ from robsearch.study import (
     RecordedTrial,
     SearchRecord,
     Storage,
+    dropped_trials,
     is_number,
     recorded_trials,
 )
@@ -31,6 +32,9 @@ from robsearch.trials.loading import read_history, read_test
 from robsearch.trials.provenance import read_attempts
 from robsearch.trials.selection import candidates, has_collapsed, sound
 
+DROPPED = "DROPPED"
+"""The state, in the tables, of a trial that ended and that a person took out of the results; the
+storage has its own."""
 TRIAL_COLUMNS = [
     "trial",
     "width",
@@ -65,8 +69,11 @@ def load_tables(
     """The trials and the epochs of a search."""
     rows: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
+    dropped = dropped_trials(storage, record.name)
     for row in recorded_trials(storage, record):
         folder = trials / row["trial"]
+        if row["trial"] in dropped:
+            row |= {"state": DROPPED, "reason": dropped[row["trial"]]}
         recorded: RecordedTrial = row.pop("recorded")
         history = read_history(folder)
         test = read_test(folder)

@@ -9,6 +9,8 @@ from robsearch.lazy import lazy_names
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage as Storage
 
+    from robsearch.study.dropping import drop_trial, dropped_trials
+    from robsearch.study.ending import ask_to_end, asked_to_end, prune_interrupted
     from robsearch.study.failures import Failures, failures_of
     from robsearch.study.lease import (
         Lease,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
         warm_start,
     )
     from robsearch.study.params import COLUMN, is_number, others_than_lam, params_of, params_text
-    from robsearch.study.record import SearchRecord, record_names
+    from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
     from robsearch.study.recorded import RecordedTrial, recorded_trials, trials_of
     from robsearch.study.replaying import Change, range_text, recorded_controls, replay
     from robsearch.study.storage import (
@@ -58,7 +60,13 @@ __all__ = [
     "Study",
     "Suggestion",
     "WidthSampler",
+    "ask_to_end",
     "ask_to_stop",
+    "asked_to_end",
+    "delete_search",
+    "discard_half_made",
+    "drop_trial",
+    "dropped_trials",
     "failures_of",
     "finished_observations",
     "is_number",
@@ -71,6 +79,7 @@ __all__ = [
     "owner_text",
     "params_of",
     "params_text",
+    "prune_interrupted",
     "range_text",
     "read_as",
     "record_names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
@@ -42,6 +43,7 @@ class SearchRecord:
             ``evaluation attack`` as text, its digest, and the digest of the contents of ``val``.
         derivation: the rules by which its recipes derive what is left at None
             (``identity.DERIVATION``); 1 for a search that was begun before it recorded them.
+        budgets: in hours, by the names that ``RunOptions`` has for them.
         written_by: the version of robsearch that wrote this record.
     """
 
@@ -61,10 +63,21 @@ class SearchRecord:
     fidelity: tuple[str, ...] | None = None
     judged_by: dict[str, str] = field(default_factory=dict)
     derivation: int = 1
+    budgets: dict[str, float] = field(default_factory=dict)
     written_by: str = field(default="", compare=False)
 
     def create(self, storage: BaseStorage) -> None:
-        """Claims the search's name in the storage, atomically.
+        """Claims the search's name in the storage, and writes the record.
+
+        Raises:
+            InputError: the name is taken; says the two ways on.
+        """
+        self.claim(storage)
+        self.save(storage)
+
+    def claim(self, storage: BaseStorage) -> None:
+        """Claims the search's name in the storage, atomically; a search is there once the record
+        is saved.
 
         Raises:
             InputError: the name is taken; says the two ways on.
@@ -74,7 +87,6 @@ class SearchRecord:
         except DuplicatedStudyError as error:
             do = "resume that one, or choose another --name"
             raise refused("the name of a new search", f"{self.name!r}, which exists", do) from error
-        self.save(storage)
 
     @classmethod
     def load(cls, storage: BaseStorage, name: str) -> Self:
@@ -110,6 +122,36 @@ class SearchRecord:
         study = storage.get_study_id_from_name(self.name)
         facts = {**vars(self), "written_by": version("robsearch")}
         storage.set_study_user_attr(study, "search", facts)
+
+
+def discard_half_made(storage: BaseStorage, search: str, is_own: bool) -> None:
+    """Removes the studies that a launch left which ended before it had saved the record; for the
+    holder of the search's lease.
+
+    Args:
+        storage: that the search is to be in.
+        search: its name.
+        is_own: whether nothing but this search is in the storage. In one that others use, a study
+            of this name is left alone if no earlier launch has held the lease.
+    """
+    studies = {study.study_name: study for study in storage.get_all_studies()}
+    prefix = f"{search}@"
+    leases = {name for name in studies if name.startswith(f"{prefix}lease-")}
+    begun = search in studies and "search" in studies[search].user_attrs
+    if begun or (len(leases) < 2 and not is_own):
+        return
+    for name in studies.keys() - leases:
+        if name == search or name.startswith(prefix):
+            storage.delete_study(storage.get_study_id_from_name(name))
+
+
+def delete_search(storage: BaseStorage, search: str) -> None:
+    """Removes all that a storage has of a search, its record last."""
+    for study in storage.get_all_studies():
+        if study.study_name.startswith(f"{search}@"):
+            storage.delete_study(storage.get_study_id_from_name(study.study_name))
+    with contextlib.suppress(KeyError):  # a launch that was ended early has left none
+        storage.delete_study(storage.get_study_id_from_name(search))
 
 
 def record_names(storage: BaseStorage) -> list[str]:

@@ -87,7 +87,8 @@ class UnwrittenLines(BaseJournalBackend):
 
     def __init__(self, journal: WholeLines) -> None:
         self._journal = journal
-        self._whole = sum(1 for _ in journal.read_logs(0))
+        # Read once: a lease that is renewed meanwhile adds lines, which make no study and no trial.
+        self._whole = list(journal.read_logs(0))
         self._lines: list[dict[str, Any]] = []
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -96,9 +97,8 @@ class UnwrittenLines(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """The lines from this number on, those of the file first."""
-        if log_number_from < self._whole:
-            yield from self._journal.read_logs(log_number_from)
-        yield from self._lines[max(0, log_number_from - self._whole) :]
+        yield from self._whole[log_number_from:]
+        yield from self._lines[max(0, log_number_from - len(self._whole)) :]
 
     def write(self) -> None:
         """Appends all of them to the file, or nothing."""
@@ -177,8 +177,8 @@ def add_finished(
     and a database gets one transaction.
 
     A line of a journal names studies and trials by numbers that follow from all the lines before
-    it. So nobody else may write to the journal meanwhile: it is that of a search which nobody
-    drives yet, in the search's own folder.
+    it. So nobody else may make any meanwhile: it is the journal of a search which nobody drives
+    yet, in the search's own folder.
 
     Args:
         storage: of the studies.

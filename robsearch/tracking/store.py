@@ -276,6 +276,36 @@ def experiment_of(uri: str, search: str, identity: str) -> str | None:
     return str(experiment.experiment_id)
 
 
+def runs_of_search(uri: str, search: str, identity: str) -> int:
+    """How many runs a store has of a search; none where its experiment is another search's, or
+    deleted."""
+    experiment = _own_experiment(uri, search, identity)
+    return len(all_runs(_opened(uri), experiment.experiment_id)) if experiment else 0
+
+
+def delete_experiment(uri: str, search: str, identity: str) -> None:
+    """Marks a search's experiment, with its runs, as deleted, under another name: this one is free
+    then. ``mlflow gc`` removes what is marked, with its artifacts."""
+    experiment = _own_experiment(uri, search, identity)
+    if experiment is None:
+        return
+    client = _opened(uri)
+    number = experiment.experiment_id
+    if experiment.name == search:
+        client.rename_experiment(number, f"{search} (deleted, {number})")
+    client.delete_experiment(number)
+
+
+def _own_experiment(uri: str, search: str, identity: str) -> Experiment | None:
+    try:
+        experiment = _find(_opened(uri), search, identity)
+    except FileNotFoundError:
+        return None
+    if experiment is None or experiment_problem(experiment, uri, identity):
+        return None
+    return experiment
+
+
 def _opened(uri: str) -> MlflowClient:
     """A client that reads; one of a sqlite file that is not there would make it.
 

@@ -59,6 +59,11 @@ def weights_of(trial: Path) -> int:
     return sum(_size(file) for file in trial.glob("a*/epoch-*/state.pt"))
 
 
+def size_of(folder: Path) -> int:
+    """The bytes of all files under a folder; those that vanish meanwhile count nothing."""
+    return sum(_size(file) for file in folder.rglob("*") if not file.is_dir())
+
+
 def to_drop(sizes: Mapping[str, int], keep: Collection[str], budget: int) -> list[str]:
     """The trials whose weights must go so that those of the others take at most ``budget`` bytes.
 

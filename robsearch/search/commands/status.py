@@ -18,7 +18,7 @@ from robsearch.search.grid import Grid, Row, duration, rows_table
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
 from robsearch.search.summary import regret_lines, strongest_text
-from robsearch.search.tables import searched, spent
+from robsearch.search.tables import DROPPED, searched, spent
 from robsearch.study import (
     Failures,
     failures_of,
@@ -78,6 +78,8 @@ def status_lines(search: Search) -> Iterator[Grid | Text | str]:
     yield Text(_cost_text(search.cost))
     for failures in failures_of(search.trials):
         yield from _failure_lines(failures, search.folder / "trials")
+    for _, trial in search.trials[search.trials["state"] == DROPPED].iterrows():
+        yield Text(f"{trial['trial']} is dropped: {trial['reason']}")
     yield from _collapsed_lines(search)
     for width, name in names.items():
         why = search.all_collapsed(width)
@@ -194,6 +196,7 @@ def status_json(search: Search) -> dict[str, Any]:
         "cost": search.cost._asdict(),
         "best": [_best_json(search, width) for width in search.widths],
         "collapsed": list(search.trials.loc[collapsed_among(search.trials), "trial"]),
+        "dropped": list(search.trials.loc[search.trials["state"] == DROPPED, "trial"]),
         "failures": failures,
         "failure_groups": [vars(group) for group in failures_of(search.trials)],
         "law": law_json(search),

@@ -1,13 +1,25 @@
-"""Ending a search from another process."""
+"""Ending a search, or one of its trials, from another process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from robsearch.errors import refused
 from robsearch.search.commands.status import hint_of_life
 from robsearch.search.options import RunOptions
-from robsearch.study import LeaseWatch, ask_to_stop, owner_text
+from robsearch.study import (
+    Lease,
+    LeaseWatch,
+    SearchRecord,
+    Storage,
+    ask_to_end,
+    ask_to_stop,
+    owner_text,
+    prune_interrupted,
+    recorded_trials,
+)
+from robsearch.trials.loading import best_epoch, read_history
 
 POLL_SECONDS = 0.5
 
@@ -44,3 +56,62 @@ def stop(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
         say(f"{rest}, and holds {name} no longer; go on with: {go_on}")
     else:
         say(f"stopped after {seconds:.0f} s; go on with: {go_on}")
+
+
+def stop_trial(
+    name: str, trial: str, options: RunOptions, say: Callable[[str], None] = print
+) -> None:
+    """Ends one trial, which then counts as pruned; the search goes on.
+
+    A driver that lives does it when the trial's running epoch has ended, and is waited for; without
+    one it is done here.
+
+    Args:
+        name: of the search.
+        trial: such as ``w4-017``.
+        options: where it is kept.
+        say: prints one line.
+
+    Raises:
+        InputError: there is no such search or trial, the trial has ended, or its suggestion
+            consists of several trainings, which end together.
+    """
+    storage, record = options.store.search(name)
+    if record.trainings > 1:
+        do = "stop the search, or let its pruner decide"
+        got = f"one with {record.trainings} each, which are judged together"
+        raise refused("a search whose suggestions are one training", got, do)
+    state = _state(storage, record, trial)
+    if state != "RUNNING":
+        got = f"{trial}, which is {state}"
+        raise refused("a trial that has not ended", got, "there is nothing to stop")
+    watch = LeaseWatch(storage, name)
+    if watch.owner is not None:
+        ask_to_end(storage, name, trial)
+        driver = owner_text(watch.owner)
+        say(f"asked the driver {driver} to end {trial}; it does when the running epoch has ended")
+        while state == "RUNNING" and not (watch.free or watch.superseded):
+            time.sleep(POLL_SECONDS)
+            watch.look()
+            state = _state(storage, record, trial)
+    if state == "RUNNING":
+        state = _prune_here(storage, record, trial, options)
+        sync = options.command("sync", record)
+        say(f"nobody drives {name}; `{sync}` or the next driver tells MLflow")
+    say(f"{trial} has ended: {state}")
+
+
+def _prune_here(storage: Storage, record: SearchRecord, trial: str, options: RunOptions) -> str:
+    history = read_history(options.store.folder(record.name) / "trials" / trial)
+    with Lease.acquire(storage, record.name):
+        best = best_epoch(history) if history else 0
+        prune_interrupted(storage, record.name, trial, history, best)
+        return _state(storage, record, trial)
+
+
+def _state(storage: Storage, record: SearchRecord, trial: str) -> str:
+    states = {row["trial"]: row["state"] for row in recorded_trials(storage, record)}
+    if trial not in states:
+        do = f"it has {', '.join(states) or 'none yet'}"
+        raise refused(f"a trial of {record.name!r}", repr(trial), do)
+    return str(states[trial])

@@ -1,0 +1,136 @@
+"""Deleting a search: its folder, what the storage has of it, and its runs in MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robsearch.errors import counted, refused
+from robsearch.search.options import RunOptions
+from robsearch.search.results_store import ResultsStore, is_half_made, take_folder_over
+from robsearch.study import (
+    JOURNAL,
+    Lease,
+    SearchRecord,
+    Storage,
+    delete_search,
+    living_owner,
+    open_storage,
+    recorded_trials,
+)
+from robsearch.tracking import check_tracking, delete_experiment, runs_of_search
+from robsearch.training.memory import GIB
+from robsearch.trials.disk import size_of
+from robsearch.trials.paths import without_password
+from robsearch.trials.provenance import SEARCH, read_search
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What goes with a search.
+
+    Attributes:
+        name: of the search.
+        options: where it is kept.
+        record: of the search; None where a launch left it half made.
+        uri: of its record in MLflow.
+        trials: in the storage.
+        runs: in MLflow.
+        size: of its folder, in bytes.
+    """
+
+    name: str
+    options: RunOptions
+    record: SearchRecord | None
+    uri: str
+    trials: int
+    runs: int
+    size: int
+
+    @property
+    def folder(self) -> Path:
+        """Of the search."""
+        return self.options.store.folder(self.name)
+
+    def lines(self) -> Iterator[str]:
+        """What goes, for a person who has to agree."""
+        storage = self.options.store.storage
+        place = "its journal" if storage is None else without_password(storage)
+        yield f"folder: {self.folder} ({self.size / GIB:.2f} GiB)"
+        yield f"storage: {counted(self.trials, 'trial')} in {place}"
+        yield f"MLflow: {counted(self.runs, 'run')} in {without_password(self.uri)}"
+
+    def carry_out(self) -> None:
+        """Deletes it all. What is left where this is ended half-way is deleted by another call.
+
+        The folder and the storage forget the search for good. MLflow marks the experiment as
+        deleted, under another name, so that this one is free; ``mlflow gc`` removes it.
+
+        Raises:
+            InputError: a driver has started meanwhile.
+        """
+        store = self.options.store
+        storage = open_storage(store.storage, self.folder)
+        with Lease.acquire(storage, self.name):
+            identity = read_search(self.folder).get("identity", "")
+            if self.record is not None:
+                identity = self.record.identity
+            # A half-made search without an identity has not come as far as MLflow.
+            if self.record is not None or identity:
+                delete_experiment(self.uri, self.name, identity)
+            self._empty_folder(store)
+        # Last goes what says that there is a search: until then another call finds it.
+        if store.storage is None:
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+        else:
+            delete_search(storage, self.name)
+        shutil.rmtree(self.folder)
+
+    def _empty_folder(self, store: ResultsStore) -> None:
+        for entry in self.folder.iterdir():
+            if entry.name in (SEARCH, JOURNAL) or entry.name.startswith(f"{JOURNAL}."):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if self.record is not None:
+            # Without a record in the storage it would be a folder that nobody may touch.
+            take_folder_over(store, self.record)
+
+
+def deletion(name: str, options: RunOptions) -> Deletion:
+    """What would go with a search; nothing is deleted yet.
+
+    Args:
+        name: of the search.
+        options: where it is kept; its tracking URI, if given, stands in for that of the launch.
+
+    Raises:
+        InputError: there is no such search, a driver lives, or MLflow does not answer.
+    """
+    store = options.store
+    folder = store.folder(name)
+    if is_half_made(store, name):
+        storage: Storage = open_storage(store.storage, folder)
+        record = None
+        uri = options.uri()
+        trials = 0
+        identity = read_search(folder).get("identity", "")
+    else:
+        storage, record = store.search(name)
+        uri = options.uri_of(record)
+        trials = sum(1 for _ in recorded_trials(storage, record))
+        identity = record.identity
+    owner = living_owner(storage, name)
+    if owner is not None:
+        got = f"the one on {owner['host']}, process {owner['pid']}"
+        raise refused(
+            f"no driver of {name!r}", got, f"end it first: `{store.command('stop', name)}`"
+        )
+    check_tracking(uri)
+    runs = runs_of_search(uri, name, identity) if record is not None or identity else 0
+    options = replace(options, results=store.results)
+    return Deletion(name, options, record, uri, trials, runs, size_of(folder))

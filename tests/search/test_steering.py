@@ -1,0 +1,296 @@
+"""Ending one trial, deleting a search, listing all: with a living driver and without one. No Ray in
+here."""
+
+import io
+import json
+import shutil
+import threading
+import time
+
+import optuna
+import pytest
+from command_processes import in_this_process
+from killed_beginnings import store_of
+from mlflow import MlflowClient
+from mlflow_stores import deliver, new_store, runs_of, trial
+from search_records import search_record
+from small_spaces import pair, recipe
+
+import robsearch
+from robsearch import InputError, RunOptions
+from robsearch.report.evidence import Evidence
+from robsearch.search.commands.delete import deletion
+from robsearch.search.commands.drop import drop
+from robsearch.search.commands.listing import listed_searches
+from robsearch.search.commands.status import status_lines
+from robsearch.search.commands.stop import stop_trial
+from robsearch.search.driver import Driver
+from robsearch.search.preflight import new_name
+from robsearch.search.recording import Recorder
+from robsearch.search.requests import hearing_requests
+from robsearch.search.results_store import ResultsStore, claim_folder, note_driver, search_names
+from robsearch.search.scheduling import scheduler_of
+from robsearch.search.tables import fitted
+from robsearch.spaces import Space
+from robsearch.study import Lease, open_storage, study_names
+from robsearch.tracking import SEARCH_ID, Tracker, runs_of_search
+from robsearch.trials import trial as trials
+
+ONE = "1" * 32
+
+
+def define(trial, width):
+    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+SPACE = Space(define, (4,), sampler=optuna.samplers.RandomSampler(seed=0))
+
+
+def begun(results, name="s", storage=None, **changes):
+    """A search that was launched in a results folder, with nothing trained."""
+    store = ResultsStore(results, storage)
+    record = search_record(name=name, identity=ONE, widths=(4,), **changes)
+    claim_folder(store.folder(name), record, storage)
+    record.create(open_storage(storage, store.folder(name)))
+    note_driver(store.folder(name), record)
+    return store
+
+
+@pytest.fixture
+def driver(tmp_path, uri, monkeypatch):
+    monkeypatch.setattr(trials, "REPORT_SECONDS", 0.0)
+    store = begun(tmp_path, trials=2)
+    storage, record = store.search("s")
+    tracker = Tracker(uri, "s", tmp_path, ONE)
+    with Lease.acquire(storage, "s") as lease:
+        scheduler = scheduler_of(SPACE, record, storage, recipe(4))
+        recorder = Recorder(tracker, tmp_path / "s" / "trials", record)
+        yield Driver(scheduler, recorder, lease, tmp_path / "s" / "trials", print)
+    tracker.close()
+
+
+def states(results):
+    rows = robsearch.load_search("s", results).trials
+    return dict(zip(rows["trial"], rows["state"], strict=True))
+
+
+# --- stop --trial ---
+
+
+def test_a_living_driver_ends_the_trial_when_its_epoch_has_ended_and_goes_on(driver, tmp_path):
+    storage = open_storage(None, tmp_path / "s")
+    job = driver.next()
+    work = job.work(job.recipe, job.folder)
+    with hearing_requests(driver, storage, "s"):
+        assert driver.heard(job, next(work))
+        said = []
+        stopping = threading.Thread(
+            target=stop_trial, args=("s", "w4-000", RunOptions(results=tmp_path), said.append)
+        )
+        stopping.start()
+        deadline = time.monotonic() + 60
+        while not driver.to_end:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert states(tmp_path) == {"w4-000": "RUNNING"}
+        assert not driver.heard(job, next(work))
+        work.close()
+        driver.gone(job, None)
+        stopping.join(60)
+    assert said[-1] == "w4-000 has ended: PRUNED"
+    assert states(tmp_path) == {"w4-000": "PRUNED"}
+    assert not driver.stopping
+    assert driver.next().name == "w4-001"
+
+
+def test_without_a_driver_an_interrupted_trial_is_pruned_and_counts(driver, tmp_path, capsys):
+    job = driver.next()
+    work = job.work(job.recipe, job.folder)
+    driver.heard(job, next(work))
+    work.close()
+    driver.lease.release()
+    words = ("stop", "s", "--trial", "w4-000")
+    assert in_this_process(tmp_path, *words) == 0
+    assert "w4-000 has ended: PRUNED" in capsys.readouterr().out
+    search = robsearch.load_search("s", tmp_path)
+    row = search.trials.iloc[0]
+    assert (row["state"], row["suggestion"], row["epochs"]) == ("PRUNED", "PRUNED", 1)
+    assert search.ended == 1
+    assert in_this_process(tmp_path, *words) == 2
+    assert "a trial that has not ended, got w4-000, which is PRUNED" in capsys.readouterr().err
+    assert in_this_process(tmp_path, "stop", "s", "--trial", "w4-007") == 2
+    assert "expected a trial of 's', got 'w4-007': it has w4-000" in capsys.readouterr().err
+
+
+def test_a_trial_before_its_first_epoch_can_be_ended_too(driver, tmp_path):
+    driver.next()
+    driver.lease.release()
+    stop_trial("s", "w4-000", RunOptions(results=tmp_path))
+    assert states(tmp_path) == {"w4-000": "PRUNED"}
+
+
+def test_trainings_that_are_judged_together_are_not_ended_alone(tmp_path):
+    begun(tmp_path, trainings=3)
+    with pytest.raises(InputError, match="one with 3 each, which are judged together"):
+        stop_trial("s", "w4-000", RunOptions(results=tmp_path))
+
+
+# --- drop ---
+
+
+def done(driver):
+    """Trains the next trial, to its end."""
+    job = driver.next()
+    for report in job.work(job.recipe, job.folder):
+        driver.heard(job, report)
+    driver.gone(job, None)
+
+
+def test_a_dropped_trial_is_in_no_result_until_it_is_put_back(driver, tmp_path, uri, capsys):
+    done(driver)
+    driver.unmeasured.clear()
+    done(driver)
+    driver.lease.release()
+    before = robsearch.load_search("s", tmp_path)
+    report = Evidence.of(before)
+    assert list(report.trials["trial"]) == ["w4-000", "w4-001"]
+    words = ("drop", "s", "--trial", "w4-000")
+    assert in_this_process(tmp_path, *words, "--why", "a broken GPU") == 0
+    dropped = robsearch.load_search("s", tmp_path)
+    row = dropped.trials.iloc[0]
+    assert (row["state"], row["reason"]) == ("DROPPED", "a broken GPU")
+    assert list(dropped.complete["trial"]) == ["w4-001"]
+    assert list(fitted(dropped.trials)["trial"]) in (["w4-001"], [])  # it may have collapsed
+    assert dropped.ended == before.ended == 2
+    assert list(Evidence.of(dropped).trials["trial"]) == ["w4-001"]
+    assert set(Evidence.of(dropped).epochs["trial"]) == {"w4-001"}
+    assert "w4-000 is dropped: a broken GPU" in [str(line) for line in status_lines(dropped)]
+    assert tags_of(uri)["robsearch.dropped"] == "a broken GPU"
+    assert (tmp_path / "s" / "trials" / "w4-000" / "a1").exists()
+    assert in_this_process(tmp_path, *words, "--undo") == 0
+    after = robsearch.load_search("s", tmp_path)
+    assert list(after.trials["state"]) == ["COMPLETE", "COMPLETE"]
+    assert tags_of(uri)["robsearch.dropped"] == ""
+    capsys.readouterr()
+    assert in_this_process(tmp_path, *words, "--undo") == 2
+    assert "expected a trial that is dropped, got w4-000" in capsys.readouterr().err
+    assert in_this_process(tmp_path, *words) == 2
+    assert "expected --why TEXT, or --undo, got neither" in capsys.readouterr().err
+
+
+def tags_of(uri):
+    return runs_of(uri)["w4-000"].data.tags
+
+
+def test_a_living_driver_tells_mlflow_of_what_was_dropped(driver, tmp_path, uri):
+    done(driver)
+    storage = open_storage(None, tmp_path / "s")
+    drop("s", "w4-000", "a broken GPU", RunOptions(results=tmp_path))
+    with hearing_requests(driver, storage, "s"):
+        deadline = time.monotonic() + 60
+        while not driver.dropped:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    driver.tag_dropped()
+    driver.recorder.tracker.drain()
+    assert tags_of(uri)["robsearch.dropped"] == "a broken GPU"
+
+
+def test_a_trial_that_has_not_ended_is_not_dropped(driver, tmp_path):
+    driver.next()
+    with pytest.raises(InputError, match="ended with a value, got w4-000, which is RUNNING"):
+        drop("s", "w4-000", "why", RunOptions(results=tmp_path))
+
+
+# --- delete ---
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_deleted_search_is_gone_everywhere_and_its_name_is_free(tmp_path, kind, capsys):
+    store = begun(tmp_path, storage=store_of(tmp_path, kind).storage)
+    begun(tmp_path, name="s2", storage=store.storage)
+    uri = new_store(tmp_path)
+    deliver(uri, tmp_path, trial(tags={SEARCH_ID: ONE}), identity=ONE)
+    (store.folder("s") / "trials" / "w4-000").mkdir(parents=True)
+    (store.folder("s") / "trials" / "w4-000" / "state.pt").write_bytes(b"0" * 100)
+    assert runs_of_search(uri, "s", ONE) == 1
+    words = ["delete", "s", "--yes"] + (["--storage", store.storage] if store.storage else [])
+    assert in_this_process(tmp_path, *words) == 0
+    said = capsys.readouterr().out
+    assert f"folder: {store.folder('s')} (0.00 GiB)\n" in said
+    assert "MLflow: 1 run in " in said
+    assert not store.folder("s").exists()
+    assert search_names(store) == ["s2"]
+    if store.storage:
+        left = study_names(open_storage(store.storage, tmp_path))
+        assert left == {"s2"}
+    client = MlflowClient(uri)
+    assert client.get_experiment_by_name("s") is None
+    assert new_name("s", pair, store, uri) == "s"
+
+
+def test_nothing_is_deleted_without_a_yes_or_under_a_living_driver(tmp_path, capsys, monkeypatch):
+    store = begun(tmp_path)
+    uri = new_store(tmp_path)
+    with Lease.acquire(store.open("s"), "s"):
+        assert in_this_process(tmp_path, "delete", "s", "--yes") == 2
+        assert "expected no driver of 's', got the one on" in capsys.readouterr().err
+        going = None
+    going = deletion("s", RunOptions(results=tmp_path, tracking=uri))
+    with Lease.acquire(store.open("s"), "s"), pytest.raises(InputError, match="no other driver"):
+        going.carry_out()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert in_this_process(tmp_path, "delete", "s") == 1
+    assert search_names(store) == ["s"]
+
+
+def test_a_deletion_that_was_ended_half_way_is_finished_by_another(tmp_path):
+    store = begun(tmp_path, storage=store_of(tmp_path, "sqlite").storage)
+    options = RunOptions(results=tmp_path, storage=store.storage, tracking=new_store(tmp_path))
+    going = deletion("s", options)
+    going._empty_folder(store)  # and then it was killed
+    deletion("s", options).carry_out()
+    assert not store.folder("s").exists()
+    assert search_names(store) == []
+
+
+def test_what_a_launch_left_half_made_can_be_deleted(tmp_path):
+    store = ResultsStore(tmp_path)
+    claim_folder(store.folder("s"), search_record(identity=ONE))
+    deletion("s", RunOptions(results=tmp_path, tracking=new_store(tmp_path))).carry_out()
+    assert not store.folder("s").exists()
+
+
+# --- list ---
+
+
+def test_the_list_has_every_search_with_its_state(driver, tmp_path, capsys):
+    begun(tmp_path, name="idle")
+    claim_folder(tmp_path / "half", search_record(name="half"))
+    begun(tmp_path, name="lost")
+    shutil.rmtree(tmp_path / "lost" / "trials", ignore_errors=True)
+    (tmp_path / "lost" / "search.json").write_text(
+        json.dumps({"identity": "2" * 32, "drivers": [1]})
+    )
+    job = driver.next()
+    for report in job.work(job.recipe, job.folder):
+        driver.heard(job, report)
+    driver.gone(job, None)
+    rows = {row.name: row for row in listed_searches(ResultsStore(tmp_path))}
+    by_state = {name: row.state for name, row in rows.items()}
+    assert by_state == {
+        "half": "half made",
+        "idle": "interrupted",
+        "lost": "unreadable",
+        "s": "running",
+    }
+    assert (rows["s"].ended, rows["s"].asked, rows["s"].failed) == (1, 2, 0)
+    assert rows["s"].bytes > 1000
+    assert 0 <= time.time() - rows["s"].seen < 60
+    assert in_this_process(tmp_path, "list") == 0
+    said = capsys.readouterr().out
+    assert "1 of 2" in said
+    assert "lost: expected the results of 'lost'" in said
+    assert in_this_process(tmp_path, "list", "--json") == 0
+    read = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in read["searches"]] == ["half", "idle", "lost", "s"]
