@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 import ray
+from search_records import search_record
 from small_images import write_svhn
 from typer.testing import CliRunner
 
@@ -196,16 +197,14 @@ def test_a_missing_data_folder_is_refused(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("command", ["resume", "status", "compare", "report", "ui"])
 def test_an_unknown_search_is_refused_with_the_known_ones(capsys, monkeypatch, tmp_path, command):
-    (tmp_path / "known").mkdir()
-    (tmp_path / "known" / "optuna.journal").touch()
+    search_record(name="known").create(open_storage(None, tmp_path / "known"))
     said = refused(capsys, monkeypatch, command, "unknown", "--results", tmp_path)
     assert "expected the name of a search, got 'unknown'" in said
     assert "known" in said
 
 
 def test_status_without_a_name_lists_the_searches(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "optuna.journal").touch()
+    search_record(name="one").create(open_storage(None, tmp_path / "one"))
     assert CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path)]).output == "one\n"
     told = json.loads(
         CliRunner().invoke(cli.app, ["status", "--results", str(tmp_path), "--json"]).output
