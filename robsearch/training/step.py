@@ -201,12 +201,12 @@ def _known_terms(
         return both
     of_wrong = torch.zeros_like(both)
     # The mask is on the CPU, so that nothing waits for the device.
-    places = wrong.nonzero()[:, 0]
-    if len(places):
-        share = len(places) / len(wrong)
-        places = places.to(labels.device)
-        logits = of_batch.logits[places], of_batch.adversarial[places]
-        means = recipe.objective.terms(*logits, labels[places])
+    rows = wrong.nonzero()[:, 0]
+    if len(rows):
+        share = len(rows) / len(wrong)
+        rows = rows.to(labels.device)
+        logits = of_batch.logits[rows], of_batch.adversarial[rows]
+        means = recipe.objective.terms(*logits, labels[rows])
         of_wrong = share * torch.stack(list(means)).double()
     return torch.cat([both, of_wrong])
 
