@@ -310,4 +310,5 @@ def test_sync_waits_for_a_driver_elsewhere_and_leaves_it_alone(storage, tmp_path
     with renewed(tmp_path, owner), pytest.raises(InputError, match="leave it to that one: it del"):
         sync("s", options, said.append)
     driver = "the driver on node7 (process 12)"
-    assert said == [f"waiting up to {EXPIRE} s to see whether {driver} still lives"]
+    # The first look may have seen it renewed already.
+    assert set(said) <= {f"waiting up to {EXPIRE} s to see whether {driver} still lives"}
