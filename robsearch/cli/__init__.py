@@ -271,6 +271,26 @@ def sync(
 
 
 @app.command()
+def repair(
+    name: NameArgument,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="write it; without this, only say what would be done")
+    ] = False,
+    space: SpaceOption = None,
+    results: Results = None,
+) -> None:
+    """Mend a damaged journal: leave out what is damaged, and note again what trials' folders
+    know."""
+    from robsearch.search import RunOptions
+    from robsearch.search.commands.repair import repair as repair_search
+
+    options = RunOptions(results=results)
+    plan = repair_search(name, options, apply=apply, space=space, say=typer.echo)
+    if plan.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def promote(
     target: Annotated[
         str,

@@ -30,7 +30,7 @@ from robsearch.protocols import Dataset, Metrics
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.search.summary import answer_lines, regret_lines
-from robsearch.study import COLUMN, RecordedTrial, SearchRecord, Suggestion
+from robsearch.study import COLUMN, RecordedTrial, SearchRecord, Suggestion, plain_name
 from robsearch.tracking import SEARCH, SEARCH_ID, RunRecord, Tracker
 from robsearch.training.costs import Cost, cost_of
 from robsearch.trials.ladder.results import ladder_metrics
@@ -59,8 +59,6 @@ NOT_COMPARED = re.compile(
     r"|.*(_se|/(se|min|q05|q50|q95|max|spread|std|condition))|ladder/[^/]+/(?!robust_accuracy$).*"
 )
 """What a trial's folder keeps and MLflow is not told: its pages draw a chart for every name."""
-STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
-"""What MLflow refuses in the name of a parameter."""
 
 NO_TAGS: Mapping[str, str] = {}
 
@@ -520,5 +518,5 @@ def params(
     if isinstance(lam, float) and lam > 0:
         parameters["log10_lam"] = math.log10(lam)
     for name, value in suggested.items():
-        parameters[f"{COLUMN}{STRANGE.sub('_', name)}"] = value
+        parameters[f"{COLUMN}{plain_name(name)}"] = value
     return parameters

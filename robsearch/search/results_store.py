@@ -24,6 +24,7 @@ from robsearch.errors import InputError, refused
 from robsearch.spaces.references import import_root
 from robsearch.study import (
     JOURNAL,
+    DamagedJournalError,
     SearchRecord,
     Storage,
     open_storage,
@@ -101,11 +102,11 @@ class ResultsStore:
                 line += [option, without_password(value)]
         return shlex.join(line)
 
-    def open(self, search: str) -> Storage:
-        """The storage that an existing search is in.
+    def check(self, search: str) -> None:
+        """Sees that a search is here.
 
         Raises:
-            InputError: there is no such search here.
+            InputError: there is none of that name; lists those there are.
         """
         if self.storage is None:
             missing = not os.path.exists(self.folder(search) / JOURNAL)
@@ -116,11 +117,24 @@ class ResultsStore:
             names = ", ".join(search_names(self)) or "none"
             do = f"searches in {where}: {names}; --results or --storage says where else to look"
             raise refused("the name of a search", repr(search), do)
-        if is_half_made(self, search):
-            got = f"what a launch of {search!r} left that was ended before it had begun"
-            launch = self.command("launch", "SPACE", "--name", search)
-            raise refused("a search", got, f"nothing was trained: begin it with `{launch}`")
-        return open_storage(self.storage, self.folder(search))
+
+    def open(self, search: str) -> Storage:
+        """The storage that an existing search is in.
+
+        Raises:
+            DamagedJournalError: a line of its journal cannot be read.
+            InputError: there is no such search here.
+        """
+        self.check(search)
+        try:
+            if is_half_made(self, search):
+                got = f"what a launch of {search!r} left that was ended before it had begun"
+                launch = self.command("launch", "SPACE", "--name", search)
+                raise refused("a search", got, f"nothing was trained: begin it with `{launch}`")
+            return open_storage(self.storage, self.folder(search))
+        except DamagedJournalError as error:
+            command = self.command("repair", search)
+            raise DamagedJournalError(error.journal, error.line, error.what, command) from error
 
     def search(self, name: str) -> tuple[Storage, SearchRecord]:
         """An existing search: its storage and its record, which belong to the results folder beside
@@ -220,9 +234,12 @@ def is_half_made(store: ResultsStore, name: str) -> bool:
         return False
     if store.storage is None and not (folder / JOURNAL).exists():
         return True
-    return to_be_made(store.storage) or name not in record_names(
-        open_storage(store.storage, folder)
-    )
+    if to_be_made(store.storage):
+        return True
+    try:
+        return name not in record_names(open_storage(store.storage, folder))
+    except DamagedJournalError:  # whatever it has, it has more than a launch leaves
+        return False
 
 
 def _was_driven(folder: Path, storage: str | None) -> bool:

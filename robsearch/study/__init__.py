@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from robsearch.study.dropping import drop_trial, dropped_trials
     from robsearch.study.ending import ask_to_end, asked_to_end, prune_interrupted
     from robsearch.study.failures import Failures, failures_of
+    from robsearch.study.journal import (
+        JOURNAL,
+        DamagedJournalError,
+        Examined,
+        examine,
+        repair_journal,
+        replace_journal,
+    )
     from robsearch.study.lease import (
         Lease,
         LeaseWatch,
@@ -28,18 +36,25 @@ if TYPE_CHECKING:
         read_as,
         warm_start,
     )
-    from robsearch.study.params import COLUMN, is_number, others_than_lam, params_of, params_text
-    from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
-    from robsearch.study.recorded import RecordedTrial, recorded_trials, trials_of
-    from robsearch.study.replaying import Change, range_text, recorded_controls, replay
-    from robsearch.study.storage import (
-        JOURNAL,
-        open_storage,
-        repair_journal,
-        study_names,
-        to_be_made,
+    from robsearch.study.params import (
+        COLUMN,
+        is_number,
+        others_than_lam,
+        params_of,
+        params_text,
+        plain_name,
     )
-    from robsearch.study.suggestions import Study, Suggestion, observations_of
+    from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
+    from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
+    from robsearch.study.recorded import (
+        RecordedTrial,
+        recorded_studies,
+        recorded_trials,
+        trials_of,
+    )
+    from robsearch.study.replaying import Change, range_text, recorded_controls, replay
+    from robsearch.study.storage import open_storage, study_names, to_be_made
+    from robsearch.study.suggestions import Study, Suggestion, TrialEnd, observations_of
     from robsearch.study.width_sampler import Observation, WidthSampler
 else:
     __getattr__ = lazy_names(__name__, __file__)
@@ -49,16 +64,21 @@ __all__ = [
     "COLUMN",
     "JOURNAL",
     "Change",
+    "DamagedJournalError",
     "Distributions",
+    "Examined",
     "Failures",
+    "FolderTrial",
     "Lease",
     "LeaseWatch",
     "Observation",
+    "Rebuilding",
     "RecordedTrial",
     "SearchRecord",
     "Storage",
     "Study",
     "Suggestion",
+    "TrialEnd",
     "WidthSampler",
     "ask_to_end",
     "ask_to_stop",
@@ -67,9 +87,11 @@ __all__ = [
     "discard_half_made",
     "drop_trial",
     "dropped_trials",
+    "examine",
     "failures_of",
     "finished_observations",
     "is_number",
+    "lacks_facts",
     "living_owner",
     "number",
     "observations_of",
@@ -79,13 +101,17 @@ __all__ = [
     "owner_text",
     "params_of",
     "params_text",
+    "place_of",
+    "plain_name",
     "prune_interrupted",
     "range_text",
     "read_as",
     "record_names",
     "recorded_controls",
+    "recorded_studies",
     "recorded_trials",
     "repair_journal",
+    "replace_journal",
     "replay",
     "seconds_since_renewal",
     "study_names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, TypeGuard
@@ -12,6 +13,15 @@ import pandas as pd
 COLUMN = "param/"
 """Begins the name of a searched parameter among the columns of ``Search.trials``, and among
 MLflow's parameters."""
+
+
+STRANGE = re.compile(r"[^\w .:/-]", re.ASCII)
+"""What MLflow refuses in the name of a parameter."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as MLflow takes it."""
+    return STRANGE.sub("_", name)
 
 
 def params_of(trial: pd.Series) -> dict[str, Any]:

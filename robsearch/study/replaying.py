@@ -120,11 +120,11 @@ def _changes(
     if not attempts:
         yield Change("recipe", trial.recipe, why)
         return
-    changes = list(_recipe_changes(attempts[-1]["recipe"], recipe))
+    changes = list(recipe_changes(attempts[-1]["recipe"], recipe))
     yield from changes or [Change("recipe", trial.recipe, MOVED)]
 
 
-def _recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[Change]:
+def recipe_changes(recorded: Mapping[str, Any], recipe: Recipe) -> Iterator[Change]:
     """The fields in which a recipe's flat view differs from the one that an attempt wrote down."""
     now = recipe.flat()
     for name in dict.fromkeys([*recorded, *now]):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,14 +14,19 @@ from urllib.parse import unquote
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from robsearch.errors import refused
+from robsearch.study.journal import (
+    JOURNAL,
+    DamagedJournalError,
+    UnwrittenLines,
+    WholeLines,
+    examine,
+)
 from robsearch.trials.paths import check_sqlite_uri, without_password
 
-JOURNAL = "optuna.journal"
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system answers to a write that it does not allow."""
 
@@ -36,6 +40,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         folder: the search's own folder in the results folder.
 
     Raises:
+        DamagedJournalError: a line of the journal cannot be read.
         InputError: it cannot be opened, or is a sqlite URL that names another file than it seems
             to. The message never repeats a password.
     """
@@ -46,64 +51,23 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             folder.mkdir(parents=True, exist_ok=True)
             return _Journal(WholeLines(folder / JOURNAL))
         return optuna.storages.get_storage(url)
+    except DamagedJournalError:
+        raise
     except Exception as error:
+        if url is None:
+            _refuse_damaged(folder / JOURNAL, error)
         got = f"{type(error).__name__} for {without_password(url) if url else folder}"
         first_line = str(error).strip().partition("\n")[0]
         do = f"choose another --results folder or --storage URL ({first_line})"
         raise refused("an Optuna storage that opens", got, do) from error
 
 
-class WholeLines(JournalFileBackend):
-    """A journal file that a full disk leaves as it was.
-
-    Optuna's own would go on behind the part of a line that fitted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file_lock = JournalFileSymlinkLock(str(path))
-        super().__init__(str(path), self._file_lock)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends all of them, or nothing."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._file_lock.acquire()
-        try:
-            whole = os.path.getsize(self._path)
-            try:
-                with open(self._path, "ab") as journal:
-                    journal.write(lines.encode())
-                    journal.flush()
-                    os.fsync(journal.fileno())
-            except OSError:
-                os.truncate(self._path, whole)
-                raise
-        finally:
-            self._file_lock.release()
-
-
-class UnwrittenLines(BaseJournalBackend):
-    """A journal and lines behind it that are not in its file yet, and are written together."""
-
-    def __init__(self, journal: WholeLines) -> None:
-        self._journal = journal
-        # Read once: a lease that is renewed meanwhile adds lines, which make no study and no trial.
-        self._whole = list(journal.read_logs(0))
-        self._lines: list[dict[str, Any]] = []
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Behind those that are not written yet."""
-        self._lines += logs
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """The lines from this number on, those of the file first."""
-        yield from self._whole[log_number_from:]
-        yield from self._lines[max(0, log_number_from - len(self._whole)) :]
-
-    def write(self) -> None:
-        """Appends all of them to the file, or nothing."""
-        if self._lines:
-            self._journal.append_logs(self._lines)
+def _refuse_damaged(journal: Path, error: Exception) -> None:
+    """Names the line that Optuna could not apply, if that was it."""
+    if isinstance(error, OSError):
+        return
+    for damage in examine(journal).damages:
+        raise DamagedJournalError(journal, damage.line, damage.what) from error
 
 
 class _Journal(JournalStorage):
@@ -141,31 +105,6 @@ def _forbidden_behind(error: BaseException) -> str | None:
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def repair_journal(folder: Path) -> None:
-    """Mends what a dead driver left: its lock, and a last line that a full disk cut short (a copy
-    is kept).
-
-    Only for a driver that found no living one; Optuna cannot append to, or later open, a torn
-    journal.
-    """
-    journal = folder / JOURNAL
-    lock = Path(f"{journal}.lock")
-    if lock.is_symlink():
-        lock.unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    guard = JournalFileSymlinkLock(str(journal))
-    guard.acquire()
-    try:
-        content = journal.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            journal.with_suffix(".torn").write_bytes(content)
-            os.truncate(journal, whole)
-    finally:
-        guard.release()
 
 
 def add_finished(

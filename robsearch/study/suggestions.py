@@ -41,6 +41,7 @@ from robsearch.study.recorded import (
 )
 from robsearch.study.storage import open_study
 from robsearch.study.width_sampler import Observation, observations_in
+from robsearch.trials.loading import best_epoch
 from robsearch.trials.selection import has_collapsed
 
 
@@ -72,6 +73,23 @@ class SuggestionOutcome(NamedTuple):
     value: float
     following: Suggestion | None
     trial: RecordedTrial
+
+
+class TrialEnd(NamedTuple):
+    """How a trial stands, as its folder has it.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL; RUNNING of one that has not ended, or whose epochs are
+            lost.
+        history: its epochs.
+        reason: of a failure.
+        spent: what it took, under the names of ``RecordedTrial``.
+    """
+
+    state: str
+    history: list[Metrics]
+    reason: str
+    spent: Mapping[str, float]
 
 
 class Study:
@@ -344,6 +362,53 @@ class Study:
         """The storage's own number; to look for it among all trials would cost more with each
         one."""
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def restore(self, number: int, ends: Mapping[str, TrialEnd]) -> None:
+        """Notes anew how trials of a suggestion ended, and tells the suggestion if all have.
+
+        Nothing is begun: what is left of a suggestion is for the next driver.
+
+        Args:
+            number: of a suggestion that is RUNNING in the storage.
+            ends: by the trial's name, of those whose end is not noted.
+        """
+        trial = optuna.Trial(self._study, self._trial_id(number))
+        self._pending[number] = trial
+        self._left[number] = []
+        for begun in trials_of(trial):
+            end = ends.get(begun.trial)
+            if end is not None:
+                suggestion = self._defined(trial, begun.width, begun.replicate)
+                self._report_missing(trial, end.history)
+                self._end_again(trial, suggestion, end)
+        noted = trials_of(trial)
+        states = {recorded.state for recorded in noted}
+        if "PRUNED" in states:
+            self._tell(trial, TrialState.PRUNED)
+        elif len(noted) == len(self.members) or ("FAIL" in states and not self.space.paired):
+            self._settle(trial)
+        self._pending.pop(number, None)
+        self._left.pop(number, None)
+
+    def _report_missing(self, trial: optuna.Trial, history: Sequence[Metrics]) -> None:
+        """Reports the epochs of a trial that the storage lacks, where epochs are a suggestion's
+        steps."""
+        if len(self.members) > 1 or len(self._metrics) > 1:
+            return
+        reported = self._storage.get_trial(self._trial_id(trial.number)).intermediate_values
+        for entry in history:
+            if int(entry["epoch"]) not in reported:
+                trial.report(entry[self._metrics[0]], step=int(entry["epoch"]))
+
+    def _end_again(self, trial: optuna.Trial, suggestion: Suggestion, end: TrialEnd) -> None:
+        recorded = _recorded(trial, suggestion.trial)
+        if end.state == "RUNNING" or recorded.state != "RUNNING":
+            return
+        if end.state == "FAIL":
+            _amend(trial, suggestion.trial, state="FAIL", reason=end.reason, **end.spent)
+        else:
+            best = end.history[best_epoch(end.history) - 1]
+            self._end(trial, suggestion, end.state, best, end.history[-1], end.spent)
 
     # --- what became of them ---
 
