@@ -29,6 +29,10 @@ class LeaseLostError(RuntimeError):
     """Another driver took this search over: this one must not write any more."""
 
 
+class StorageAwayError(RuntimeError):
+    """The database of a search was away for longer than it is waited for."""
+
+
 PIXEL_UNITS = "give it in pixel units, 8/255 and not 8"
 """What to do about an eps or a step size that does not fit."""
 

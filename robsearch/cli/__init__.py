@@ -28,11 +28,12 @@ from robsearch.cli.options import (
     SpaceArgument,
     SpaceOption,
     Storage,
+    StoragePatience,
     Tracking,
     TrialMaxHours,
 )
 from robsearch.cli.steering import delete, drop, list_searches
-from robsearch.errors import DiskFullError, InputError, LeaseLostError
+from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +99,7 @@ def launch(
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
+    storage_patience: StoragePatience = 600.0,
     disk_budget: DiskBudget = None,
     max_hours: MaxHours = None,
     trial_max_hours: TrialMaxHours = None,
@@ -117,6 +119,7 @@ def launch(
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
         pass_env=pass_env or (),
+        storage_patience=storage_patience,
         disk_budget=disk_budget,
         max_hours=max_hours,
         trial_max_hours=trial_max_hours,
@@ -142,6 +145,7 @@ def resume(
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
+    storage_patience: StoragePatience = 600.0,
     disk_budget: DiskBudget = None,
     max_hours: MaxHours = None,
     trial_max_hours: TrialMaxHours = None,
@@ -160,6 +164,7 @@ def resume(
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
         pass_env=pass_env or (),
+        storage_patience=storage_patience,
         disk_budget=disk_budget,
         max_hours=max_hours,
         trial_max_hours=trial_max_hours,
@@ -351,8 +356,8 @@ def _warn_once(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
-    """The entry point: bad input is one clear message and exit code 2; a search taken over, or a
-    full disk, code 1."""
+    """The entry point: bad input is one clear message and exit code 2; a search taken over, a
+    full disk, or a storage that is away, code 1."""
     # Only the command line changes how warnings look: importing robsearch changes nothing.
     warnings.showwarning = _warn_once(warnings.showwarning)
     try:
@@ -362,6 +367,6 @@ def main() -> None:
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
         typer.echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)
-    except (LeaseLostError, DiskFullError) as error:
+    except (LeaseLostError, DiskFullError, StorageAwayError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -15,6 +15,7 @@ from robsearch.cli.options import (
     PassEnv,
     Results,
     Storage,
+    StoragePatience,
     Tracking,
 )
 
@@ -68,6 +69,7 @@ def validate(
     gpus_per_trial: Gpus = None,
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
+    storage_patience: StoragePatience = 600.0,
 ) -> None:
     """Test a paper's claims: train its experiments as ordinary trials, and give a verdict on
     each."""
@@ -97,6 +99,7 @@ def validate(
         gpus_per_trial=gpus_per_trial,
         hang_after=hang_after,
         pass_env=pass_env or (),
+        storage_patience=storage_patience,
     )
     with options.store.current():  # where a study finds the searches that it reads
         studies = designs(paper, preset, design)

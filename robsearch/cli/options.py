@@ -105,3 +105,9 @@ MaxGpuHours = Annotated[
 HangAfter = Annotated[
     float, typer.Option(help="seconds without a report until a trial counts as hung")
 ]
+StoragePatience = Annotated[
+    float,
+    typer.Option(
+        help="seconds for which a database that is away is tried again while trials train on"
+    ),
+]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from robsearch import cluster
-from robsearch.errors import InputError, counted, refuse, refused
+from robsearch.errors import InputError, StorageAwayError, counted, refuse, refused
 from robsearch.identity import DERIVATION
 from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
@@ -35,6 +35,7 @@ from robsearch.search.capacity import (
     measure_gpu_shares,
     stops_on_signal,
 )
+from robsearch.search.deciding import Decisions
 from robsearch.search.driver import Driver
 from robsearch.search.grid import printer
 from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
@@ -44,7 +45,7 @@ from robsearch.search.preflight import check_writable, new_name
 from robsearch.search.progress import watched
 from robsearch.search.recording import Recorder, is_concluded
 from robsearch.search.requests import hearing_requests
-from robsearch.search.result import Search, load_search
+from robsearch.search.result import Search, load_search, search_of
 from robsearch.search.results_store import is_name, new_identity, note_driver, search_names
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
 from robsearch.search.scheduling import scheduler_of
@@ -74,9 +75,11 @@ from robsearch.spaces.resources import Resources
 from robsearch.study import (
     Lease,
     LeaseWatch,
+    PatientStorage,
     SearchRecord,
     Storage,
     living_owner,
+    patient,
     recorded_trials,
     repair_journal,
 )
@@ -119,6 +122,8 @@ def launch(
         InputError: everything that is wrong with the space, the options or the places, before Ray
             starts; with ``or_resume`` also what ``resume`` refuses, or another seed.
         DiskFullError: the driver found no room to write; ``resume`` goes on once there is some.
+        StorageAwayError: the database was away for longer than ``options.storage_patience``;
+            ``resume`` goes on once it is back.
     """
     options, console = _checked("launch", options, console, trials=(trials, 1), seed=(seed, 0))
     reference = space if isinstance(space, str) else space.reference or resumed_by
@@ -324,7 +329,7 @@ def resume(
         InputError: no such search, another driver is at it, or the space is not what it was: every
             recorded suggestion is replayed through it, and recipes, ranges, data and controls are
             compared.
-        DiskFullError: as for ``launch``.
+        DiskFullError, StorageAwayError: as for ``launch``.
     """
     options, console = _checked("resume", options, console, trials=(trials, 0))
     return _go_on(name, space, lambda before: before + trials, options, console)
@@ -400,7 +405,11 @@ def drive(
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
     lease, which it acquires unless it is given, and may have watched before."""
     folder = options.store.folder(record.name)
-    with lease or Lease.acquire(storage, record.name, printer(console), watch) as lease:
+    storage = patient(storage, options.storage_patience, printer(console))
+    with (
+        _stopped_when_away(storage, options.command("resume", record)),
+        _held(lease, storage, record, watch, console) as held,
+    ):
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)
@@ -412,7 +421,7 @@ def drive(
             drop_spool(folder)
             scheduler = scheduler_of(space, record, storage, recipe)
             recorder = Recorder(tracker, folder / "trials", record)
-            driver = Driver(scheduler, recorder, lease, folder / "trials", printer(console))
+            driver = Driver(scheduler, recorder, held, folder / "trials", printer(console))
             recorder.begin_search(record)
             tracker.watch_machine()
             recorder.settle(recorded_trials(storage, record))
@@ -422,8 +431,32 @@ def drive(
                 clock = DriverClock(storage, record.name)
                 heard = hearing_requests(driver, storage, record.name)
                 with heard, within_budgets(driver, clock, record.budgets):
-                    _run(driver, space, options, folder, console)
-                return _conclude(driver, options, console)
+                    _run(driver, storage, space, options, folder, console)
+                return _conclude(driver, storage, options, console)
+
+
+def _held(
+    lease: Lease | None,
+    storage: Storage,
+    record: SearchRecord,
+    watch: LeaseWatch | None,
+    console: Console,
+) -> Lease:
+    """The lease that this process has already, or a new one; both wait for a storage that is
+    away."""
+    if lease is not None:
+        return lease.through(storage)
+    return Lease.acquire(storage, record.name, printer(console), watch)
+
+
+@contextlib.contextmanager
+def _stopped_when_away(storage: Storage, go_on: str) -> Iterator[None]:
+    """A storage that stays away ends the driver with one sentence, and nothing waits for it any
+    more: neither does the lease's end."""
+    try:
+        yield
+    except StorageAwayError as error:
+        raise StorageAwayError(f"{error}, and go on with: {go_on}") from error
 
 
 @contextlib.contextmanager
@@ -441,24 +474,52 @@ def _closing(
             _print_note(console, f"{runs}; `{sync}` delivers what waits")
 
 
-def _run(driver: Driver, space: Space, options: RunOptions, folder: Path, console: Console) -> None:
+def _run(
+    driver: Driver,
+    storage: Storage,
+    space: Space,
+    options: RunOptions,
+    folder: Path,
+    console: Console,
+) -> None:
     with stops_on_signal(driver, console, driver.drain):
         shares = None
         if options.gpus_per_trial == AUTO:
             shares = measure_gpu_shares(options, space, folder, driver, console)
         driver.set_capacity(*capacity(options, space, shares))
         driver.weight_budget.gib = options.disk_budget
-        with watched(driver, console):
-            cluster.run(driver, folder, MAX_RETRIES, options.hang_after, driver.say)
+        with watched(driver, console), _decisions(driver, storage) as jobs:
+            cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say)
     driver.lease.verify()  # what follows is written in the name of the search
+
+
+@contextlib.contextmanager
+def _decisions(driver: Driver, storage: Storage) -> Iterator[cluster.Jobs]:
+    """Who is asked for jobs: the driver, in a thread of its own where its storage may be away."""
+    if not isinstance(storage, PatientStorage):
+        yield driver
+        return
+    decisions = Decisions(driver, storage)
+    try:
+        yield decisions
+        decisions.close()
+    except BaseException:
+        storage.give_up()
+        raise
+    finally:
+        decisions.end()
 
 
 @contextlib.contextmanager
 def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[None]:
     """A full disk under the driver ends it, with one sentence: what the storage cannot keep is not
-    to be decided."""
+    to be decided. So does a storage that stays away."""
     try:
         yield
+    except StorageAwayError:
+        driver.interrupt()
+        driver.recorder.stopped(SEARCH, "INTERRUPTED", time.time())
+        raise
     except Exception as error:
         full = full_behind(error)
         if full is None or driver.lost:
@@ -468,11 +529,12 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
         raise no_room_for_search(folder, go_on, full) from error
 
 
-def _conclude(driver: Driver, options: RunOptions, console: Console) -> Search:
+def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:
     recorder, tracker = driver.recorder, driver.recorder.tracker
     driver.interrupt()
     driver.tag_dropped()
-    search = load_search(tracker.search, options.results, options.storage)
+    record = SearchRecord.load(storage, tracker.search)
+    search = search_of(options.store, storage, record)
     write_report(search, search.report, tracker.pages)
     winners = [str(best["trial"]) for best in search.bests]
     if options.models and not driver.stopping:

@@ -52,6 +52,8 @@ class RunOptions:
             ends as FAIL when an epoch has ended, because its learning rate has not come to its end
             and its best epoch compares with nobody's.
         max_gpu_hours: as ``max_hours``, of the GPU time of all trials (``training.costs``).
+        storage_patience: seconds for which a database that is away is tried again while trials
+            train on; then the search stops.
         models: whether the best network of each width is exported as an MLflow model when the
             search ends; that takes some seconds each, and ``robsearch promote`` can do it later.
         pass_env: names of environment variables that workers and child processes see beside those
@@ -72,6 +74,7 @@ class RunOptions:
     max_hours: float | None = None
     trial_max_hours: float | None = None
     max_gpu_hours: float | None = None
+    storage_patience: float = 600.0
     models: bool = True
     pass_env: Sequence[str] = ()
 
@@ -109,6 +112,7 @@ class RunOptions:
             "hang_after": (self.hang_after, 1),
             "disk_budget": (self.disk_budget, 0),
             **{name: (getattr(self, name), 0) for name in BUDGETS},
+            "storage_patience": (self.storage_patience, 0),
         }
         problems = []
         for name, (value, low) in least.items():

@@ -29,7 +29,7 @@ from robsearch.search.tables import (
     tables_of,
 )
 from robsearch.spaces import AtLeast
-from robsearch.study import SearchRecord, living_owner
+from robsearch.study import SearchRecord, Storage, living_owner
 from robsearch.tracking import found_again
 from robsearch.training.costs import Cost
 from robsearch.trials.selection import best_of, candidates, sound
@@ -358,6 +358,12 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
     """
     store = ResultsStore.of(results, storage)
     opened, record = store.search(name)
+    return search_of(store, opened, record)
+
+
+def search_of(store: ResultsStore, opened: Storage, record: SearchRecord) -> Search:
+    """Reads a search from a storage that is open."""
+    name = record.name
     trials, epochs = load_tables(opened, record, store.folder(name) / "trials")
     record = replace(record, tracking=found_again(record.tracking, name, store.results))
     return Search(record, store.folder(name), trials, epochs, storage=store.storage)

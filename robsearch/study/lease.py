@@ -116,6 +116,11 @@ class Lease:
         """Has this called once, in a thread of its own, when somebody asks the driver to stop."""
         self._on_stop = tell
 
+    def through(self, storage: BaseStorage) -> Self:
+        """The same lease, read and written through another access to its storage from now on."""
+        self._storage = storage
+        return self
+
     def release(self) -> None:
         """Gives the search free for the next driver."""
         self._released.set()
