@@ -257,7 +257,7 @@ class Examined:
         return not (self.damages or self.repeated or self.missing or self.unmade)
 
 
-class _Line(NamedTuple):
+class _JournalLine(NamedTuple):
     number: int
     records: list[Record]
     damage: Damage | None
@@ -287,7 +287,7 @@ def _split(content: bytes) -> list[bytes]:
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
-def _parsed(number: int, text: bytes) -> _Line:
+def _parsed(number: int, text: bytes) -> _JournalLine:
     """The whole records of a line, wherever in it they begin."""
     bare = text.replace(b"\0", b"").strip()
     try:
@@ -297,17 +297,17 @@ def _parsed(number: int, text: bytes) -> _Line:
     what = shape_problem(record)
     if what:
         # A record of which fields were lost may have been any.
-        return _Line(number, [], Damage(number, what))
+        return _JournalLine(number, [], Damage(number, what))
     if b"\0" in text:
-        return _Line(number, [record], Damage(number, "has NUL bytes", None))
+        return _JournalLine(number, [record], Damage(number, "has NUL bytes", None))
     if not text.endswith(b"\n"):
-        return _Line(number, [record], Damage(number, "has no end", None))
-    return _Line(number, [record], None)
+        return _JournalLine(number, [record], Damage(number, "has no end", None))
+    return _JournalLine(number, [record], None)
 
 
-def _parsed_in_parts(number: int, text: bytes, bare: bytes) -> _Line:
+def _parsed_in_parts(number: int, text: bytes, bare: bytes) -> _JournalLine:
     if not bare:
-        return _Line(
+        return _JournalLine(
             number, [], Damage(number, "has only NUL bytes" if b"\0" in text else "is blank")
         )
     records = []
@@ -325,7 +325,7 @@ def _parsed_in_parts(number: int, text: bytes, bare: bytes) -> _Line:
         what = "has several records"
     elif records:
         what += f"; {counted(len(records), 'whole record')} of it stays"
-    return _Line(number, records, Damage(number, what, _creates(rest)))
+    return _JournalLine(number, records, Damage(number, what, _creates(rest)))
 
 
 def _creates(rest: bytes) -> int | None:
@@ -341,7 +341,7 @@ def _creates(rest: bytes) -> int | None:
     return int(study[1]) if study else -1
 
 
-def _repeated(lines: Sequence[_Line]) -> Iterator[tuple[int, int, int]]:
+def _repeated(lines: Sequence[_JournalLine]) -> Iterator[tuple[int, int, int]]:
     """Ranges of lines that an earlier range has too, known by the trials that they make.
 
     A record that makes a trial has the time at which it was made, so that no two are equal.
@@ -367,7 +367,7 @@ def _repeated(lines: Sequence[_Line]) -> Iterator[tuple[int, int, int]]:
         yield begin + 1, end, begin - gap + 1
 
 
-def _replayed(lines: Sequence[_Line], left_out: Collection[int], doubled: bool) -> Examined:
+def _replayed(lines: Sequence[_JournalLine], left_out: Collection[int], doubled: bool) -> Examined:
     """Replays the records; where a trial must have been made whose line is lost, it is made in the
     place of the damaged line that may have been it, and all is replayed once more."""
     names = _names_of_studies(lines)
@@ -381,7 +381,7 @@ def _replayed(lines: Sequence[_Line], left_out: Collection[int], doubled: bool) 
         inserted[place] += 1
 
 
-def _names_of_studies(lines: Iterable[_Line]) -> dict[int, tuple[str, int]]:
+def _names_of_studies(lines: Iterable[_JournalLine]) -> dict[int, tuple[str, int]]:
     """By Optuna's number: the name of a study, and how many metrics it maximises, as its attributes
     say."""
     names: dict[int, tuple[str, int]] = {}
@@ -406,7 +406,7 @@ def _names_of_studies(lines: Iterable[_Line]) -> dict[int, tuple[str, int]]:
     return names
 
 
-def _names_of_trials(lines: Iterable[_Line]) -> dict[int, str]:
+def _names_of_trials(lines: Iterable[_JournalLine]) -> dict[int, str]:
     """By Optuna's number: the name of the first trial of a suggestion."""
     names: dict[int, str] = {}
     for record in _all_records(lines):
@@ -416,7 +416,7 @@ def _names_of_trials(lines: Iterable[_Line]) -> dict[int, str]:
     return names
 
 
-def _all_records(lines: Iterable[_Line]) -> Iterator[Record]:
+def _all_records(lines: Iterable[_JournalLine]) -> Iterator[Record]:
     for line in lines:
         yield from line.records
 
@@ -449,7 +449,7 @@ class _Replay:
         self._candidate: int | None = None
         self._newest_place: int | None = None
 
-    def run(self, lines: Sequence[_Line], inserted: Mapping[int, int]) -> int | None:
+    def run(self, lines: Sequence[_JournalLine], inserted: Mapping[int, int]) -> int | None:
         """Replays all; or stops, and gives the line in whose place a trial must have been made."""
         for line in lines:
             damage = line.damage

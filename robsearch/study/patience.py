@@ -80,8 +80,8 @@ class PatientStorage(BaseStorage):
 
     # --- trying again ---
 
-    def _ask(self, ask: Callable[[], T], again: Callable[[], T] | None = None) -> T:
-        """What ``ask`` gives; ``again`` is called instead once it may have been done.
+    def _ask(self, ask: Callable[[], T], ask_again: Callable[[], T] | None = None) -> T:
+        """What ``ask`` gives; ``ask_again`` is called instead once it may have been done.
 
         Raises:
             StorageAwayError: the storage was away for longer than the patience.
@@ -95,7 +95,7 @@ class PatientStorage(BaseStorage):
                 self._note_failure(error, begun)
                 self._given_up.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
-                ask = again or ask
+                ask = ask_again or ask
             else:
                 if self._failing:
                     self._note_answer()
@@ -152,12 +152,12 @@ class PatientStorage(BaseStorage):
         def create() -> int:
             return self._storage.create_new_trial(study_id, template_trial)
 
-        def again() -> int:
+        def ask_again() -> int:
             trials = self._storage.get_all_trials(study_id, deepcopy=False)
             made = [trial._trial_id for trial in trials if trial._trial_id not in before]
             return made[0] if made else create()
 
-        return self._ask(create, again)
+        return self._ask(create, ask_again)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -167,17 +167,17 @@ class PatientStorage(BaseStorage):
         def write() -> bool:
             return self._storage.set_trial_state_values(trial_id, state, values)
 
-        def again() -> bool:
+        def ask_again() -> bool:
             try:
                 return write() or self._storage.get_trial(trial_id).state == state
             except UpdateFinishedTrialError:
                 # Not the cached one, which is as it was before.
-                told = self._backend.get_trial(trial_id)
-                if told.state != state or (values is not None and told.values != list(values)):
+                ended = self._backend.get_trial(trial_id)
+                if ended.state != state or (values is not None and ended.values != list(values)):
                     raise
                 return True
 
-        return self._ask(write, again)
+        return self._ask(write, ask_again)
 
     # --- what may be written twice ---
 

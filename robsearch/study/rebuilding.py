@@ -1,4 +1,4 @@
-"""A storage made again from what could be read of a damaged one."""
+"""A storage made noted from what could be read of a damaged one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def place_of(space: Space, trial: str) -> tuple[Stage, float, int, int | None] |
 
 
 class Rebuilding:
-    """The storage of a search, made again in memory.
+    """The storage of a search, made noted in memory.
 
     Args:
         examined: what could be read.
@@ -86,7 +86,7 @@ class Rebuilding:
         self._examined = examined
         self._record = record
         self._lines = LinesInMemory()
-        self._again: dict[tuple[str, int], dict[str, Any]] = {}
+        self._rebuilt: dict[tuple[str, int], dict[str, Any]] = {}
         self._ends: dict[tuple[str, int], dict[str, TrialEnd]] = {}
         self._stages: dict[str, tuple[Stage, Suggestion]] = {}
 
@@ -127,7 +127,7 @@ class Rebuilding:
         )
         study = f"{self._record.name}@{trial.stage.label}"
         key = study, trial.number
-        facts = self._again.setdefault(key, {"params": {}, "distributions": {}, "begun": {}})
+        facts = self._rebuilt.setdefault(key, {"params": {}, "distributions": {}, "begun": {}})
         facts["params"].update(fixed.params)
         facts["distributions"].update(fixed.distributions)
         facts["begun"][begun.trial] = begun
@@ -153,13 +153,15 @@ class Rebuilding:
     def _copy_trials(self, storage: BaseStorage, name: str, before: int, now: int) -> None:
         trials = self._examined.storage.get_all_trials(before)
         while (
-            trials and self._is_double(trials[-1]) and (name, trials[-1].number) not in self._again
+            trials
+            and self._is_double(trials[-1])
+            and (name, trials[-1].number) not in self._rebuilt
         ):
             trials.pop()
         for trial in trials:
-            again = self._again.get((name, trial.number))
-            if again is not None:
-                trial = _begun_again(trial, again)
+            noted = self._rebuilt.get((name, trial.number))
+            if noted is not None:
+                trial = _begun_again(trial, noted)
             elif self._is_double(trial):
                 trial = _failed(trial, DOUBLED)
             elif trial._trial_id in self._examined.missing and not trials_of(trial):
@@ -182,21 +184,21 @@ class Rebuilding:
                 seed=self._record.seed,
             )
             study_id = storage.get_study_id_from_name(name)
-            numbers = sorted(number for of, number in self._again if of == name)
+            numbers = sorted(number for of, number in self._rebuilt if of == name)
             for number in numbers:
                 there = len(storage.get_all_trials(study_id, deepcopy=False))
                 for missing in range(there, number + 1):
-                    again = self._again.get((name, missing))
+                    noted = self._rebuilt.get((name, missing))
                     empty = _empty(missing)
-                    trial = _begun_again(empty, again) if again else _failed(empty, LOST)
+                    trial = _begun_again(empty, noted) if noted else _failed(empty, LOST)
                     storage.create_new_trial(study_id, trial)
                 study.restore(number, self._ends.get((name, number), {}))
 
 
-def _begun_again(trial: FrozenTrial, again: Mapping[str, Any]) -> FrozenTrial:
+def _begun_again(trial: FrozenTrial, noted: Mapping[str, Any]) -> FrozenTrial:
     """A suggestion as it was before it was told, with what the folders of its trials know."""
     trials: dict[str, RecordedTrial] = {each.trial: each for each in trials_of(trial)}
-    for name, begun in again["begun"].items():
+    for name, begun in noted["begun"].items():
         before = trials.get(name)
         if before is None or before.state == "RUNNING":
             trials[name] = begun
@@ -204,8 +206,8 @@ def _begun_again(trial: FrozenTrial, again: Mapping[str, Any]) -> FrozenTrial:
     return _template(
         trial,
         TrialState.RUNNING,
-        params={**again["params"], **trial.params},
-        distributions={**again["distributions"], **trial.distributions},
+        params={**noted["params"], **trial.params},
+        distributions={**noted["distributions"], **trial.distributions},
         user_attrs={**trial.user_attrs, TRAININGS: [each.stored for each in ordered]},
     )
 

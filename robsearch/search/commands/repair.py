@@ -129,11 +129,11 @@ def repair(
     repeated = sum(last - first + 1 for first, last, _ in examined.repeated)
     lost = len(examined.missing) + len(examined.unmade)
     plan = Repair(damaged, repeated, lost, tuple(rebuilt), problems)
-    again = "" if space is None or isinstance(space, Space) else space
+    reference = "" if space is None or isinstance(space, Space) else space
     if plan.whole:
         say(f"the journal of {name} is whole: there is nothing to repair")
     elif not apply:
-        words = ["repair", name, "--apply", *(["--space", again] if again else [])]
+        words = ["repair", name, "--apply", *(["--space", reference] if reference else [])]
         say(f"nothing is changed yet; `{store.command(*words)}` does it, and keeps a copy")
     else:
         records = rebuilding.records(loaded)
