@@ -119,7 +119,8 @@ def test_a_driver_that_drains_stops_a_training_at_its_next_report_and_loses_no_e
     search, tmp_path
 ):
     driver = search()
-    job = driver.next()
+    driver.parallel = 2
+    job, other = driver.next(), driver.next()
     work = job.work(job.recipe, job.folder)
     assert driver.heard(job, next(work))
     driver.drain(1000.0)
@@ -128,9 +129,11 @@ def test_a_driver_that_drains_stops_a_training_at_its_next_report_and_loses_no_e
     assert not driver.heard(job, next(work))
     work.close()
     driver.gone(job, None)
+    assert not driver.stopping  # the other one is at its first epoch
+    driver.gone(other, None)
     assert driver.stopping
     assert newest_checkpoint(job.folder).number == 2
-    assert robsearch.load_search("s", tmp_path).unfinished == ["w4-000"]
+    assert robsearch.load_search("s", tmp_path).unfinished == ["w4-000", "w4-001"]
     assert search().waiting[0].suggestion.trial == "w4-000"
 
 
