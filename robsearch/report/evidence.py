@@ -175,9 +175,9 @@ class Evidence:
     @classmethod
     def of(cls, search: Searched, pages: Mapping[str, str] | None = None) -> Evidence:
         """The evidence in a search."""
+        trials = typed_columns(search.trials, WORDS, NUMBERS)
         # What a person dropped is in no figure and no table.
-        counted = search.trials[search.trials["state"] != "DROPPED"]
-        trials = typed_columns(counted, WORDS, NUMBERS)
+        trials = trials[trials["state"] != "DROPPED"]
         epochs = typed_columns(search.epochs, ("trial",), EPOCH_NUMBERS)
         # An epoch that was done again after an interruption counts once.
         epochs = epochs[epochs["trial"].isin(trials["trial"])]
