@@ -98,7 +98,10 @@ class WholeLines(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file_lock = JournalFileSymlinkLock(str(path))
-        self._studies: set[str] = set()
+        # Names by number, of deleted studies too: a name may be made again under another number.
+        self._studies: list[str] = []
+        self._deleted: set[int] = set()
+        self._last = 0
         self._created: dict[str, int] = {}
         super().__init__(str(path), self._file_lock)
 
@@ -144,9 +147,10 @@ class WholeLines(JournalFileBackend):
     def _misfit(self, line: int, record: Record) -> str | None:
         """What is wrong if a record does not fit to those before it; None where it does."""
         operation = record["op_code"]
-        if operation == Operation.CREATE_STUDY:
-            self._studies.add(record["study_name"])
-        elif record.get("study_id", -1) >= len(self._studies):
+        if line > self._last:  # else it was read before
+            self._last = line
+            self._note_study(record)
+        if record.get("study_id", -1) >= len(self._studies):
             return f"is about study {record['study_id']}, which no line before it makes"
         if record.get("trial_id", -1) >= len(self._created):
             return f"is about trial {record['trial_id']}, which no line before it makes"
@@ -155,6 +159,17 @@ class WholeLines(JournalFileBackend):
             first = self._created.setdefault(json.dumps(record), line)
             return None if first == line else f"makes the trial of line {first} once more"
         return None
+
+    def _note_study(self, record: Record) -> None:
+        """Counts a study that a record makes, as Optuna does: not one whose name is taken."""
+        if record["op_code"] == Operation.DELETE_STUDY:
+            self._deleted.add(record["study_id"])
+        elif record["op_code"] == Operation.CREATE_STUDY:
+            names = {
+                name for number, name in enumerate(self._studies) if number not in self._deleted
+            }
+            if record["study_name"] not in names:
+                self._studies.append(record["study_name"])
 
 
 class UnwrittenLines(BaseJournalBackend):
@@ -506,7 +521,7 @@ class _Replay:
             }
             return
         if record["op_code"] == Operation.CREATE_STUDY:
-            self._studies = len(self._all_studies())
+            self._count_studies()
         elif record["op_code"] == Operation.CREATE_TRIAL:
             self._created += 1
             self._newest_place = line
@@ -529,7 +544,7 @@ class _Replay:
             name = f"lost-{self._studies}"
         self.examined.unmade.append(name)
         self.examined.storage.create_new_study([StudyDirection.MAXIMIZE] * metrics, name)
-        self._studies = len(self._all_studies())
+        self._count_studies()
 
     def _insert(self, study: int | None) -> None:
         """Makes an empty trial, in the study that its name says, else in the one that is given.
@@ -557,6 +572,11 @@ class _Replay:
             if each in studies:
                 return int(studies[each]._study_id)
         return otherwise
+
+    def _count_studies(self) -> None:
+        """Of deleted ones the numbers are not given again."""
+        numbers = [study._study_id for study in self._all_studies()]
+        self._studies = max([self._studies, *(number + 1 for number in numbers)])
 
     def _all_studies(self) -> list[Any]:
         return self.examined.storage.get_all_studies()

@@ -28,9 +28,12 @@ from robsearch.trials.run_facts import RunFacts, write_run
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_wherever_a_launch_is_killed_the_next_one_begins_the_search_or_goes_on_with_it(
-    tmp_path, kind
+    tmp_path, kind, monkeypatch
 ):
     """It was refused for ever: the folder, the journal or the experiment kept the name taken."""
+    # Of a driver that was killed before it wrote who it is, nobody can tell at once that it is dead.
+    monkeypatch.setattr("robsearch.study.lease.EXPIRE_SECONDS", 0.5)
+    monkeypatch.setattr("robsearch.study.lease.LOOK_SECONDS", 0.1)
     code = "import killed_beginnings; killed_beginnings.main()"
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(killed_beginnings.__file__)}
     program = [sys.executable, "-c", code, str(tmp_path), kind]
