@@ -516,17 +516,27 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
     to be decided. So does a storage that stays away."""
     try:
         yield
-    except StorageAwayError:
-        driver.interrupt()
-        driver.recorder.stopped(SEARCH, "INTERRUPTED", time.time())
-        raise
     except Exception as error:
+        away = _away_behind(error)
         full = full_behind(error)
-        if full is None or driver.lost:
+        if (away is None and full is None) or driver.lost:
             raise
         driver.interrupt()
         driver.recorder.stopped(SEARCH, "INTERRUPTED", time.time())
+        if full is None:
+            raise StorageAwayError(str(away)) from error
         raise no_room_for_search(folder, go_on, full) from error
+
+
+def _away_behind(error: BaseException) -> StorageAwayError | None:
+    """The storage that stayed away and led to an error, if one did: Tune wraps what a decision
+    raises."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, StorageAwayError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:

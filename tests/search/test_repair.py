@@ -160,12 +160,16 @@ def lines_of(searched):
     return (searched / "s" / JOURNAL).read_bytes().splitlines(keepends=True)
 
 
-def check_each(searched, results, way, step):
+MAKES = b'{"op_code":4'
+"""How a line begins that makes a trial."""
+
+
+def check_each(searched, results, way, chosen):
     """Damages one line after the other, the journal otherwise as it was."""
     whole = table(results)
     lines = lines_of(searched)
     assert len(lines) > 60
-    for number in range(0, len(lines), step):
+    for number in filter(chosen, range(len(lines))):
         damaged = [*lines[:number], WAYS[way](lines[number]), *lines[number + 1 :]]
         (results / "s" / JOURNAL).write_bytes(b"".join(damaged))
         outcome, said = mended(results)
@@ -175,13 +179,36 @@ def check_each(searched, results, way, step):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_damaged_line_costs_no_trial(searched, results, way):
-    check_each(searched, results, way, 19)
+    """Those that make trials, which decide what later numbers mean, and some others."""
+    lines = lines_of(searched)
+    check_each(searched, results, way, lambda n: n % 19 == 0 or lines[n].startswith(MAKES))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lost_line_does_not_shift_the_meaning_of_those_behind_it(searched, tmp_path, way):
+    """What no folder has would be lost by it: suggestions brought in, or promoted."""
+    lines = lines_of(searched)
+    whole = suggestions_of(searched / "s" / JOURNAL)
+    makers = [number for number, line in enumerate(lines) if line.startswith(MAKES)]
+    for number in makers:
+        damaged = [*lines[:number], WAYS[way](lines[number]), *lines[number + 1 :]]
+        (tmp_path / JOURNAL).write_bytes(b"".join(damaged))
+        assert suggestions_of(tmp_path / JOURNAL) == whole
+
+
+def suggestions_of(journal):
+    storage = examine(journal).storage
+    return {
+        (study.study_name, trial.number): (trial.params, trial.user_attrs, trial.state)
+        for study in storage.get_all_studies()
+        for trial in storage.get_all_trials(study._study_id)
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_whichever_line_is_damaged_every_trial_comes_back_as_it_was(searched, results, way):
-    check_each(searched, results, way, 1)
+    check_each(searched, results, way, lambda n: True)
 
 
 def doubled(lines):
@@ -198,7 +225,7 @@ def two_blanks_and_a_half(lines):
 
 def tail_lost(lines):
     """Behind the fourth suggestion of width 4, which is half made."""
-    made = [number for number, line in enumerate(lines) if line.startswith(b'{"op_code":4')]
+    made = [number for number, line in enumerate(lines) if line.startswith(MAKES)]
     return lines[: made[3] + 2]
 
 
@@ -269,7 +296,7 @@ COMMANDS = (
 
 
 def first_trial(lines):
-    return next(number for number, line in enumerate(lines, 1) if line.startswith(b'{"op_code":4'))
+    return next(number for number, line in enumerate(lines, 1) if line.startswith(MAKES))
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def test_a_storage_that_stays_away_ends_the_search_with_one_sentence_and_resume_
     with locked(here / "s.db"):
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 1, said
-    assert "error: expected a storage that answers within 3 s (--storage-patience), got " in said
+    away = "error: expected a storage that answers within 3 s (--storage-patience), got "
+    assert away in said, said
     places = f"--results {here}/results --storage sqlite:///{here}/s.db"
     assert f"go on with: robsearch resume s {places}" in said
     assert "Traceback" not in said
