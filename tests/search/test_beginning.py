@@ -31,7 +31,7 @@ def test_wherever_a_launch_is_killed_the_next_one_begins_the_search_or_goes_on_w
     tmp_path, kind, monkeypatch
 ):
     """It was refused for ever: the folder, the journal or the experiment kept the name taken."""
-    # Of a driver that was killed before it wrote who it is, nobody can tell at once that it is dead.
+    # Nobody can tell at once that a driver is dead which was killed before it wrote who it is.
     monkeypatch.setattr("robsearch.study.lease.EXPIRE_SECONDS", 0.5)
     monkeypatch.setattr("robsearch.study.lease.LOOK_SECONDS", 0.1)
     code = "import killed_beginnings; killed_beginnings.main()"
