@@ -167,7 +167,7 @@ def test_a_second_driver_is_refused_while_the_first_lives_and_stop_ends_it_from_
     asked = capfd.readouterr().out
     said, _ = launch.communicate(timeout=60)
     assert (stopped, launch.returncode) == (0, 130), asked + said
-    assert f"process {launch.pid}, to stop s" in asked
+    assert f"(process {launch.pid}) to stop s" in asked
     assert "go on with: robsearch resume s" in asked
     assert "stopping, as `robsearch stop` asked" in said
     assert "interrupted: " in said
