@@ -202,6 +202,15 @@ def _is_of_kind(value: Any, hint: Any) -> bool:
     return hint is not type(None) or value is None
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it, the latest first: libraries wrap what their parts
+    raise."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 LONGEST_REASON = 1000
 """Characters of an error's message that are printed and recorded: it may quote a whole tensor."""
 

@@ -98,10 +98,10 @@ def crossed_estimate(values: ArrayLike) -> Estimate:
     """
     table = np.asarray(values, dtype=float)
     seeds, images = table.shape
-    of_seeds = estimate(table.mean(axis=1))
+    by_seed = table.mean(axis=1)
+    of_seeds = estimate(by_seed)
     if seeds < LEAST_SEEDS or images < 2:
         return of_seeds
-    by_seed = table.mean(axis=1)
     by_image = table.mean(axis=0)
     rest = table - by_seed[:, None] - by_image + table.mean()
     rest_df = (seeds - 1) * (images - 1)

@@ -64,5 +64,5 @@ def delete(
         typer.echo(line)
     if not yes:
         typer.confirm(f"delete {name} for good?", abort=True)
-    going.carry_out()
+    going.carry_out(typer.echo)
     typer.echo(f"deleted {name}")

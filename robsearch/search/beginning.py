@@ -24,10 +24,10 @@ from robsearch.search.results_store import (
 from robsearch.study import (
     JOURNAL,
     Lease,
+    LeaseWatch,
     SearchRecord,
     Storage,
     discard_half_made,
-    living_owner,
     open_storage,
     repair_journal,
 )
@@ -60,6 +60,7 @@ def begun(
     store: ResultsStore,
     tracker_of: Callable[[SearchRecord], Tracker],
     learn: Callable[[Storage], None],
+    say: Callable[[str], None],
 ) -> Iterator[NewSearch]:
     """Begins a search, or one that a launch left half made, and holds its lease meanwhile.
 
@@ -71,6 +72,7 @@ def begun(
         store: where the search will be.
         tracker_of: makes the experiment in MLflow.
         learn: gives the samplers what they learn from.
+        say: is told if this waits to see whether another launch of that name lives.
 
     Raises:
         InputError: there is such a search, another process is just beginning it, the folder holds
@@ -79,10 +81,13 @@ def begun(
     name = record.name
     folder = store.folder(name)
     was_there = is_search(folder)
-    if was_there and store.storage is None and not living_owner(open_storage(None, folder), name):
+    watch = None
+    if was_there and store.storage is None:
+        watch = LeaseWatch(open_storage(None, folder), name)
+        watch.wait(say)
         repair_journal(folder)  # the launch may have left its lock, or a line cut short
     storage = open_storage(store.storage, folder)
-    with Lease.acquire(storage, name) as lease:
+    with Lease.acquire(storage, name, say, watch) as lease:
         with contextlib.ExitStack() as undo:
             discard_half_made(storage, name, is_own=store.storage is None)
             record.claim(storage)

@@ -4,10 +4,11 @@ the storage, and stands still while none is up."""
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from robsearch.search.background import repeated
 from robsearch.search.capacity import GRACE_SECONDS
 from robsearch.search.driver import Driver
 from robsearch.study import Storage
@@ -51,9 +52,34 @@ def driven_seconds(storage: Storage, search: str) -> float:
     return float(storage.get_study_user_attrs(study).get(DRIVEN, 0.0))
 
 
-def used_up(budgets: Mapping[str, float], seconds: float, gpu_seconds: float) -> str:
-    """Which budget of a search is used up, as an option with the hours that would go on; empty if
-    none is.
+class UsedUpBudget(NamedTuple):
+    """A budget of a search that is used up.
+
+    Attributes:
+        name: of the option, as in ``RunOptions``.
+        hours: that the search was given.
+        more: hours that would go on.
+    """
+
+    name: str
+    hours: float
+    more: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"its {_option(self.name)} {self.hours:g} are used up"
+
+    @property
+    def extension(self) -> str:
+        """The option of the command line that goes on."""
+        return f"{_option(self.name)} {self.more:.3g}"
+
+
+def used_up(
+    budgets: Mapping[str, float], seconds: float, gpu_seconds: float
+) -> UsedUpBudget | None:
+    """Which budget of a search is used up, if any.
 
     Args:
         budgets: in hours (``SearchRecord.budgets``).
@@ -63,21 +89,12 @@ def used_up(budgets: Mapping[str, float], seconds: float, gpu_seconds: float) ->
     spent = {"max_hours": seconds / HOUR, "max_gpu_hours": gpu_seconds / HOUR}
     for name, hours in spent.items():
         if name in budgets and hours >= budgets[name]:
-            more = max(2 * budgets[name], hours + 1)
-            return f"{option(name)} {more:.3g}"
-    return ""
+            return UsedUpBudget(name, budgets[name], max(2 * budgets[name], hours + 1))
+    return None
 
 
-def option(name: str) -> str:
-    """The option of the command line that has a name in ``RunOptions``."""
+def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def used_up_text(budgets: Mapping[str, float], extension: str) -> str:
-    """The same in words."""
-    name = extension.partition(" ")[0]
-    hours = budgets[name.removeprefix("--").replace("-", "_")]
-    return f"its {name} {hours:g} are used up"
 
 
 def trial_seconds(budgets: Mapping[str, float]) -> float | None:
@@ -97,27 +114,20 @@ def within_budgets(
         clock: of its drivers.
         budgets: in hours.
     """
-    ended = threading.Event()
+    saved = [time.monotonic()]
 
-    def watch() -> None:
-        saved = time.monotonic()
-        while not ended.wait(LOOK_SECONDS):
-            if time.monotonic() - saved >= SAVE_SECONDS and driver.lost is None:
-                clock.save()
-                saved = time.monotonic()
-            extension = used_up(budgets, clock.seconds, driver.gpu_seconds)
-            if extension and not driver.extension:
-                driver.extension = extension
-                driver.problem = used_up_text(budgets, extension)
-                driver.say(f"stopping: {driver.problem}")
-                driver.drain(GRACE_SECONDS)
-
-    thread = threading.Thread(target=watch, name="budgets", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        if driver.lost is None:
+    def look() -> None:
+        if time.monotonic() - saved[0] >= SAVE_SECONDS and driver.lost is None:
             clock.save()
+            saved[0] = time.monotonic()
+        used = used_up(budgets, clock.seconds, driver.gpu_seconds)
+        if used and not driver.extension:
+            driver.extension = used.extension
+            driver.problem = used.text
+            driver.say(f"stopping: {driver.problem}")
+            driver.drain(GRACE_SECONDS)
+
+    with repeated(look, LOOK_SECONDS, "budgets"):
+        yield
+    if driver.lost is None:
+        clock.save()

@@ -346,16 +346,20 @@ class Driver:
             counts.spent[suggestion.trial] = cost_of(trial.history, {}, {})
         self.recorder.changed(suggestion.trial)
         prune = trial.study.report(suggestion, fresh)
-        seconds = cost_of(trial.history, {}, {}).seconds
         asked = suggestion.trial in self.to_end and bool(trial.history)
         if report.ended == "FAIL":
             self._end(trial, "FAIL", report.reason or "no reason given")
         elif report.ended == "COMPLETE":
             self._end(trial, "COMPLETE")
-        elif self.trial_seconds is not None and seconds >= self.trial_seconds:
+        elif self.trial_seconds is not None and self._seconds(trial) >= self.trial_seconds:
             self._end(trial, "FAIL", _limit_text(self.trial_seconds, trial, self.folder))
         elif asked or (prune and len(trial.history) < suggestion.recipe.epochs):
             self._end(trial, "PRUNED")
+
+    def _seconds(self, trial: RunningTrial) -> float:
+        """Of its epochs so far."""
+        spent = self.scheduler.counts_of[trial.study].spent
+        return spent.get(trial.suggestion.trial, Cost()).seconds
 
     def _end(self, trial: RunningTrial, state: str, reason: str = "") -> None:
         """Tells everybody that a trial has ended, and keeps for later what follows from that."""

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from robsearch import cluster
-from robsearch.errors import InputError, StorageAwayError, counted, refuse, refused
+from robsearch.errors import InputError, StorageAwayError, causes, counted, refuse, refused
 from robsearch.identity import DERIVATION
 from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
 from robsearch.search.beginning import begun
 from robsearch.search.budgets import (
     DriverClock,
+    UsedUpBudget,
     driven_seconds,
     trial_seconds,
     used_up,
-    used_up_text,
     within_budgets,
 )
 from robsearch.search.capacity import (
@@ -168,7 +168,7 @@ def launch(
             ranges=distributions(draws),
             say=printer(console),
         )
-        with begun(record, options.store, tracker_of, learn) as new:
+        with begun(record, options.store, tracker_of, learn, printer(console)) as new:
             if or_resume:
                 half = ", which an earlier launch had left half made" if new.taken_over else ""
                 _say(console, f"search {name}: begun{half}")
@@ -245,11 +245,11 @@ def _go_on_or_leave(
     total = record.trials
     if trials is not None:
         total = max(total, _asked(space, trials))
-    extension = ""
+    used = None
     if living_owner(storage, name) is None:
-        extension = _budget_extension(storage, record, options)
+        used = _used_up_budget(storage, record, options)
     is_done = total == record.trials and is_concluded(options.store.folder(name), record)
-    if not (extension or is_done):
+    if not (used or is_done):
         more = f", with {counted(total, 'trial')} in all" if total > record.trials else ""
         _say(console, f"search {name}: going on with it{more}")
         return _go_on(name, space, lambda before: max(total, before), options, console)
@@ -258,8 +258,8 @@ def _go_on_or_leave(
     check_unchanged(storage, record, opened, options.store.folder(name))
     search = load_search(name, options.results, options.storage)
     why = f"it is complete ({search.ended} of {counted(record.trials, 'trial')} ended)"
-    if not is_done:
-        why = _used_up_problem(record, extension, options)
+    if used and not is_done:
+        why = _used_up_problem(record, used, options)
     _say(console, f"search {name}: nothing to do, {why}")
     return search
 
@@ -278,9 +278,10 @@ def how_to_resume(space: Space, name: str) -> str:
     )
 
 
-def _budget_extension(storage: Storage, record: SearchRecord, options: RunOptions) -> str:
-    """What would extend a budget that a search which nobody drives has used up; empty if it has
-    none."""
+def _used_up_budget(
+    storage: Storage, record: SearchRecord, options: RunOptions
+) -> UsedUpBudget | None:
+    """What a search that nobody drives has used up, if anything."""
     budgets = options.budgets(record)
     gpu_seconds = 0.0
     if "max_gpu_hours" in budgets:
@@ -288,9 +289,8 @@ def _budget_extension(storage: Storage, record: SearchRecord, options: RunOption
     return used_up(budgets, driven_seconds(storage, record.name), gpu_seconds)
 
 
-def _used_up_problem(record: SearchRecord, extension: str, options: RunOptions) -> str:
-    text = used_up_text(options.budgets(record), extension)
-    return f"{text}: go on with `{options.command('resume', record)} {extension}`"
+def _used_up_problem(record: SearchRecord, used: UsedUpBudget, options: RunOptions) -> str:
+    return f"{used.text}: go on with `{options.command('resume', record)} {used.extension}`"
 
 
 def _asked(space: Space, trials: int | None) -> int:
@@ -353,9 +353,9 @@ def _go_on(
     if options.store.storage is None:
         repair_journal(folder)
     check_only_copy(folder, record)
-    extension = _budget_extension(storage, record, options)
-    if extension:
-        raise InputError(_used_up_problem(record, extension, options))
+    used = _used_up_budget(storage, record, options)
+    if used:
+        raise InputError(_used_up_problem(record, used, options))
     space = space if isinstance(space, Space) else load_recorded(space or record.space, folder)
     space = derived_by(space, record.derivation)
     draws = check(space, say=partial(_print_note, console), needs_data=True)
@@ -407,7 +407,7 @@ def drive(
     folder = options.store.folder(record.name)
     storage = patient(storage, options.storage_patience, printer(console))
     with (
-        _stopped_when_away(storage, options.command("resume", record)),
+        _stopped_when_away(options.command("resume", record)),
         _held(lease, storage, record, watch, console) as held,
     ):
         # A search that robsearch 0.1 began has no identity yet.
@@ -450,7 +450,7 @@ def _held(
 
 
 @contextlib.contextmanager
-def _stopped_when_away(storage: Storage, go_on: str) -> Iterator[None]:
+def _stopped_when_away(go_on: str) -> Iterator[None]:
     """A storage that stays away ends the driver with one sentence, and nothing waits for it any
     more: neither does the lease's end."""
     try:
@@ -517,7 +517,8 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
     try:
         yield
     except Exception as error:
-        away = _away_behind(error)
+        # Tune wraps what a decision raises.
+        away = next((cause for cause in causes(error) if isinstance(cause, StorageAwayError)), None)
         full = full_behind(error)
         if (away is None and full is None) or driver.lost:
             raise
@@ -526,17 +527,6 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
         if full is None:
             raise StorageAwayError(str(away)) from error
         raise no_room_for_search(folder, go_on, full) from error
-
-
-def _away_behind(error: BaseException) -> StorageAwayError | None:
-    """The storage that stayed away and led to an error, if one did: Tune wraps what a decision
-    raises."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, StorageAwayError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:

@@ -4,9 +4,9 @@ storage, and the driver looks there every few seconds."""
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
+from robsearch.search.background import repeated
 from robsearch.search.driver import Driver
 from robsearch.study import Storage, asked_to_end, dropped_trials
 
@@ -17,21 +17,12 @@ LOOK_SECONDS = 3.0
 def hearing_requests(driver: Driver, storage: Storage, search: str) -> Iterator[None]:
     """Has the driver know, while the body runs, which trials it is asked to end, and which a person
     has dropped."""
-    ended = threading.Event()
 
     def look() -> None:
-        while True:
-            # A storage that is away for a while must not end this thread.
-            with contextlib.suppress(Exception):
-                driver.to_end = asked_to_end(storage, search)
-                driver.dropped = dropped_trials(storage, search)
-            if ended.wait(LOOK_SECONDS):
-                return
+        # A storage that is away for a while must not end the thread.
+        with contextlib.suppress(Exception):
+            driver.to_end = asked_to_end(storage, search)
+            driver.dropped = dropped_trials(storage, search)
 
-    thread = threading.Thread(target=look, name="requests", daemon=True)
-    thread.start()
-    try:
+    with repeated(look, LOOK_SECONDS, "requests"):
         yield
-    finally:
-        ended.set()
-        thread.join()

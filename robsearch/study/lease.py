@@ -203,8 +203,7 @@ class LeaseWatch:
         return self.owner is None or self.expired
 
     def wait(self, say: Callable[[str], None] = _quiet, do: str = END_IT) -> None:
-        """Returns when no living driver holds the lease: at once if that can be told at once, else
-        after having watched it rest for 60 seconds.
+        """Returns when no living driver holds the lease; see ``lives``.
 
         Args:
             say: is told that this waits, and for what.
@@ -213,20 +212,34 @@ class LeaseWatch:
         Raises:
             InputError: the lease was renewed, so its driver lives; or another process took it.
         """
+        if not self.lives(say) or self.owner is None:
+            return
+        if self.superseded:
+            raise _just_taken(self._search)
+        driver = owner_text(self.owner)
+        raise refused(_alone(self._search), f"one {driver}, which renews its lease", do)
+
+    def lives(self, say: Callable[[str], None] = _quiet) -> bool:
+        """Whether a living driver holds the lease, or took it meanwhile: known at once where it was
+        released or its process is gone from this process table, else by watching it for up to 60
+        seconds.
+
+        Args:
+            say: is told that this waits, and for what.
+        """
         self.look()
         waits = False
         while self.owner is not None and not self.expired:
-            driver = owner_text(self.owner)
-            seconds = f"{EXPIRE_SECONDS:g} s"
-            if self.superseded:
-                raise _just_taken(self._search)
-            if self.renewed:
-                raise refused(_alone(self._search), f"one {driver}, which renews its lease", do)
+            if self.superseded or self.renewed:
+                return True
             if not waits:
+                driver = owner_text(self.owner)
+                seconds = f"{EXPIRE_SECONDS:g} s"
                 say(f"waiting up to {seconds} to see whether the driver {driver} still lives")
                 waits = True
             time.sleep(LOOK_SECONDS)
             self.look()
+        return False
 
     def _read(self) -> None:
         self.owner: dict[str, Any] | None = None

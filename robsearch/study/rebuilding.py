@@ -13,7 +13,6 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from robsearch.data import commonest_share, content_digests
 from robsearch.errors import refused
 from robsearch.spaces import Space, Stage
 from robsearch.study.journal import Examined, LinesInMemory, Record
@@ -21,7 +20,7 @@ from robsearch.study.params import plain_name
 from robsearch.study.record import SearchRecord
 from robsearch.study.recorded import IMPORTED, TRAININGS, RecordedTrial, trials_of
 from robsearch.study.replaying import recipe_changes
-from robsearch.study.suggestions import Study, Suggestion, TrialEnd, define
+from robsearch.study.suggestions import Study, Suggestion, TrialEnd, begun_record, define
 from robsearch.trials.provenance import read_attempts
 
 LOST = "its line of the journal is lost, and its folder does not say how it ended"
@@ -113,18 +112,7 @@ class Rebuilding:
             was = "; ".join(f"{change.what} {change.was}" for change in changes)
             do = "undo the change in the space, or leave the trial out"
             raise refused(f"the recipe that {suggestion.trial} was trained with, {was}", got, do)
-        begun = RecordedTrial(
-            suggestion.trial,
-            suggestion.width,
-            suggestion.number,
-            suggestion.replicate,
-            "RUNNING",
-            seed=recipe.seed,
-            recipe=recipe.digest,
-            data=content_digests(recipe.resolved_data)["all"],
-            recipe_epochs=recipe.epochs,
-            commonest=commonest_share(recipe.resolved_data, "val"),
-        )
+        begun = begun_record(suggestion)
         study = f"{self._record.name}@{trial.stage.label}"
         key = study, trial.number
         facts = self._rebuilt.setdefault(key, {"params": {}, "distributions": {}, "begun": {}})

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from robsearch.errors import refused
+from robsearch.errors import causes, refused
 from robsearch.study.journal import (
     JOURNAL,
     DamagedJournalError,
@@ -97,13 +97,11 @@ def refused_if_read_only() -> Iterator[None]:
 
 def _forbidden_behind(error: BaseException) -> str | None:
     """The words of the system or of sqlite for a write that it forbids, if that led to an error."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in FORBIDDEN:
             return f"{cause.strerror}: {cause.filename}"
         if isinstance(cause, sqlite3.OperationalError) and "readonly" in str(cause):
             return str(cause)
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -331,27 +331,13 @@ class Study:
         width, replicate = left.pop(0)
         try:
             suggestion = self._defined(trial, width, replicate)
-            recipe = suggestion.recipe
-            data = content_digests(recipe.resolved_data)["all"]
-            commonest = commonest_share(recipe.resolved_data, "val")
+            begun = begun_record(suggestion)
         except Exception as error:
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             reason = shortened(f"the space failed: {kind}{error}")
             trial.set_user_attr("reason", reason)
             left.clear()
             return None
-        begun = RecordedTrial(
-            suggestion.trial,
-            suggestion.width,
-            suggestion.number,
-            suggestion.replicate,
-            "RUNNING",
-            seed=recipe.seed,
-            recipe=recipe.digest,
-            data=data,
-            recipe_epochs=recipe.epochs,
-            commonest=commonest,
-        )
         _remember(trial, [*trials_of(trial), begun])
         return suggestion
 
@@ -535,6 +521,23 @@ class Study:
         self._left.pop(trial.number, None)
 
 
+def begun_record(suggestion: Suggestion) -> RecordedTrial:
+    """What is noted of a trial when it begins; its data is read."""
+    recipe = suggestion.recipe
+    return RecordedTrial(
+        suggestion.trial,
+        suggestion.width,
+        suggestion.number,
+        suggestion.replicate,
+        "RUNNING",
+        seed=recipe.seed,
+        recipe=recipe.digest,
+        data=content_digests(recipe.resolved_data)["all"],
+        recipe_epochs=recipe.epochs,
+        commonest=commonest_share(recipe.resolved_data, "val"),
+    )
+
+
 def _recorded(trial: optuna.Trial, name: str) -> RecordedTrial:
     """One of a suggestion's trials."""
     return next(recorded for recorded in trials_of(trial) if recorded.trial == name)
@@ -542,10 +545,10 @@ def _recorded(trial: optuna.Trial, name: str) -> RecordedTrial:
 
 def _amend(trial: optuna.Trial, name: str, **facts: Any) -> RecordedTrial:
     """Notes more of one of a suggestion's trials."""
-    amended = replace(_recorded(trial, name), **facts)
-    begun = trials_of(trial)
-    _remember(trial, [amended if each.trial == name else each for each in begun])
-    return amended
+    trials = {recorded.trial: recorded for recorded in trials_of(trial)}
+    trials[name] = replace(trials[name], **facts)
+    _remember(trial, list(trials.values()))
+    return trials[name]
 
 
 def _remember(trial: optuna.Trial, trials: Sequence[RecordedTrial]) -> None:

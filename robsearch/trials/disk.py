@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from robsearch.errors import DiskFullError, refusal
+from robsearch.errors import DiskFullError, causes, refusal
 from robsearch.trials.selection import Order
 
 
@@ -20,12 +20,8 @@ def is_full(error: OSError) -> bool:
 
 def full_behind(error: BaseException) -> OSError | None:
     """The full disk that led to an error, if one did."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and is_full(cause):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return None
+    full = (cause for cause in causes(error) if isinstance(cause, OSError) and is_full(cause))
+    return next(full, None)
 
 
 def no_room(path: Path, needed: int, error: OSError) -> DiskFullError:

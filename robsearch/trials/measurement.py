@@ -225,8 +225,8 @@ class Measurement:
 
 
 def with_last_epoch(test: pa.Table, rates: Rates) -> pa.Table:
-    """The table of ``test`` with what the net of the last epoch makes of each image, where another
-    epoch is measured: ``last_natural_accuracy`` and ``last_robust_accuracy``."""
+    """The table of ``test`` with what the net of the last epoch makes of each image, beside the one
+    that is measured: ``last_natural_accuracy`` and ``last_robust_accuracy``."""
     for name in ("natural_accuracy", "robust_accuracy"):
         values = getattr(rates, RATES[name]).cpu().numpy()
         test = test.append_column(f"last_{name}", pa.array(values[test["index"].to_numpy()]))

@@ -26,7 +26,6 @@ from robsearch.trials.variables import PASSED, keep_needed, needed_environment, 
         "DATABASE_URL",
         "PGPASSWORD",
         "db_pass",
-        "HTTPS_PROXY",
         "HF_TOKEN",
         "AWS_SECRET_ACCESS_KEY",
         "ROBSEARCH_STORAGE",
@@ -63,11 +62,14 @@ def test_what_python_ray_and_cuda_need_goes_with_them(monkeypatch, name) -> None
     assert needed_environment()[name] == "seen"
 
 
-def test_a_password_in_a_url_stays_behind_whatever_the_name(monkeypatch) -> None:
-    monkeypatch.setenv("ROBSEARCH_DATA", "s3://me:hidden@store/images")
-    assert "ROBSEARCH_DATA" not in needed_environment()
-    with passing(["ROBSEARCH_DATA"]):
-        assert needed_environment()["ROBSEARCH_DATA"].startswith("s3://me")
+@pytest.mark.parametrize("name", ["ROBSEARCH_DATA", "HTTPS_PROXY", "https_proxy"])
+def test_a_password_in_a_url_stays_behind_whatever_the_name(monkeypatch, name) -> None:
+    monkeypatch.setenv(name, "http://host:3128")
+    assert name in needed_environment()
+    monkeypatch.setenv(name, "http://me:hidden@host:3128")
+    assert name not in needed_environment()
+    with passing([name]):
+        assert needed_environment()[name].startswith("http://me")
 
 
 def test_names_are_handed_on_by_name_and_the_environment_is_as_before(monkeypatch) -> None:

@@ -88,7 +88,7 @@ def test_a_launch_that_is_refused_keeps_nothing(tmp_path):
         store.results.mkdir()
         uri = new_store(store.results)
         refused = pytest.raises(InputError, match="MLflow refuses it")
-        with refused, begun(search_record(), store, refuse, lambda storage: None):
+        with refused, begun(search_record(), store, refuse, lambda storage: None, print):
             pass
         assert list(store.folder("s").iterdir()) == []
         assert search_names(store) == []
@@ -110,7 +110,7 @@ def test_a_study_of_somebody_else_in_a_shared_storage_is_left_alone(tmp_path):
     storage = open_storage(store.storage, store.folder("s"))
     search_record().claim(storage)  # an empty study of that name, and no lease before it
     refused = pytest.raises(InputError, match="'s', which exists")
-    with refused, begun(search_record(), store, refuse, lambda storage: None):
+    with refused, begun(search_record(), store, refuse, lambda storage: None, print):
         pass
     assert "s" in study_names(storage)
 

@@ -22,7 +22,6 @@ from robsearch.search.budgets import (
     driven_seconds,
     trial_seconds,
     used_up,
-    used_up_text,
     within_budgets,
 )
 from robsearch.search.capacity import GRACE_SECONDS, stops_on_signal
@@ -161,11 +160,12 @@ def test_a_first_term_drains_and_a_second_stops(search):
 
 def test_which_budget_is_used_up_and_what_would_extend_it():
     hour = 3600.0
-    assert used_up({}, 1e9, 1e9) == ""
-    assert used_up({"max_hours": 5.0}, 5 * hour - 1, 1e9) == ""
-    assert used_up({"max_hours": 5.0}, 5 * hour, 0.0) == "--max-hours 10"
-    assert used_up({"max_gpu_hours": 2.0}, 1e9, 7 * hour) == "--max-gpu-hours 8"
-    assert used_up_text({"max_hours": 5.0}, "--max-hours 10") == "its --max-hours 5 are used up"
+    assert used_up({}, 1e9, 1e9) is None
+    assert used_up({"max_hours": 5.0}, 5 * hour - 1, 1e9) is None
+    used = used_up({"max_hours": 5.0}, 5 * hour, 0.0)
+    assert used.extension == "--max-hours 10"
+    assert used.text == "its --max-hours 5 are used up"
+    assert used_up({"max_gpu_hours": 2.0}, 1e9, 7 * hour).extension == "--max-gpu-hours 8"
     assert trial_seconds({"max_hours": 5.0}) is None
     assert trial_seconds({"trial_max_hours": 0.5}) == 1800.0
 

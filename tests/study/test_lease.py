@@ -6,6 +6,7 @@ a real process table of its own.
 
 import contextlib
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -15,16 +16,19 @@ import time
 
 import optuna
 import pytest
+from mlflow_stores import new_store
 from search_records import search_record
 
 from robsearch import InputError, RunOptions
 from robsearch.errors import LeaseLostError
+from robsearch.search.commands import repair as repairing
+from robsearch.search.commands.delete import deletion
 from robsearch.search.commands.status import driver_line, status_rows
 from robsearch.search.commands.stop import stop
 from robsearch.search.result import load_search
 from robsearch.search.results_store import claim_folder
 from robsearch.search.syncing import sync
-from robsearch.study import Lease, LeaseWatch, lease, living_owner, open_storage
+from robsearch.study import JOURNAL, Lease, LeaseWatch, lease, living_owner, open_storage
 from robsearch.study.process_table import is_there, this_process
 
 FAST, EXPIRE = 0.02, 0.6
@@ -312,3 +316,61 @@ def test_sync_waits_for_a_driver_elsewhere_and_leaves_it_alone(storage, tmp_path
     driver = "the driver on node7 (process 12)"
     # The first look may have seen it renewed already.
     assert set(said) <= {f"waiting up to {EXPIRE} s to see whether {driver} still lives"}
+
+
+# --- commands that change a search which may be driven elsewhere ---
+
+
+@pytest.fixture
+def deleting(tmp_path):
+    going = deletion("s", RunOptions(results=tmp_path, tracking=new_store(tmp_path)))
+    said = []
+    return lambda: going.carry_out(said.append) or said
+
+
+def test_a_search_whose_driver_died_elsewhere_can_be_deleted(storage, tmp_path, deleting):
+    plant(storage)
+    assert deleting() == [
+        f"waiting up to {EXPIRE} s to see whether the driver on node7 (process 12) still lives"
+    ]
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_search_that_is_driven_elsewhere_is_not_deleted(storage, tmp_path, deleting):
+    owner = plant(storage)
+    with renewed(tmp_path, owner), pytest.raises(InputError, match="which renews its lease"):
+        deleting()
+    assert (tmp_path / "s" / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("is_driven", [False, True])
+def test_a_journal_is_repaired_unless_a_driver_elsewhere_adds_to_it(
+    storage, tmp_path, monkeypatch, is_driven
+):
+    monkeypatch.setattr(repairing, "LOOK_SECONDS", FAST)
+    monkeypatch.setattr(repairing, "EXPIRE_SECONDS", EXPIRE)
+    plant(storage)
+    journal = tmp_path / "s" / JOURNAL
+    journal.write_bytes(journal.read_bytes().replace(b"\n", b"\n\n", 1))
+    options = RunOptions(results=tmp_path)
+    assert not repairing.repair("s", options, say=lambda text: None).whole
+    if not is_driven:
+        assert repairing.repair("s", options, apply=True, say=lambda text: None).copy
+        assert repairing.repair("s", options, say=lambda text: None).whole
+        return
+    ended = threading.Event()
+
+    def add():
+        line = json.dumps({"op_code": 2, "worker_id": "w", "study_id": 0, "user_attr": {"a": 1}})
+        while not ended.wait(FAST):
+            with journal.open("a") as file:
+                file.write(line + "\n")
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="no driver of 's' at work, got the one on node7"):
+            repairing.repair("s", options, apply=True, say=lambda text: None)
+    finally:
+        ended.set()
+        thread.join()

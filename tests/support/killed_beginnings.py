@@ -46,7 +46,7 @@ def beginning(store: ResultsStore, draws: list[Draw]):
     def tracker_of(record):
         return Tracker(uri, "s", store.results, record.identity)
 
-    return begun(search_record(identity=new_identity()), store, tracker_of, learn)
+    return begun(search_record(identity=new_identity()), store, tracker_of, learn, print)
 
 
 def _die_after(steps: int, folder: Path) -> None:

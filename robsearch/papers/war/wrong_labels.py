@@ -152,7 +152,7 @@ class WrongLabelsStudy:
             between=n > 0 and len(self.widths) > 2,
             normalised=n > 0,
             ways=self.ways,
-            rates={arm.name: arm.lr for arm in self.rate_arms} if self.rate_seeds else {},
+            rates=self._rates,
         )
 
     @property
@@ -198,6 +198,11 @@ class WrongLabelsStudy:
             ]
         return tuple(experiments)
 
+    @property
+    def _rates(self) -> Mapping[str, float]:
+        """The factor on the learning rate of each arm that has another than the grid's."""
+        return {arm.name: arm.lr for arm in self.rate_arms} if self.rate_seeds else {}
+
     def _in_each_replicate(self, name: str, arms: tuple[str, ...], seeds: int) -> Experiment[str]:
         """At the widest net, in the replicates of the grid, each choosing for itself."""
         return Experiment(
@@ -217,10 +222,8 @@ class WrongLabelsStudy:
         shown = dict(tables(findings, self._ways(findings)))
         if VARIANTS in findings:
             shown["WAR with other constants"] = variants_table(findings, self.thin)
-        ends = (self.thin, self.wide)
-        rates = {arm.name: arm.lr for arm in self.rate_arms}
         if RATES in findings:
-            at_best = at_best_rate(pooled(findings), ends, rates)
+            at_best = at_best_rate(pooled(findings), (self.thin, self.wide), self._rates)
             shown["At the learning rate that is best on val (times the usual one)"] = rates_table(
                 at_best
             )

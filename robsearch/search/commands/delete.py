@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from robsearch.study import (
     delete_search,
     living_owner,
     open_storage,
+    owner_text,
     recorded_trials,
 )
 from robsearch.tracking import check_tracking, delete_experiment, runs_of_search
@@ -62,18 +63,21 @@ class Deletion:
         yield f"storage: {counted(self.trials, 'trial')} in {place}"
         yield f"MLflow: {counted(self.runs, 'run')} in {without_password(self.uri)}"
 
-    def carry_out(self) -> None:
+    def carry_out(self, say: Callable[[str], None] = print) -> None:
         """Deletes it all. What is left where this is ended half-way is deleted by another call.
 
         The folder and the storage forget the search for good. MLflow marks the experiment as
         deleted, under another name, so that this one is free; ``mlflow gc`` removes it.
 
+        Args:
+            say: is told if this waits to see whether a driver elsewhere lives.
+
         Raises:
-            InputError: a driver has started meanwhile.
+            InputError: a driver lives, or has started meanwhile.
         """
         store = self.options.store
         storage = open_storage(store.storage, self.folder)
-        with Lease.acquire(storage, self.name):
+        with Lease.acquire(storage, self.name, say):
             identity = read_search(self.folder).get("identity", "")
             if self.record is not None:
                 identity = self.record.identity
@@ -125,11 +129,10 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         trials = sum(1 for _ in recorded_trials(storage, record))
         identity = record.identity
     owner = living_owner(storage, name)
-    if owner is not None:
-        got = f"the one on {owner['host']}, process {owner['pid']}"
-        raise refused(
-            f"no driver of {name!r}", got, f"end it first: `{store.command('stop', name)}`"
-        )
+    # Of a driver elsewhere one look cannot tell; its lease is watched before anything goes.
+    if owner is not None and owner["alive"]:
+        do = f"end it first: `{store.command('stop', name)}`"
+        raise refused(f"no driver of {name!r}", f"the one {owner_text(owner)}", do)
     check_tracking(uri)
     runs = runs_of_search(uri, name, identity) if record is not None or identity else 0
     options = replace(options, results=store.results)

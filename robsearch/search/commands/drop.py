@@ -11,11 +11,11 @@ from robsearch.search.recording import DROPPED_TAG, Recorder
 from robsearch.search.result import load_search
 from robsearch.study import (
     Lease,
+    LeaseWatch,
     SearchRecord,
     Storage,
     drop_trial,
     dropped_trials,
-    living_owner,
     recorded_trials,
 )
 from robsearch.tracking import Tracker
@@ -48,12 +48,12 @@ def drop(
     """
     storage, record = options.store.search(name)
     _check(storage, record, trial, why)
-    owner = living_owner(storage, name)
-    if owner is not None:
+    watch = LeaseWatch(storage, name)
+    if watch.lives(say):
         drop_trial(storage, name, trial, why or "")
-        say(f"{trial} is {_word(why)}; the driver on {owner['host']} tells MLflow within seconds")
+        say(f"{trial} is {_word(why)}; the driver tells MLflow within seconds")
         return
-    with Lease.acquire(storage, name):
+    with Lease.acquire(storage, name, say, watch):
         drop_trial(storage, name, trial, why or "")
         behind = _tell(record, trial, why, options)
     say(f"{trial} is {_word(why)}")

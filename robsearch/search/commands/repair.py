@@ -3,6 +3,7 @@ is noted again."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +25,13 @@ from robsearch.study import (
     examine,
     lacks_facts,
     living_owner,
+    owner_text,
     place_of,
     recorded_studies,
     replace_journal,
     trials_of,
 )
+from robsearch.study.lease import EXPIRE_SECONDS, LOOK_SECONDS
 from robsearch.training.costs import cost_of
 from robsearch.trials.loading import read_history
 from robsearch.trials.run_facts import RunFacts, read_run
@@ -110,10 +113,9 @@ def repair(
     folder = store.folder(name)
     examined = examine(folder / JOURNAL)
     owner = living_owner(examined.storage, name)
-    if owner is not None:
-        got = f"the one on {owner['host']}, process {owner['pid']}"
+    if owner is not None and (owner["alive"] or (apply and _is_written(folder / JOURNAL, say))):
         do = f"end it first: `{store.command('stop', name)}`, or Ctrl-C"
-        raise refused(f"no driver of {name!r} at work", got, do)
+        raise refused(f"no driver of {name!r} at work", f"the one {owner_text(owner)}", do)
     record = _record_of(examined, name, folder)
     check_folder(folder, record)
     for line in _damage_lines(examined):
@@ -142,6 +144,19 @@ def repair(
         say(f"go on with: {store.command('resume', name)}")
         return replace(plan, copy=copy)
     return plan
+
+
+def _is_written(journal: Path, say: Callable[[str], None]) -> bool:
+    """Whether a driver elsewhere lives, which adds to its journal every few seconds: a damaged one
+    cannot be opened to watch its lease."""
+    say(f"waiting up to {EXPIRE_SECONDS:g} s to see whether the journal's driver still lives")
+    before = journal.stat().st_size
+    end = time.monotonic() + EXPIRE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(LOOK_SECONDS)
+        if journal.stat().st_size != before:
+            return True
+    return False
 
 
 def _record_of(examined: Examined, name: str, folder: Path) -> SearchRecord:
