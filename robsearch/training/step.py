@@ -188,7 +188,6 @@ def _micro_batches(
         yield from zip(images.split(sizes), labels.split(sizes), masks, strict=True)
 
 
-@torch.no_grad()
 def _known_terms(
     recipe: Recipe,
     of_batch: BatchTerms,
@@ -196,7 +195,7 @@ def _known_terms(
     wrong: Tensor | None,
 ) -> Tensor:
     """Both terms of a micro-batch in float64, and the parts of its images with a wrong label."""
-    both = torch.stack([of_batch.natural, of_batch.robust]).double()
+    both = torch.stack([of_batch.natural.detach(), of_batch.robust.detach()]).double()
     if wrong is None:
         return both
     of_wrong = torch.zeros_like(both)
@@ -205,9 +204,11 @@ def _known_terms(
     if len(rows):
         share = len(rows) / len(wrong)
         rows = rows.to(labels.device)
-        logits = of_batch.logits[rows], of_batch.adversarial[rows]
-        means = recipe.objective.terms(*logits, labels[rows])
-        of_wrong = share * torch.stack(list(means)).double()
+        # An objective may follow the gradient of its logits, so they have one here as in training.
+        clean = of_batch.logits.detach()[rows].requires_grad_()
+        adversarial = of_batch.adversarial.detach()[rows].requires_grad_()
+        natural, robust = recipe.objective.terms(clean, adversarial, labels[rows])
+        of_wrong = share * torch.stack([natural.detach(), robust.detach()]).double()
     return torch.cat([both, of_wrong])
 
 

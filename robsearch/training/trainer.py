@@ -3,6 +3,7 @@ stops."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -214,7 +215,8 @@ def _steps(
         # A large prime keeps the steps of one seed apart from those of the next.
         with learner.ranks.random_of_rank(recipe.seed * 1_000_003 + step, y.device):
             terms = gradient_that_fits(learner, x, y, lam, progress, wrong_labels_of_batch)
-        if not terms.isfinite().all():
+        # Not those of the wrong labels: an objective may have no finite mean of a single image.
+        if not terms[:2].isfinite().all():
             raise NonFiniteLossError(
                 f"the loss became {terms[0]:g} + {lam:g} * {terms[1]:g} in epoch {learner.epoch}, "
                 f"step {step % steps + 1}: lower the learning rate or lambda"
@@ -238,7 +240,7 @@ def _steps(
 
 def _mean_terms(totals: Tensor, images: int, wrong: Tensor | None) -> Metrics:
     """Means over images of the sums over an epoch: over all, and where labels are wrong, over those
-    with a right and those with a wrong one, if there are any."""
+    with a right and those with a wrong one, where there are any and their mean is finite."""
     natural, robust, *of_wrong = totals.tolist()
     sums = {NATURAL_LOSS: natural, ROBUST_LOSS: robust}
     metrics = {name: total / images for name, total in sums.items()}
@@ -249,7 +251,7 @@ def _mean_terms(totals: Tensor, images: int, wrong: Tensor | None) -> Metrics:
     for name, (term, is_wrong) in APART.items():
         count = number if is_wrong else images - number
         total = sums_of_wrong[term]
-        if count:
+        if count and math.isfinite(total):
             metrics[name] = (total if is_wrong else sums[term] - total) / count
     return metrics
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_spaces import recipe
+from torch import Tensor
 
-from robsearch import SGD, Digits, Standard
+from robsearch import SGD, TRADES, Digits, Standard
 from robsearch.data import load, wrong_labels
 from robsearch.metrics import APART, NATURAL_LOSS, ROBUST_LOSS
+from robsearch.spaces.checking.first_step import Outcome, Task, try_recipe
 from robsearch.training.evaluation import to_float
 from robsearch.training.learner import Learner
 from robsearch.training.step import gradient
@@ -89,3 +91,40 @@ def test_what_is_looked_at_moves_nothing() -> None:
         terms = gradient(learner, x, y, 2.0, 0.0, wrong)
         gradients.append([weight.grad for weight in learner.model.parameters()] + [terms[:2]])
     assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("label_noise", [0.3, 1.0])
+def test_a_space_with_wrong_labels_passes_its_check(label_noise: float) -> None:
+    noisy = Digits(train=100, label_noise=label_noise)
+    outcome = try_recipe(Task(recipe(8, data=noisy), load(noisy)["train"], gpu=False))
+    assert outcome == Outcome()
+
+
+class Followed(TRADES):
+    """It divides by the length of its own gradient in the logits."""
+
+    def terms(self, clean_logits: Tensor, adv_logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        natural, robust = super().terms(clean_logits, adv_logits, y)
+        (slope,) = torch.autograd.grad(natural, clean_logits, retain_graph=True)
+        return natural, robust / (1 + slope.norm())
+
+
+class Spread(TRADES):
+    """It has no value of a single image."""
+
+    def terms(self, clean_logits: Tensor, adv_logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        natural, robust = super().terms(clean_logits, adv_logits, y)
+        return natural + clean_logits.std(dim=0).mean(), robust
+
+
+def test_an_objective_that_follows_the_gradient_of_its_logits_trains() -> None:
+    (epoch,) = train(recipe(8, data=NOISY, objective=Followed(), epochs=1))
+    assert epoch.metrics.keys() >= APART.keys()
+
+
+def test_an_objective_that_needs_two_images_trains() -> None:
+    """One of the 100 labels is wrong, so its mean is of a single image."""
+    noisy = replace(NOISY, label_noise=0.01)
+    (epoch,) = train(recipe(8, data=noisy, objective=Spread(), epochs=1))
+    assert "train/natural_loss_wrong" not in epoch.metrics
+    assert "train/robust_loss_wrong" in epoch.metrics
