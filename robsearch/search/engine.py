@@ -59,6 +59,7 @@ from robsearch.search.settings import (
     with_later,
 )
 from robsearch.search.syncing import drop_spool
+from robsearch.search.upgrading import version_changes
 from robsearch.spaces import (
     UNNAMED,
     Draw,
@@ -363,6 +364,8 @@ def _go_on(
     changed = changed_settings(record, space)
     for label, text in changed.items():
         _print_note(console, f"the {label} is {text} from now on; it was {record.setting[label]}")
+    for text in version_changes(folder):
+        _print_note(console, text)
     uri = options.uri_of(record)
     # A server that is away does not keep a search from going on; a file that is not there does.
     if not served(uri):

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mlflow.version import VERSION
+
 from robsearch.errors import InputError, refused
 from robsearch.protocols import Metrics
 from robsearch.tracking.beside import opened
@@ -31,6 +33,8 @@ ATTEMPTS = 3
 """After so many that helped none, ``drain`` waits no longer."""
 TROUBLED_RUNS = 3
 """After so many runs in a row that the server would not take, the others wait too."""
+OTHER_SCHEMA = "out-of-date database schema"
+"""How MLflow names a database of any other version, also of a later one."""
 
 
 class Tracker:
@@ -242,6 +246,13 @@ class Tracker:
 
 
 def _refused(uri: str, got: str) -> InputError:
+    if OTHER_SCHEMA in got:
+        store = f"an MLflow database at {without_password(uri)} of the schema of MLflow {VERSION}"
+        do = (
+            "it is another version's: install that version; or, if it is the older, back the "
+            "database up and run `mlflow db upgrade URI`"
+        )
+        return refused(store, "another schema", do)
     do = (
         "check the address, its credentials and its --allowed-hosts, or choose another "
         "--tracking URI"

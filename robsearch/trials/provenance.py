@@ -54,20 +54,26 @@ def process_facts(code: Path) -> Facts:
         ``clean``: whether the working tree had no changes, None if that is not known. ``commit``
         says ``not in a git repository`` or ``unknown`` where there is none. Plain JSON.
     """
-    versions = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
     commit, clean = code_of(code)
     return {
         "node": platform.node(),
         "pid": os.getpid(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(),
         "code": str(code),
         "commit": commit,
         "clean": clean,
     }
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of each package that a number may depend on; those that are not installed are
+    left out."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 @cache

@@ -1,8 +1,10 @@
 """What survives a killed driver: done for real, in a process of its own."""
 
+import json
 import os
 import signal
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,8 +129,15 @@ def test_a_killed_launch_is_finished_by_resume_with_nothing_lost_or_repeated(
     assert len(finished) >= 1
     assert any(saved.values())
 
+    note = results / "s" / "search.json"
+    facts = json.loads(note.read_text())
+    facts["drivers"][-1]["versions"]["torch"] = "2.6.0"
+    note.write_text(json.dumps(facts))
     shared_ray.start()
-    assert in_this_process(results, "resume", "s", "--parallel", "2") == 0, capfd.readouterr()
+    status = in_this_process(results, "resume", "s", "--parallel", "2")
+    said = capfd.readouterr().out
+    assert status == 0, said
+    assert f"goes on with torch {version('torch')}, until now it was 2.6.0: " in said
     after = robsearch.load_search("s", results=results)
     assert not after.unfinished
     kept = after.trials.set_index("trial").loc[finished["trial"]]

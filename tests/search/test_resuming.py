@@ -2,8 +2,11 @@
 in here."""
 
 import dataclasses
+import json
+import platform
 import sys
 import types
+from importlib.metadata import version
 
 import optuna
 import pytest
@@ -12,6 +15,7 @@ from small_spaces import recipe, standard
 
 from robsearch import AtLeast, Digits, InputError, Rung, Space, identity
 from robsearch.identity import NUMERICS, legacy_digest, numerics_since
+from robsearch.search.results_store import note_driver
 from robsearch.search.resuming import check_unchanged
 from robsearch.search.scheduling import scheduler_of, studies_of
 from robsearch.search.settings import (
@@ -21,8 +25,9 @@ from robsearch.search.settings import (
     space_settings,
     with_later,
 )
+from robsearch.search.upgrading import EFFECTS, version_changes
 from robsearch.study import SearchRecord, open_storage
-from robsearch.trials.provenance import write_attempt
+from robsearch.trials.provenance import PACKAGES, write_attempt
 
 
 def define(trial, width):
@@ -292,6 +297,30 @@ def test_other_numerics_are_refused_and_said_but_what_was_trained_can_be_judged(
     ]
     (study, *_) = studies_of(BEGUN, begun.record, begun.storage)
     assert all(study.suggestion_of(training).recipe for training in study.recorded())
+
+
+def test_other_versions_of_packages_are_said_each_with_what_may_change(begun):
+    note_driver(begun.folder, begun.record)
+    assert list(version_changes(begun.folder)) == []
+    note = begun.folder / "search.json"
+    facts = json.loads(note.read_text())
+    # As a driver of another machine left it; the last one counts.
+    facts["drivers"][0]["versions"] = {"optuna": "5.1.0", "ray": "2.61.0"}
+    facts["drivers"].append({**facts["drivers"][0], "python": "3.10.2"})
+    facts["drivers"][1]["versions"] = {"optuna": version("optuna"), "ray": "2.59.0", "jax": "1"}
+    note.write_text(json.dumps(facts))
+    python, ray = version_changes(begun.folder)
+    is_now = platform.python_version()
+    assert python.startswith(f"the search goes on with python {is_now}, until now it was 3.10.2: ")
+    assert ray.startswith(f"the search goes on with ray {version('ray')}, until now it was 2.59.0")
+    note_driver(begun.folder, begun.record)
+    assert list(version_changes(begun.folder)) == []
+    note.write_text("{")
+    assert list(version_changes(begun.folder)) == []
+
+
+def test_every_package_whose_version_is_recorded_has_its_effect():
+    assert EFFECTS.keys() == {"python", *PACKAGES}
 
 
 def test_another_sampler_or_pruner_may_go_on_and_is_said(begun):

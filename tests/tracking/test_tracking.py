@@ -1,5 +1,7 @@
 import json
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,6 +233,14 @@ def test_a_machines_load_is_recorded_on_request_only(uri, tmp_path, monkeypatch)
     assert 0 < metrics["system/system_memory_usage_percentage"] < 100
     assert {name.split("/")[0] for name in metrics} == {"system"}
     assert "system/cpu_utilization_percentage" in metrics
+
+
+def test_a_database_of_another_version_of_mlflow_is_named_as_that(uri, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'ffffffffffff'")
+    for patient in (False, True):
+        with pytest.raises(InputError, match=r"(?s)schema of MLflow .*mlflow db upgrade"):
+            Tracker(uri, "s", tmp_path, patient=patient)
 
 
 def test_no_password_is_written_anywhere(uri, tmp_path):
