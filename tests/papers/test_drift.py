@@ -110,7 +110,10 @@ def test_one_setting_is_chosen_on_val_in_each_cell() -> None:
 
 def test_tables_and_figures_show_every_setting() -> None:
     found = findings([*peaked("first", 0.4), *peaked("other", 0.1)])
-    slopes, accuracies = STUDY.tables(found).values()
+    slopes, differences, accuracies = STUDY.tables(found).values()
+    (difference,) = differences.to_dict("records")
+    assert (difference["setting"], difference["planned"]) == ("other", "yes")
+    assert difference["cubic"].startswith(("0.29", "0.30", "0.31"))
     assert list(slopes["setting"]) == ["first", "other"]
     assert slopes["cubic"][0].startswith("0.4")
     cell = accuracies.set_index(["setting", "width"]).loc[("first", "64"), "lam 2"]

@@ -45,7 +45,12 @@ from robsearch.papers.war.wrong_labels_claims import (
     war_adds,
     war_suffices,
 )
-from robsearch.papers.war.wrong_labels_tables import rates_table, terms_table
+from robsearch.papers.war.wrong_labels_tables import (
+    rates_table,
+    rises_table,
+    slopes_table,
+    terms_table,
+)
 from robsearch.parts.schedules import WAR, Fixed
 from robsearch.search import RunOptions, load_search
 
@@ -166,6 +171,65 @@ def test_ways_are_the_nets_and_the_costs_they_say() -> None:
     assert costs[0, ORACLE] == 5 * 10
 
 
+def test_a_law_costs_what_the_widths_between_cost_where_they_were_trained() -> None:
+    more = [way(LAW, 0, 0.0, 0.62), way(LAW, 1, 0.0, 0.62)]
+    more += constants(32, 1, {1.0: (0.1, 0.1), 2.0: (0.1, 0.1)}, experiment="between", operations=3)
+    frame = ways_frame(pooled(planted(*more)), 16, 64).set_index(["seed", "arm"])
+    costs = frame["operations"].to_dict()
+    assert costs[0, LAW] == costs[1, LAW] == 5 + 2 * 3 + 10
+
+
+def collapsing(evidence, arm: str, seeds, robust: float):
+    """The evidence as it is where the nets of an arm in some replicates give one class to all."""
+    trials = evidence.trials
+    lost = trials["arm"].eq(arm) & trials["width"].eq(64) & trials["seed"].isin(seeds)
+    trials = trials.assign(collapsed=trials["collapsed"] | lost)
+    trials["test_last/robust_accuracy"] = trials["test_last/robust_accuracy"].mask(lost, robust)
+    return evidence._replace(trials=trials)
+
+
+def test_a_way_counts_where_its_net_collapsed() -> None:
+    """WAR is as good as a full search, but in three of ten replicates its net says one class."""
+    fails = collapsing(ten(0.6), DYNAMIC, (1, 4, 7), 0.1)
+    behind, gain, _ = war_suffices(fails, DYNAMIC, 16, 64)
+    assert len(behind.per_seed) == len(gain.per_seed) == 10
+    assert sorted(behind.per_seed)[:3] == pytest.approx([-49.5] * 3)
+    (verdict,) = judge([replace(h4(), effects=h4_at_64)], fails)
+    assert verdict.answer != "supported"
+    (adds,) = war_adds(fails, DYNAMIC, 16, 64)
+    assert len(adds.per_seed) == 10
+    # So does the reused lambda: it is what a lab would have got.
+    reused = collapsing(ten(0.6), "lam 2", (0,), 0.1)
+    _, gain, _ = war_suffices(reused, DYNAMIC, 16, 64)
+    assert gain.per_seed[0] == pytest.approx(50)
+
+
+def test_no_way_returns_a_net_that_is_worse_on_val_because_it_collapsed() -> None:
+    evidence = pooled(planted())
+    lost = evidence.trials["arm"].eq("lam 8") & evidence.trials["width"].eq(64)
+    epochs = evidence.epochs
+    of_lost = epochs["arm"].eq("lam 8") & epochs["width"].eq(64)
+    on_val = epochs["val/robust_accuracy"].mask(of_lost, 0.1)
+    collapsed = evidence._replace(
+        trials=evidence.trials.assign(collapsed=lost),
+        epochs=epochs.assign(**{"val/robust_accuracy": on_val}),
+    )
+    frame = ways_frame(collapsed, 16, 64).set_index(["seed", "arm"])
+    assert frame.loc[(0, ORACLE), "lam"] == 16
+
+
+def test_where_a_width_was_not_measured_no_way_is_judged() -> None:
+    evidence = pooled(findings(constants(16, 0, THIN_NETS[0])))
+    assert ways_frame(evidence, 16, 64).empty
+    with pytest.raises(NotDecidableError):
+        war_suffices(evidence, DYNAMIC, 16, 64)
+    # All thin nets collapsed: what is reused then is as good as any other choice of theirs.
+    evidence = pooled(planted())
+    thin = evidence.trials["width"].eq(16)
+    frame = ways_frame(evidence._replace(trials=evidence.trials.assign(collapsed=thin)), 16, 64)
+    assert THIN in set(frame["arm"])
+
+
 def ten(war: float, second: float = 0.55):
     """Ten replicates: a full search reaches 60 %, the thin lambda 50 %."""
     trainings = []
@@ -215,6 +279,14 @@ def test_war_adds_something_where_it_beats_the_better_of_two_trainings(second, a
 
 def adds_at_64(evidence):
     return war_adds(evidence, DYNAMIC, 16, 64)
+
+
+def h4():
+    return next(claim for claim in STUDY.claims if claim.name == "H4")
+
+
+def h4_at_64(evidence):
+    return war_suffices(evidence, DYNAMIC, 16, 64)
 
 
 def test_h3_takes_the_replicates_that_all_widths_have() -> None:
@@ -285,7 +357,11 @@ def test_a_variants_row_is_less_war_as_it_is_in_the_same_replicates() -> None:
         Training(VARIANTS, "no averaging", 64.0, 0, 5.0, 0.0, 0.61, ratio=2.0),
         Training(VARIANTS, "no averaging", 64.0, 1, 5.0, 0.0, 0.64, ratio=4.0),
     ]
+    # A replicate in which no variant was trained is in no row.
+    more += [way(DYNAMIC, 2, 0.0, 0.99), *constants(16, 2, THIN_NETS[0])]
     as_it_is, variant = variants_table(planted(*more), 16).to_dict("records")
+    assert (as_it_is["seeds"], variant["seeds"]) == (2, 2)
+    assert as_it_is["robust"].startswith("61.00")
     assert as_it_is["less WAR as it is"] == ""
     assert variant["less WAR as it is"].startswith("1.50")
     assert float(as_it_is["|log ratio - log target|"]) == pytest.approx(1.5)
@@ -295,7 +371,7 @@ def test_a_variants_row_is_less_war_as_it_is_in_the_same_replicates() -> None:
 def test_tables_show_each_way_and_each_cell_of_the_grid() -> None:
     evidence = planted(way(DYNAMIC, 0, 0.0, 0.6), way(DYNAMIC, 1, 0.0, 0.62))
     study = replace(STUDY, widths=(16.0, 64.0))
-    ways, words, cells = study.tables(evidence).values()
+    ways, words, cells, _ = study.tables(evidence).values()
     assert list(ways["way"]) == list(words["way"])
     row = ways.set_index("way").loc[DYNAMIC]
     # 60 and 62 % against 56 and 59 %, both of the full search and of two trainings.
@@ -336,10 +412,53 @@ def test_at_the_rate_that_is_best_on_val_the_peak_may_stay_where_it_is() -> None
     for effect in best_lambda_rises_at_best_rate(evidence, (16.0, 64.0), rates):
         assert np.mean(effect.per_seed) == pytest.approx(0.0, abs=0.01)
     table = rates_table(at_best_rate(evidence, (16.0, 64.0), rates))
-    assert list(table["learning rate"]) == ["1"] * 5 + ["0.5"] * 5
+    assert list(table["learning rate"]) == ["1 (3)"] * 5 + ["0.5 (3)"] * 5
     without = pooled(findings(with_peaks("grid", 16, 2.0)))
     with pytest.raises(NotDecidableError, match="no replicate was trained at all learning rates"):
         best_lambda_rises_at_best_rate(without, (16.0,), rates)
+
+
+def test_each_replicate_chooses_its_own_rate() -> None:
+    trainings = []
+    for seed, (usual, half) in enumerate(((0.5, 0.6), (0.6, 0.5), (0.5, 0.6))):
+        for experiment, suffix, value in (("grid", "", usual), ("rates", ", lr x 0.5", half)):
+            values = {2.0: (value, value)}
+            made = constants(16, seed, values, experiment=experiment)
+            trainings += [each._replace(arm=each.arm + suffix) for each in made]
+    at_best = at_best_rate(pooled(findings(trainings)), (16.0,), {"lam 2, lr x 0.5": 0.5})
+    assert at_best.set_index("seed")["rate"].to_dict() == {0: 0.5, 1: 1.0, 2: 0.5}
+    assert list(rates_table(at_best)["learning rate"]) == ["0.5 (2), 1 (1)"]
+
+
+def test_what_rises_with_width_at_one_lambda_may_fall_at_another() -> None:
+    """At lambda 1 stability falls by 2 points per doubling, at 4 it rises by 3; the mean rises."""
+    trainings = []
+    for width in (16.0, 32.0, 64.0):
+        for seed in range(3):
+            trainings += constants(width, seed, {1.0: (0.5, 0.5), 4.0: (0.5, 0.5)})
+    (grid,) = findings(trainings).values()
+    doublings = np.log2(grid.trials["width"] / 16)
+    per_doubling = grid.trials["lam"].map({1.0: -0.02, 4.0: 0.03})
+    trials = grid.trials.assign(**{"test_last/stability": 0.7 + per_doubling * doublings})
+    table = rises_table({"grid": grid._replace(trials=trials)}).set_index("lambda")
+    assert table.loc["1", "stability"].startswith("-2.00")
+    assert table.loc["4", "stability"].startswith("3.00")
+    assert list(table["seeds"]) == [3, 3]
+
+
+def test_a_difference_of_slopes_is_that_of_the_replicates_that_both_have() -> None:
+    """The peak moves from 2 to 8 as the loss is, a slope of 1, and to 4 where it is divided, one of
+    a half. A fourth replicate of the grid has none of the latter."""
+    trainings = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    trainings += with_peaks("normalised", 16, 2.0) + with_peaks("normalised", 64, 4.0)
+    for width in (16.0, 64.0):
+        fourth = with_peaks("grid", width, 4.0)
+        trainings += [each._replace(seed=3) for each in fourth if each.seed == 0]
+    table = slopes_table(findings(trainings), (16.0, 64.0)).set_index("setting")
+    for family in ("cubic", "asymmetric parabola"):
+        slopes = [float(text.split()[0]) for text in table[family]]
+        assert slopes == pytest.approx([1.0, 0.5, 0.5], abs=0.02)
+    assert list(table["seeds"]) == [3, 3, 3]
 
 
 def test_a_thin_net_that_was_trained_longer_stands_in_for_the_thin_one() -> None:

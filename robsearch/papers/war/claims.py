@@ -82,12 +82,12 @@ def claims(thin: float, wide: float) -> tuple[Claim, ...]:
         ),
         Claim(
             "H4",
-            "WAR is within 0.5 points of a full search at a quarter of its cost, and above the "
-            "reused thin lambda.",
+            "WAR is within 0.5 points of a full search at a quarter of its operations, and above "
+            "the reused thin lambda.",
             SOURCE,
             partial(war_suffices, thin=thin, wide=wide),
             "a shortfall of more than 0.5 points, a gain over the thin lambda of less than "
-            "0.25, or a higher cost",
+            "0.25, or more operations",
             least_seeds=10,
         ),
         Claim(
@@ -185,8 +185,8 @@ def trade_off(
     rise = along_width(trials, natural, per_doubling)
     fall = along_width(trials, stable, -per_doubling)
     return [
-        Effect("rise of natural accuracy per doubling", "points", rise, 0.25),
-        Effect("fall of stability per doubling", "points", fall, 0.25),
+        Effect("rise of natural accuracy per doubling, mean over lambdas", "points", rise, 0.25),
+        Effect("fall of stability per doubling, mean over lambdas", "points", fall, 0.25),
     ]
 
 

@@ -183,6 +183,7 @@ class DriftStudy:
         evidence = pooled(findings)
         shown = {
             "Slope of log lambda* on log width": self._slopes_table(evidence),
+            **self._differences(evidence),
             "Robust accuracy (after the last epoch, on test)": accuracies(findings),
         }
         if self.chosen:
@@ -254,6 +255,25 @@ class DriftStudy:
                 row |= dict.fromkeys(FAMILIES, str(reason))
             rows.append({**row, "seeds": trials["seed"].nunique()})
         return pd.DataFrame(rows)
+
+    def _differences(self, evidence: Evidence) -> Mapping[str, pd.DataFrame]:
+        """By caption: one row per setting whose slopes can be held against the first one's."""
+        rows = []
+        for name in list(self.words)[1:]:
+            try:
+                effects = self._difference_effects(evidence, name)
+            except NotDecidableError:
+                continue
+            texts = [estimate(effect.per_seed).text() for effect in effects]
+            rows.append(
+                {
+                    "setting": name,
+                    **dict(zip(FAMILIES, texts, strict=True)),
+                    "planned": "yes" if name in self.compared else "no",
+                }
+            )
+        caption = f"Slope in {self.first.name} less that in another setting, seed by seed"
+        return {caption: pd.DataFrame(rows)} if rows else {}
 
     def _choices_table(self, evidence: Evidence) -> pd.DataFrame:
         """One row per width, a column per lambda: the setting, and what it reaches."""

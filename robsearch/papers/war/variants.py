@@ -31,6 +31,9 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 """What each differs in from WAR as it is: a gain of 0.1 per step, averages over ten steps, frozen
 at the learning rate's first drop."""
 ARMS = (*CHANGES, PAPER)
+TRACKED = (0.1, 0.75)
+"""The share of training in which the ratio is compared with its target: in the first tenth no
+lambda brings it there, and at the learning rate's drop lambda is frozen."""
 
 
 def war(target: Ratios, lam: float, variant: str = "") -> WAR:
@@ -53,8 +56,11 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
     """One row per variant: what it reached less WAR as it is, paired by replicate, and how far the
     ratio was from its target."""
     of_war = findings[WAYS].trials
-    as_it_is = of_war[of_war["arm"] == DYNAMIC]
-    trials = pd.concat([as_it_is, findings[VARIANTS].trials])
+    variants = findings[VARIANTS].trials
+    # Replicates differ by more than variants do, so all rows are of the same ones.
+    shared = of_war["seed"].isin(variants["seed"])
+    as_it_is = of_war[(of_war["arm"] == DYNAMIC) & shared]
+    trials = pd.concat([as_it_is, variants])
     epochs = pd.concat([findings[WAYS].epochs, findings[VARIANTS].epochs])
     distances = distances_to_target(findings, epochs, thin)
     rows = []
@@ -75,9 +81,11 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
 
 
 def distances_to_target(findings: Findings, epochs: pd.DataFrame, thin: float) -> pd.Series:
-    """By training, the mean over it of the distance in logs between its ratio and the thin net's in
-    the same replicate."""
+    """By training, the mean over ``TRACKED`` of the distance in logs between its ratio and the thin
+    net's in the same replicate."""
     distances = {}
+    start, end = TRACKED
+    epochs = epochs[(epochs["progress"] > start) & (epochs["progress"] <= end)]
     for (replicate, *training), of_trial in epochs.groupby(["seed", *TRAINING]):
         found_there = of_replicate(findings, int(str(replicate)))
         target = ratios_of(found_there, thin, best_on_val(found_there, thin))

@@ -3,7 +3,7 @@ in every replicate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from robsearch.claims.claim import Evidence
 from robsearch.claims.images import IMAGES, NUMBER
 from robsearch.papers.war.choices import ON_VAL, second_lam, with_val
 from robsearch.papers.war.claims import GRID, LAST, LAW, ORACLE, ROBUST, THIN, best_of_complete
-from robsearch.trials.selection import sound
 
 WAYS = "ways"
 BETWEEN = "between"
@@ -40,6 +39,21 @@ SENTENCES: Mapping[str, str] = {
 }
 """What each way does, in the order in which they are shown."""
 COSTS = ("gradients", "operations", "seconds")
+COLUMNS = (
+    "seed",
+    "arm",
+    "width",
+    "robust",
+    "natural",
+    "stability",
+    "lam",
+    "trainings",
+    *COSTS,
+    "experiment",
+    "trial",
+    "column",
+)
+"""Of ``ways_frame``; the images come to them."""
 Row = Mapping[str, Any]
 """Of one training, by column."""
 
@@ -68,14 +82,12 @@ class Replicate:
         thin: trainings of the thinnest net in the grid, by lambda.
         wide: of the widest.
         chosen: of the widest with what the replicate chose, by arm.
-        between: of the widths between.
         lams: of the grid.
     """
 
     thin: Mapping[float, Row]
     wide: Mapping[float, Row]
     chosen: Mapping[str, Row]
-    between: Sequence[Row]
     lams: tuple[float, ...]
 
     @classmethod
@@ -93,7 +105,6 @@ class Replicate:
             thin={row["lam"]: row for row in grid if row["width"] == thin},
             wide={row["lam"]: row for row in grid if row["width"] == wide},
             chosen={row["arm"]: row for row in rows if row["experiment"] in (WAYS, LAWFUL)},
-            between=[row for row in rows if row["experiment"] == BETWEEN],
             lams=lams,
         )
 
@@ -124,28 +135,34 @@ class Replicate:
         if wide_lam in self.wide:
             yield FIXED_ORACLE, Net(self.wide[wide_lam], number, searches=False)
 
-    def cost(self, way: str, net: Net, unit: str) -> float:
-        """Of choosing and training, in one of ``COSTS``."""
+    def cost(self, net: Net, unit: str) -> float:
+        """Of choosing and training, in one of ``COSTS``, without the widths between."""
         cost = net.trainings * fmean(row[unit] for row in self.wide.values())
         if net.searches:
             cost += sum(row[unit] for row in self.thin.values())
-        if way == LAW:
-            cost += sum(row[unit] for row in self.between)
         return cost
 
 
 def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
-    """One row per way and replicate.
+    """One row per way and replicate; none where a width of the grid was not measured.
+
+    A way is judged by the net that it returns, also by one that has collapsed: that it collapses is
+    what a user would see of it. No way chooses such a net where it has another, for it is worse on
+    ``val``.
 
     Columns: ``seed``, ``arm`` (the way), ``width``, ``robust``, ``natural``, ``stability`` (shares,
     on ``test``), ``lam``, ``trainings`` (of the wide net), what choosing and training cost
     (``gradients`` of one image, ``operations``, ``seconds``), which net it is (``experiment``,
     ``trial`` and ``column``, that of its robust accuracy), and, where they are known, the images of
-    ``robust`` (``claims.images``). What the widths between cost the law
-    counts in the replicates in which they were trained.
+    ``robust`` (``claims.images``). The law costs in every replicate what the widths between cost on
+    average in those in which they were trained.
     """
-    trials = sound(with_val(evidence)).dropna(subset=[ON_VAL, LAST])
+    trials = with_val(evidence).dropna(subset=[ON_VAL, LAST])
     grid = trials[trials["experiment"] == GRID]
+    if not {thin, wide} <= set(grid["width"]):
+        return pd.DataFrame(columns=list(COLUMNS))
+    between = trials[trials["experiment"] == BETWEEN]
+    between_costs = between.groupby("seed")[list(COSTS)].sum().mean()
     fixed = [
         float(best_of_complete(grid[grid["width"] == width], "lam", ON_VAL))
         for width in (thin, wide)
@@ -158,7 +175,9 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
             continue
         for way, net in replicate.nets(*fixed):
             split = net.column.split("/")[0]
-            costs = {unit: replicate.cost(way, net, unit) for unit in COSTS}
+            costs = {unit: replicate.cost(net, unit) for unit in COSTS}
+            if way == LAW:
+                costs = {unit: cost + between_costs[unit] for unit, cost in costs.items()}
             rows.append(
                 {
                     "seed": seed,
@@ -177,7 +196,7 @@ def ways_frame(evidence: Evidence, thin: float, wide: float) -> pd.DataFrame:
                     NUMBER: net.row.get(NUMBER),
                 }
             )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
     return frame.sort_values("arm", key=lambda arms: arms.map(list(SENTENCES).index), kind="stable")
 
 

@@ -219,7 +219,7 @@ class WrongLabelsStudy:
         """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
         from robsearch.papers.war.wrong_labels_tables import grid_table, rates_table, tables
 
-        shown = dict(tables(findings, self._ways(findings)))
+        shown = dict(tables(findings, self._ways(findings), self.widths))
         if VARIANTS in findings:
             shown["WAR with other constants"] = variants_table(findings, self.thin)
         if RATES in findings:

@@ -111,7 +111,7 @@ def _claims_on_ways(h4: Claim, thin: float, wide: float) -> list[Claim]:
             "times that.",
             SOURCE,
             partial(war_adds, way=way, thin=thin, wide=wide),
-            f"a gain of less than {SHORTFALL:g} points",
+            "no gain, or none that these replicates can tell from 0",
             least_seeds=10,
             primary=False,
         )
@@ -126,9 +126,19 @@ def best_lambda_rises(
 ) -> Sequence[Effect]:
     """H3 at some widths, of the nets after their last epoch, in the replicates that all of them
     have."""
+    return peak_effects(trials_at(evidence, widths, experiments), LAST)
+
+
+def trials_at(
+    evidence: Evidence,
+    widths: Sequence[float],
+    experiments: Sequence[str],
+) -> pd.DataFrame:
+    """The trainings of some experiments at these widths by which H3 is judged, in the replicates
+    that were trained at all of them."""
     trials = sound(evidence.trials).dropna(subset=[LAST])
     trials = trials[trials["experiment"].isin(experiments) & trials["width"].isin(widths)]
-    return peak_effects(_in_shared_seeds(trials, len(widths)), LAST)
+    return _in_shared_seeds(trials, len(widths))
 
 
 def best_lambda_rises_at_best_rate(
@@ -152,14 +162,14 @@ def at_best_rate(
     widths: Sequence[float],
     rates: Mapping[str, float],
 ) -> pd.DataFrame:
-    """The trainings at the learning rate that is best on ``val`` at each width and lambda, with
-    that factor as ``rate``, in the replicates that have all rates."""
+    """The training at the learning rate that is best on the replicate's own ``val`` at each width
+    and lambda, with that factor as ``rate``, in the replicates that have all rates."""
     trials = sound(with_val(evidence)).dropna(subset=[LAST, ON_VAL])
     trials = trials[trials["experiment"].isin((GRID, RATES)) & trials["width"].isin(widths)]
     trials = trials.assign(rate=trials["arm"].map(rates).fillna(1.0))
     counts = trials.groupby("seed")["rate"].nunique()
     shared = counts.index[counts == len({1.0, *rates.values()})]
-    return chosen_on_val(trials[trials["seed"].isin(shared)], ("width", "lam"), "rate")
+    return chosen_on_val(trials[trials["seed"].isin(shared)], ("seed", "width", "lam"), "rate")
 
 
 def best_lambda_rises_from_longer(

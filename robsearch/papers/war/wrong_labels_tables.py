@@ -3,16 +3,19 @@ both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from robsearch.claims.claim import Part
-from robsearch.claims.experiment import Findings
+from robsearch.claims.claim import Evidence, NotDecidableError, Part
+from robsearch.claims.experiment import Findings, pooled
 from robsearch.claims.figures import forest, means_by_arm
 from robsearch.claims.images import accuracy_effect, points_apart
+from robsearch.claims.statistics import estimate
 from robsearch.drawing.style import Drawing
+from robsearch.laws.curves import FAMILIES
 from robsearch.metrics import APART, NATURAL_LOSS, ROBUST_LOSS
 from robsearch.papers.war.claims import (
     GRID,
@@ -22,20 +25,28 @@ from robsearch.papers.war.claims import (
     SHORTFALL,
     in_window,
     loss_ratio,
+    peak_slopes,
+    trade_off,
 )
 from robsearch.papers.war.tables import percent
-from robsearch.papers.war.ways import BETWEEN, SENTENCES, TWO
+from robsearch.papers.war.ways import BETWEEN, COSTS, SENTENCES, TWO
+from robsearch.papers.war.wrong_labels_claims import LAST_NATURAL, LAST_STABLE, trials_at
 from robsearch.parts.schedules import FLOOR
 
 LAST_ACCURACY = {"robust accuracy on test (%)": (LAST, 100.0)}
 
 
-def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
+def tables(
+    findings: Findings,
+    ways: pd.DataFrame,
+    widths: Sequence[float],
+) -> Mapping[str, pd.DataFrame]:
     """By caption; accuracies in percent, differences in points, intervals at 95 % over replicates.
 
     Args:
         findings: of the study.
         ways: as ``ways_frame`` has them; empty where none was compared.
+        widths: thin to wide.
     """
     shown = {}
     if not ways.empty:
@@ -48,6 +59,13 @@ def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]
     shown["Robust accuracy by width and lambda (after the last epoch, on test)"] = grid_table(
         findings, (GRID, BETWEEN)
     )
+    shown["Rise per doubling of width at each lambda (H2; after the last epoch, in points)"] = (
+        rises_table(findings)
+    )
+    slopes = slopes_table(findings, widths)
+    if not slopes.empty:
+        caption = "Slope of log lambda* on log width in the replicates that both of a pair have"
+        shown[f"{caption} (H3; no claim asked for the differences)"] = slopes
     apart = terms_table(findings)
     if not apart.empty:
         shown["Loss terms of images with a right and with a wrong label (H1)"] = apart
@@ -57,8 +75,9 @@ def tables(findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]
 
 
 def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
-    """One row per way: what it reached, against the full search and two trainings, and its cost."""
-    whole = ways.loc[ways["arm"] == ORACLE, "operations"].mean()
+    """One row per way: what it reached, against the full search and two trainings, and its cost as
+    a share of the full search's."""
+    whole = ways.loc[ways["arm"] == ORACLE, list(COSTS)].mean()
     rows = []
     for arm, of_way in ways.groupby("arm", sort=False):
         way = str(arm)
@@ -76,8 +95,7 @@ def ways_table(ways: pd.DataFrame) -> pd.DataFrame:
                 "natural": percent(of_way["natural"]),
                 "stability": percent(of_way["stability"]),
                 "wide trainings": f"{of_way['trainings'].mean():g}",
-                "operations": f"{of_way['operations'].mean() / whole:.1%}",
-                "seconds": f"{of_way['seconds'].mean():.0f}",
+                **{cost: f"{of_way[cost].mean() / whole[cost]:.1%}" for cost in COSTS},
                 "seeds": of_way["seed"].nunique(),
             }
         )
@@ -112,6 +130,86 @@ def grid_table(findings: Findings, experiments: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rises_table(findings: Findings) -> pd.DataFrame:
+    """One row per lambda of the grid: by how many points natural accuracy and stability rise per
+    doubling of width. A mean over lambdas may hide that the sign changes."""
+    trials, epochs = findings[GRID]
+    rows = []
+    for lam, of_lam in trials.groupby("lam"):
+        effects = trade_off(Evidence(of_lam, epochs), LAST_NATURAL, LAST_STABLE)
+        rise, fall = (effect.per_seed for effect in effects)
+        natural = estimate(rise)
+        stability = estimate([-value for value in fall])
+        rows.append(
+            {
+                "lambda": f"{lam:g}",
+                "natural accuracy": natural.text(),
+                "stability": stability.text(),
+                "seeds": len(fall),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def slopes_table(findings: Findings, widths: Sequence[float]) -> pd.DataFrame:
+    """H3 with the loss as it is and divided by 1 + lambda, and from thin to middle and from middle
+    to wide, each pair in the same replicates, with the difference; empty where neither pair was
+    trained."""
+    evidence = pooled(findings)
+    usual = (GRID, BETWEEN)
+    ends = (widths[0], widths[-1])
+    middle = len(widths) // 2
+    pairs: list[tuple[Setting, Setting]] = []
+    if NORMALISED in findings:
+        divided = Setting("loss divided by 1 + lambda", ends, (NORMALISED,))
+        pairs.append((Setting("loss as it is", ends, usual), divided))
+    if BETWEEN in findings:
+        thin, wide = widths[: middle + 1], widths[middle:]
+        pairs.append(
+            (
+                Setting(f"width {thin[0]:g} to {thin[-1]:g}", thin, usual),
+                Setting(f"width {wide[0]:g} to {wide[-1]:g}", wide, usual),
+            )
+        )
+    rows: list[Mapping[str, object]] = []
+    for pair in pairs:
+        rows += _rows_of_pair(evidence, pair)
+    return pd.DataFrame(rows)
+
+
+class Setting(NamedTuple):
+    """Where H3 is asked: the widths, and the experiments that trained them."""
+
+    name: str
+    widths: Sequence[float]
+    experiments: Sequence[str]
+
+
+def _rows_of_pair(
+    evidence: Evidence,
+    pair: tuple[Setting, Setting],
+) -> Iterator[Mapping[str, object]]:
+    held = [trials_at(evidence, setting.widths, setting.experiments) for setting in pair]
+    shared = set(held[0]["seed"]) & set(held[1]["seed"])
+    slopes = []
+    for setting, trials in zip(pair, held, strict=True):
+        try:
+            of_setting = peak_slopes(trials[trials["seed"].isin(shared)], LAST)
+        except NotDecidableError as reason:
+            yield {"setting": setting.name, **dict.fromkeys(FAMILIES, str(reason))}
+            continue
+        slopes.append(of_setting)
+        texts = {family: estimate(values).text() for family, values in of_setting.items()}
+        yield {"setting": setting.name, **texts, "seeds": len(shared)}
+    if len(slopes) == len(pair):
+        first, second = slopes
+        texts = {
+            family: estimate(np.subtract(first[family], second[family]).tolist()).text()
+            for family in first
+        }
+        yield {"setting": "difference", **texts, "seeds": len(shared)}
+
+
 def terms_table(findings: Findings) -> pd.DataFrame:
     """One row per width and lambda: each loss term in ``WINDOW`` over the images whose label is
     right, and over those whose label is wrong. Empty of trainings that an earlier version did,
@@ -135,13 +233,16 @@ def terms_table(findings: Findings) -> pd.DataFrame:
 
 
 def rates_table(at_best_rate: pd.DataFrame) -> pd.DataFrame:
-    """One row per width and lambda: the factor on the learning rate that was chosen, and what it
-    reaches."""
+    """One row per width and lambda: the factors on the learning rate that replicates chose, how
+    often each, and what they reach."""
     return pd.DataFrame(
         {
             "width": f"{width:g}",
             "lambda": f"{lam:g}",
-            "learning rate": f"{cell['rate'].iloc[0]:g}",
+            "learning rate": ", ".join(
+                f"{rate:g} ({count})"
+                for rate, count in cell["rate"].value_counts().sort_index().items()
+            ),
             "robust": percent(cell[LAST]),
             "natural": percent(cell["test_last/natural_accuracy"]),
             "seeds": len(cell),
