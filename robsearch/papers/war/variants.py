@@ -65,15 +65,17 @@ def variants_table(findings: Findings, thin: float) -> pd.DataFrame:
     distances = distances_to_target(findings, epochs, thin)
     rows = []
     for arm, of_arm in trials.groupby("arm", sort=False):
-        difference = points_apart(trials, LAST, str(arm), DYNAMIC).text()
+        difference = ""
+        if arm != DYNAMIC:
+            difference = points_apart(trials, LAST, str(arm), DYNAMIC).text()
         distance = distances.reindex(pd.MultiIndex.from_frame(of_arm[TRAINING])).mean()
         rows.append(
             {
                 "WAR": "as it is" if arm == DYNAMIC else arm,
                 "final lambda": f"{of_arm['lam'].median():.3g}",
                 "robust": percent(of_arm[LAST]),
-                "less WAR as it is": "" if arm == DYNAMIC else difference,
-                "|log ratio - log target|": f"{distance:.3g}",
+                "less WAR as it is": difference,
+                "distance to target (in logs)": f"{distance:.3g}",
                 "seeds": len(of_arm),
             }
         )
