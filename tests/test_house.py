@@ -41,7 +41,7 @@ LAYERS = (
     {"network", "data", "drawing"},
     {"identity"},
     {"protocols", "errors"},
-    {"metrics", "lazy"},
+    {"metrics", "lazy", "printing"},
 )
 """From the top down; a part is a module of robsearch or one of its packages, with all that is in
 it."""

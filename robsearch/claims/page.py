@@ -15,6 +15,7 @@ from robsearch.claims.experiment import Findings
 from robsearch.drawing.pages import render, render_page
 from robsearch.drawing.style import Drawing
 from robsearch.errors import counted
+from robsearch.trials.files import make_way
 
 PACKAGE = "robsearch.claims"
 REPORT = "report.html"
@@ -79,7 +80,9 @@ def write(validation: Validation, widths: int, setting: Mapping[str, object]) ->
         source=setting["searches"],
         sections=sections,
     )
-    (validation.folder / REPORT).write_text(text, encoding="utf-8")
+    report = validation.folder / REPORT
+    make_way(report)
+    report.write_text(text, encoding="utf-8")
 
 
 def why(verdict: Verdict) -> str:

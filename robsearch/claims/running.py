@@ -31,6 +31,7 @@ from robsearch.search import (
     resume,
     search_names,
 )
+from robsearch.search.grid import PlainTextConsole
 from robsearch.search.options import in_store
 from robsearch.search.preflight import check_names
 from robsearch.search.recording import Recorder
@@ -78,7 +79,7 @@ def validate(
     """
     # The best net of each width is no result here, so none is exported.
     options = replace(options or RunOptions(), models=False)
-    console = console or Console()
+    console = console or PlainTextConsole()
     searches = _search_names(study, name)
     check_names(name, *searches, store=options.store)
     _check_free(study, name, options.store)

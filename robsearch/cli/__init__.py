@@ -34,6 +34,7 @@ from robsearch.cli.options import (
 )
 from robsearch.cli.steering import delete, drop, list_searches
 from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
+from robsearch.printing import echo, keep_printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def _tell_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"robsearch {version('robsearch')}")
+        echo(f"robsearch {version('robsearch')}")
         raise typer.Exit
 
 
@@ -189,9 +190,9 @@ def stop(
 
     options = RunOptions(results=results, storage=storage)
     if trial is not None:
-        stop_trial(name, trial, options, typer.echo)
+        stop_trial(name, trial, options, echo)
     else:
-        stop_search(name, options, typer.echo)
+        stop_search(name, options, echo)
 
 
 @app.command()
@@ -267,10 +268,7 @@ def sync(
     from robsearch.search.syncing import sync as sync_search, sync_all
 
     options = RunOptions(results=results, storage=storage, tracking=tracking)
-    if name is None:
-        behind = sync_all(options, typer.echo)
-    else:
-        behind = sync_search(name, options, typer.echo)
+    behind = sync_all(options, echo) if name is None else sync_search(name, options, echo)
     if behind:
         raise typer.Exit(1)
 
@@ -290,7 +288,7 @@ def repair(
     from robsearch.search.commands.repair import repair as repair_search
 
     options = RunOptions(results=results)
-    plan = repair_search(name, options, apply=apply, space=space, say=typer.echo)
+    plan = repair_search(name, options, apply=apply, space=space, say=echo)
     if plan.problems:
         raise typer.Exit(1)
 
@@ -316,12 +314,12 @@ def promote(
     from robsearch.search.commands.promote import promote as promote_networks
 
     options = RunOptions(results=results, storage=storage, tracking=tracking)
-    promote_networks(target, name=name, space=space, options=options, say=typer.echo)
+    promote_networks(target, name=name, space=space, options=options, say=echo)
 
 
 def _say_loading(what: str) -> None:
     """Says at once what takes the next seconds, and begins with it."""
-    typer.echo(f"loading and checking {what} ...", err=True)
+    echo(f"loading and checking {what} ...", err=True)
     from robsearch.trials.child.client import warm_up
 
     warm_up()
@@ -331,7 +329,7 @@ def _conclude(search: Search, options: RunOptions, is_enough: bool = False) -> N
     from robsearch.search.summary import closing_lines
 
     for line in closing_lines(search, options):
-        typer.echo(line)
+        echo(line)
     if search.ended < search.record.trials and not is_enough:
         # 130 is what a shell gives a command that was interrupted.
         failed = (search.trials["state"] == "FAIL").any()
@@ -350,7 +348,7 @@ def _warn_once(show: Callable[..., None]) -> Callable[..., None]:
             show(message, category, filename, *where, **more)
         elif str(message) not in shown_texts:
             shown_texts.add(str(message))
-            typer.echo(f"warning: {message}", err=True)
+            echo(f"warning: {message}", err=True)
 
     return tell
 
@@ -358,15 +356,16 @@ def _warn_once(show: Callable[..., None]) -> Callable[..., None]:
 def main() -> None:
     """The entry point: bad input is one clear message and exit code 2; a search taken over, a
     full disk, or a storage that is away, code 1."""
-    # Only the command line changes how warnings look: importing robsearch changes nothing.
+    # Only the command line changes these: importing robsearch changes nothing.
+    keep_printable()
     warnings.showwarning = _warn_once(warnings.showwarning)
     try:
         app()
     except InputError as error:
         problems = error.problems
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
-        typer.echo(head + "\n  ".join(problems), err=True)
+        echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)
     except (LeaseLostError, DiskFullError, StorageAwayError) as error:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robsearch.errors import refused
+from robsearch.printing import echo
 
 if TYPE_CHECKING:
     from robsearch.protocols import Dataset
@@ -46,7 +47,7 @@ def prepare(
     # A file that is up to date is not written again.
     done = "checked" if file.stat().st_mtime_ns == before else "built"
     sizes = ", ".join(f"{split} {len(part.labels):,}" for split, part in splits.items())
-    typer.echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
+    echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
 
 
 def _known_set(name: str, root: str | None) -> Dataset:

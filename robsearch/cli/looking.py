@@ -15,6 +15,7 @@ import typer
 
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
 from robsearch.errors import InputError
+from robsearch.printing import echo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -171,7 +172,7 @@ def compare(
     if unwritten and out:
         raise unwritten
     if unwritten:
-        typer.echo(f"note: {unwritten}", err=True)
+        echo(f"note: {unwritten}", err=True)
 
 
 def doctor(
@@ -233,7 +234,8 @@ def report(
     search = load_search(name, results, storage)
     uri = RunOptions(results=results, storage=storage).uri(search.record.tracking)
     pages = run_pages(uri, name, search.record.identity)
-    typer.echo(f"report: {write(search, out or search.report, pages)}")
+    written = write(search, out or search.report, pages, follow_link=out is not None)
+    echo(f"report: {written}")
 
 
 def ui(
@@ -278,7 +280,7 @@ def print_parts(parts: Iterable[Any]) -> None:
 
 def print_json(content: Any) -> None:
     """As JSON; what is not a finite number is null."""
-    typer.echo(json.dumps(_plain(content), indent=2, allow_nan=False))
+    echo(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 
 def _plain(content: Any) -> Any:

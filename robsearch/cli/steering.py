@@ -9,6 +9,7 @@ import typer
 from robsearch.cli.looking import Json, print_json, print_parts
 from robsearch.cli.options import NameArgument, Results, Storage, Tracking
 from robsearch.errors import refused
+from robsearch.printing import echo, printable
 
 
 def list_searches(results: Results = None, storage: Storage = None, as_json: Json = False) -> None:
@@ -44,7 +45,7 @@ def drop(
         got = "both" if undo else "neither"
         raise refused("--why TEXT, or --undo", got, "say why it is dropped, or put it back")
     options = RunOptions(results=results, storage=storage, tracking=tracking)
-    drop_trial(name, trial, why, options, typer.echo)
+    drop_trial(name, trial, why, options, echo)
 
 
 def delete(
@@ -61,8 +62,8 @@ def delete(
 
     going = deletion(name, RunOptions(results=results, storage=storage, tracking=tracking))
     for line in going.lines():
-        typer.echo(line)
+        echo(line)
     if not yes:
-        typer.confirm(f"delete {name} for good?", abort=True)
-    going.carry_out(typer.echo)
-    typer.echo(f"deleted {name}")
+        typer.confirm(printable(f"delete {name} for good?"), abort=True)
+    going.carry_out(echo)
+    echo(f"deleted {name}")

@@ -120,11 +120,13 @@ def connected(
 
 def _hide_token() -> None:
     """Keeps the token that Ray makes for its clusters from other users of this machine, who could
-    run code in them: Ray leaves its file readable by all."""
+    run code in them: Ray leaves its file readable by all, so its folder keeps them out before Ray
+    writes it."""
     token = Path.home() / ".ray" / "auth_token"
     # A home that cannot be written, or another's, is Ray's to refuse.
     with contextlib.suppress(OSError):
-        token.parent.mkdir(mode=0o700, exist_ok=True)
+        token.parent.mkdir(exist_ok=True)
+        token.parent.chmod(0o700)
         token.chmod(0o600)
 
 

@@ -50,6 +50,10 @@ PIXELS_AT_ONCE = 1 << 24
 """Of all images that are decoded at the same time; a larger one is decoded alone. Pillow takes 4
 bytes for each, as many again to convert it, and decoders of their own up to 4 more."""
 
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name says. Pillow would give one of PostScript to Ghostscript,
+which runs it as a program."""
+
 _INTEGER = re.compile(r"\d+")
 
 _LAYOUT = "lay images out as train/CLASS/*.png and test/CLASS/*.png, val/CLASS/*.png if you like"
@@ -247,7 +251,7 @@ class Folder:
         """The image, or what is wrong with it; None if it has more than ``most`` pixels."""
         h, w = self.size
         try:
-            with open_regular(path) as stream, Image.open(stream) as file:
+            with open_regular(path) as stream, Image.open(stream, formats=_FORMATS) as file:
                 pixels = file.width * file.height
                 if pixels > LARGEST_PIXELS:
                     return _too_large(path, pixels)

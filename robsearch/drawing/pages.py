@@ -13,6 +13,7 @@ from markupsafe import Markup
 from robsearch.drawing import formatting
 from robsearch.drawing.style import theme
 from robsearch.errors import counted
+from robsearch.printing import printable
 
 
 @cache
@@ -48,10 +49,12 @@ def render_page(package: str, template: str, widths: int, **values: Any) -> str:
     """A whole page; ``widths`` is how many colours its figures need."""
     themes = {"light": theme(widths, dark=False), "dark": theme(widths, dark=True)}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return render(
+    page = render(
         package,
         template,
         **themes,
         written=written,
         **values,
     )
+    # A bidi override turns a sentence round in a browser, too; figures have texts as well.
+    return printable(page)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -288,8 +288,8 @@ def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> Ma
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     # The page decides how wide it is; the height follows from the view box.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    described = rf'\1 role="img" aria-label="{label}"'
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', described, text, count=1)
+    described = f' role="img" aria-label="{escape(label)}"'
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', lambda match: match[1] + described, text, count=1)
     text = re.sub(r"#0500([0-9a-f]{2})", lambda place: f"var(--w{int(place[1], 16)})", text)
     for variable, color in LIGHT.items():
         text = text.replace(color, f"var(--{variable})")

@@ -27,6 +27,7 @@ from robsearch.report.surface import lam_over_width
 from robsearch.report.training import accuracy_over_epochs, ratio_over_epochs
 from robsearch.report.trials import all_trials, failures, setting
 from robsearch.trials.disk import is_full
+from robsearch.trials.files import make_way
 
 __all__ = ["Searched", "write"]
 
@@ -66,7 +67,12 @@ SECTIONS = (
 )
 
 
-def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) -> Path:
+def write(
+    search: Searched,
+    path: Path,
+    pages: Mapping[str, str] | None = None,
+    follow_link: bool = False,
+) -> Path:
     """Writes the report of a search, finished or not, to ``path`` and returns it.
 
     What the search cannot fill is left out with a line that says why.
@@ -76,6 +82,8 @@ def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) 
         path: of the HTML file.
         pages: the address of each trial's run, by its name, as far as it is known: points and names
             link there.
+        follow_link: whether a link at ``path`` is followed, as where a person named it
+            (``/dev/stdout`` is one); else the report takes its place.
 
     Raises:
         InputError: the file may not be written.
@@ -83,6 +91,8 @@ def write(search: Searched, path: Path, pages: Mapping[str, str] | None = None) 
     text = page(search, pages)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not follow_link:
+            make_way(path)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         if is_full(error):

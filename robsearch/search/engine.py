@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from robsearch import cluster
 from robsearch.errors import InputError, StorageAwayError, causes, counted, refuse, refused
 from robsearch.identity import DERIVATION
+from robsearch.printing import printable
 from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
 from robsearch.search.beginning import begun
@@ -37,7 +38,7 @@ from robsearch.search.capacity import (
 )
 from robsearch.search.deciding import Decisions
 from robsearch.search.driver import Driver
-from robsearch.search.grid import printer
+from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
 from robsearch.search.models import log_models
 from robsearch.search.options import AUTO, RunOptions, in_store
@@ -46,7 +47,7 @@ from robsearch.search.progress import watched
 from robsearch.search.recording import Recorder, is_concluded
 from robsearch.search.requests import hearing_requests
 from robsearch.search.result import Search, load_search, search_of
-from robsearch.search.results_store import is_name, new_identity, note_driver, search_names
+from robsearch.search.results_store import new_identity, note_driver, search_names
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
 from robsearch.search.scheduling import scheduler_of
 from robsearch.search.settings import (
@@ -87,6 +88,7 @@ from robsearch.study import (
 from robsearch.tracking import SEARCH, Tracker, check_tracking, served
 from robsearch.training.precision import precision_problems
 from robsearch.trials.disk import full_behind, no_room_for_search
+from robsearch.trials.paths import is_name
 
 TRIALS_PER_WIDTH = 10
 MAX_RETRIES = 2
@@ -172,7 +174,7 @@ def launch(
         with begun(record, options.store, tracker_of, learn, printer(console)) as new:
             if or_resume:
                 half = ", which an earlier launch had left half made" if new.taken_over else ""
-                _say(console, f"search {name}: begun{half}")
+                printer(console)(f"search {name}: begun{half}")
             if reference is None:
                 _print_note(console, how_to_resume(space, name))
             return drive(
@@ -202,7 +204,7 @@ def _checked(
     options = options or RunOptions()
     options.check(**least)
     cluster.check_address(options.address)
-    return options, console or Console()
+    return options, console or PlainTextConsole()
 
 
 def _check_precision(draws: Sequence[Draw], resources: Mapping[float, Resources]) -> None:
@@ -215,11 +217,13 @@ def _check_precision(draws: Sequence[Draw], resources: Mapping[float, Resources]
 
 
 def _print_note(console: Console, text: str) -> None:
-    console.print(f"[bold yellow]note:[/] {escape(text)}", soft_wrap=True)
+    _print_after(console, "note:", "bold yellow", text)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(escape(text), soft_wrap=True)
+def _print_after(console: Console, word: str, style: str, text: str) -> None:
+    """Prints a line behind a word that stands out."""
+    line = Text.assemble((word, style), f" {printable(text)}")
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 def _exists(name: str | None, options: RunOptions) -> bool:
@@ -252,7 +256,7 @@ def _go_on_or_leave(
     is_done = total == record.trials and is_concluded(options.store.folder(name), record)
     if not (used or is_done):
         more = f", with {counted(total, 'trial')} in all" if total > record.trials else ""
-        _say(console, f"search {name}: going on with it{more}")
+        printer(console)(f"search {name}: going on with it{more}")
         return _go_on(name, space, lambda before: max(total, before), options, console)
     opened = derived_by(space, record.derivation)
     check(opened, say=partial(_print_note, console), needs_data=True)
@@ -261,7 +265,7 @@ def _go_on_or_leave(
     why = f"it is complete ({search.ended} of {counted(record.trials, 'trial')} ended)"
     if used and not is_done:
         why = _used_up_problem(record, used, options)
-    _say(console, f"search {name}: nothing to do, {why}")
+    printer(console)(f"search {name}: nothing to do, {why}")
     return search
 
 
@@ -548,7 +552,7 @@ def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Co
     recorder.conclude(search)
     recorder.stopped(SEARCH, "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
-        console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)
+        _print_after(console, "stopped:", "bold red", driver.problem)
     if driver.stopping:
         _say_interrupted(search, options, console, driver.extension)
     return replace(search, stopped=driver.stopping)
@@ -560,8 +564,7 @@ def _say_start(driver: Driver, record: SearchRecord, folder: Path, console: Cons
     left = len(driver.waiting)
     if ended or left:
         trials += f", {ended} of them ended, {left} to be continued"
-    place = escape(str(folder))  # a folder named [x] would be taken for a style
-    console.print(f"search [bold]{record.name}[/]: {trials}; results in {place}", soft_wrap=True)
+    printer(console)(f"search {record.name}: {trials}; results in {folder}")
 
 
 def _say_interrupted(search: Search, options: RunOptions, console: Console, extension: str) -> None:
@@ -570,6 +573,6 @@ def _say_interrupted(search: Search, options: RunOptions, console: Console, exte
     line = f"interrupted: {done} done, {states.get('PRUNED', 0)} pruned, all saved"
     if search.unfinished:
         line += f"; to be continued: {', '.join(search.unfinished)}"
-    console.print(line, soft_wrap=True)
+    printer(console)(line)
     go_on = f"{options.command('resume', search.record)} {extension}".strip()
-    console.print(f"go on with: [bold]{escape(go_on)}[/]", soft_wrap=True)
+    printer(console)(f"go on with: {go_on}")

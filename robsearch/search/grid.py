@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from robsearch.printing import printable
 from robsearch.study import others_than_lam, params_text
 
 UNBOUNDED = 10_000
@@ -29,16 +30,46 @@ BETWEEN = 2
 """What a column takes beside its cells."""
 
 
+class PlainTextConsole(Console):
+    """A console to which a text is no more than that: in it is no style, no link and no emoji, and
+    no character of it is a command to the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    # All that is printed comes through here, also what a live table draws anew, which no hook sees.
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The parts of what is printed, each with its style."""
+        for segment in super().render(renderable, options):
+            # A segment with control codes is rich's own, such as that which moves the cursor.
+            if segment.control is None:
+                yield Segment(printable(segment.text), segment.style)
+            else:
+                yield segment
+
+
 def printed() -> Console:
     """Where a command prints: in a file or a pipe as wide as what is printed, unless ``COLUMNS`` is
     set."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNBOUNDED)
+    console = PlainTextConsole()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return PlainTextConsole(width=UNBOUNDED)
 
 
 def printer(console: Console) -> Callable[[str], None]:
-    """What prints a line as it is: unbroken, and nothing in it is a style."""
-    return partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    """What prints a line as it is: unbroken, and nothing in it is a style.
+
+    Args:
+        console: ours, or one that a Python program passes.
+    """
+
+    def say(text: str) -> None:
+        console.print(printable(text), soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    return say
 
 
 @dataclass(frozen=True)

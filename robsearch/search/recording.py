@@ -30,11 +30,14 @@ from robsearch.protocols import Dataset, Metrics
 from robsearch.search.result import Search
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.search.summary import answer_lines, regret_lines
+from robsearch.search.tables import write_csv
 from robsearch.study import COLUMN, RecordedTrial, SearchRecord, Suggestion, plain_name
 from robsearch.tracking import SEARCH, SEARCH_ID, RunRecord, Tracker
 from robsearch.training.costs import Cost, cost_of
+from robsearch.trials.files import replacing
 from robsearch.trials.ladder.results import ladder_metrics
 from robsearch.trials.loading import best_epoch, read_history, read_test
+from robsearch.trials.paths import stays_inside
 from robsearch.trials.provenance import (
     Facts,
     commit_text,
@@ -113,10 +116,8 @@ class Recorder:
     def answer(self, search: Search) -> None:
         """What the search found in words, in its own run."""
         law = search.ridge.sentence()
-        bullets = [f"- {line}" for line in (*answer_lines(search), *regret_lines(search))]
-        lines = [f"__{law}__", "", *bullets]
-        # Markdown would take lambda* for emphasis.
-        answer = "\n".join(lines).replace("*", r"\*")
+        bullets = [f"- {as_text(line)}" for line in (*answer_lines(search), *regret_lines(search))]
+        answer = "\n".join([f"__{as_text(law)}__", "", *bullets])
         summary = f"{answer}\n\n{_described(search.record)}"
         self.tag(SEARCH, {"robsearch.law": law, "mlflow.note.content": summary})
 
@@ -125,8 +126,9 @@ class Recorder:
         folder = search.folder / "tables"
         folder.mkdir(exist_ok=True)
         for name in ("trials", "epochs"):
-            pq.write_table(search.table(name), folder / f"{name}.parquet")
-        search.trials.to_csv(folder / "trials.csv", index=False)
+            with replacing(folder / f"{name}.parquet") as unfinished:
+                pq.write_table(search.table(name), unfinished)
+        write_csv(search.trials, folder / "trials.csv")
         self.mark_best({str(best["trial"]) for best in search.bests})
         self.answer(search)
         self._change(SEARCH, metrics=search.cost.metrics)
@@ -306,13 +308,14 @@ class Recorder:
         if facts.state in ENDED:
             summary |= self._summary(folder, history, tags)
         model = folder / MODEL
+        home = folder if trial == SEARCH else self.trials
         return RunRecord(
             trial,
             replace(facts, tags=tags),
             curves=[compared(entry) for entry in history],
             summary=summary,
-            artifacts=_artifacts(folder),
-            model=model if model.exists() else None,
+            artifacts=_artifacts(folder, home),
+            model=model if model.exists() and stays_inside(model, home) else None,
         )
 
     def _summary(self, folder: Path, history: list[Metrics], tags: dict[str, str]) -> Summary:
@@ -381,9 +384,12 @@ def _ended(
     return replace(facts, state=recorded.state, ended=ended, tags=tags, metrics=cost.metrics)
 
 
-def _artifacts(folder: Path) -> dict[Path, str]:
+def _artifacts(folder: Path, home: Path) -> dict[Path, str]:
     """The files that a run shows, and in which folder: of a search its report, its tables and the
-    verdicts that rest on it, of a trial its measures and figures, once they are complete."""
+    verdicts that rest on it, of a trial its measures and figures, once they are complete.
+
+    A link that leads out of ``home`` would show a file of the user's to all who see the record.
+    """
     artifacts = {folder / "report.html": "", folder / "masking.json": ""}
     tables = [*folder.glob("tables/*"), folder / "test.json"]
     if (folder / "test.json").exists() or (folder / "masking.json").exists():
@@ -391,7 +397,8 @@ def _artifacts(folder: Path) -> dict[Path, str]:
         artifacts |= dict.fromkeys(folder.glob("figures/*.png"), "figures")
     artifacts |= dict.fromkeys(tables, "tables")
     artifacts |= dict.fromkeys(folder.glob("claims/*"), "claims")
-    return {file: artifacts[file] for file in sorted(artifacts) if file.is_file()}
+    files = [file for file in sorted(artifacts) if file.is_file() and stays_inside(file, home)]
+    return {file: artifacts[file] for file in files}
 
 
 def compared(metrics: Metrics) -> Metrics:
@@ -420,7 +427,13 @@ def _at(when: float, metrics: Metrics) -> Summary:
 
 def _described(record: SearchRecord) -> str:
     """How a search was made, as Markdown."""
-    return "\n".join(f"- **{label}**: {text}" for label, text in record.setting.items())
+    setting = record.setting.items()
+    return "\n".join(f"- **{as_text(label)}**: {as_text(text)}" for label, text in setting)
+
+
+def as_text(text: str) -> str:
+    """A text in Markdown in which nothing is emphasis (``lambda*``), a link, code or HTML."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
 
 
 def shared_tags(record: SearchRecord) -> dict[str, str]:

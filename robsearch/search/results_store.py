@@ -32,7 +32,7 @@ from robsearch.study import (
     to_be_made,
 )
 from robsearch.trials.files import DamagedError, read_json, write_json
-from robsearch.trials.paths import absolute, without_password
+from robsearch.trials.paths import absolute, is_name, without_password
 from robsearch.trials.provenance import SEARCH, process_facts, read_attempts, read_search
 from robsearch.trials.run_facts import RUN
 
@@ -151,12 +151,6 @@ class ResultsStore:
 
 _CURRENT: ContextVar[ResultsStore | None] = ContextVar("store", default=None)
 """Of the call that runs, such as a launch; another thread has its own."""
-
-
-def is_name(search: str) -> bool:
-    """Whether a text can be the name of a folder in another one: no path, and not that folder or
-    the one above."""
-    return search not in ("", ".", "..") and Path(search).name == search and "\0" not in search
 
 
 def search_names(store: ResultsStore) -> list[str]:

@@ -12,6 +12,7 @@ from robsearch.search.settings import constraints, rungs, space_settings
 from robsearch.spaces import UNNAMED, Space, load_space
 from robsearch.study import Change, SearchRecord, Storage, recorded_controls, replay
 from robsearch.tracking import BESIDE
+from robsearch.trials.paths import stays_inside
 from robsearch.trials.provenance import read_search
 
 SHOWN = 2
@@ -23,7 +24,8 @@ def load_recorded(reference: str, folder: Path) -> Space:
     launch.
 
     Where it cannot be imported from here, the folder from which it was imported at the launch is
-    put on the import path. That it still is the same space is compared later.
+    put on the import path, unless it lies among the results: whoever sends results could send code
+    with them. That it still is the same space is compared later.
 
     Raises:
         InputError: as ``load_space``; says where the search was launched.
@@ -35,7 +37,7 @@ def load_recorded(reference: str, folder: Path) -> Space:
         root = facts.get("imports_from")
         project = facts.get("project")
         # The second time the folder is on the path, so that this ends.
-        if root and Path(root).is_dir() and root not in sys.path:
+        if root and _holds_code(Path(root), folder.parent) and root not in sys.path:
             sys.path.append(root)
             return load_recorded(reference, folder)
         if project is None or Path(project) == Path.cwd() or reference.startswith(UNNAMED):
@@ -43,6 +45,11 @@ def load_recorded(reference: str, folder: Path) -> Space:
         raise InputError(
             *error.problems, f"the search was launched in {project}: cd there"
         ) from error
+
+
+def _holds_code(root: Path, results: Path) -> bool:
+    """Whether code may be imported from a folder because ``search.json`` names it."""
+    return root.is_absolute() and root.is_dir() and not stays_inside(root, results)
 
 
 def check_only_copy(folder: Path, record: SearchRecord) -> None:

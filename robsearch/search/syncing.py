@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from robsearch.errors import InputError, counted
+from robsearch.printing import echo
 from robsearch.search.options import RunOptions
 from robsearch.search.preflight import check_writable
 from robsearch.search.recording import Recorder
@@ -30,7 +31,7 @@ OLD_SPOOL = "tracking-[0-9]*.*"
 """Records that robsearch 0.1 could not deliver; all of them follow from the folders."""
 
 
-def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> int:
+def sync(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> int:
     """Makes a server's record what the search's storage and folder say, run by run and point by
     point; an empty server gets all of it.
 
@@ -75,7 +76,7 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
     return behind
 
 
-def sync_all(options: RunOptions, say: Callable[[str], None] = print) -> int:
+def sync_all(options: RunOptions, say: Callable[[str], None] = echo) -> int:
     """``sync`` for every search of a store; what one of them refuses is said, and the others go on.
 
     Returns:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from robsearch.errors import refused
 from robsearch.laws import Point
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
+from robsearch.printing import printable
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.study import (
     COLUMN,
@@ -26,7 +27,7 @@ from robsearch.study import (
     recorded_trials,
 )
 from robsearch.training.costs import COLUMNS, Cost, cost_of
-from robsearch.trials.files import read_parquet, unless_damaged
+from robsearch.trials.files import read_parquet, replacing, unless_damaged
 from robsearch.trials.ladder.results import ladder_metrics
 from robsearch.trials.loading import read_history, read_test
 from robsearch.trials.provenance import read_attempts
@@ -289,3 +290,18 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     # Those that each table has come first, also where it has no rows.
     return frame.reindex(columns=list(dict.fromkeys([*columns, *frame.columns])))
+
+
+def write_csv(table: pd.DataFrame, file: Path) -> None:
+    """Writes a table whole or not at all; its words are printable, as people look at it in a
+    terminal."""
+    shown = table.rename(columns=lambda name: printable(str(name)))
+    for name in shown.columns:
+        if not pd.api.types.is_numeric_dtype(shown[name]):
+            shown[name] = shown[name].map(_printable_cell)
+    with replacing(file) as unfinished:
+        shown.to_csv(unfinished, index=False)
+
+
+def _printable_cell(cell: object) -> object:
+    return printable(cell) if isinstance(cell, str) else cell

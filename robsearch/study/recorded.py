@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from robsearch.errors import refused
 from robsearch.metrics import VALUE
 from robsearch.spaces import Stage, training_name
 from robsearch.study.params import COLUMN
 from robsearch.study.record import SearchRecord
 from robsearch.study.width_sampler import choices_of
+from robsearch.trials.paths import is_name
 from robsearch.trials.selection import Order, order
 
 TRAININGS = "trainings"
@@ -77,6 +79,13 @@ class RecordedTrial:
     collapsed: bool | None = None
     reason: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # It is the name of a folder, and stands in a filter of MLflow's between such quotes. Only
+        # a storage that somebody else has written has another.
+        if not is_name(self.trial) or "'" in self.trial:
+            do = "do not use this storage: robsearch wrote no such name into it"
+            raise refused("the name of a trial in the storage", repr(self.trial), do)
 
     @classmethod
     def load(cls, number: int, stored: Mapping[str, Any]) -> RecordedTrial:

@@ -39,7 +39,7 @@ from pathlib import Path
 
 import torch
 
-from robsearch.errors import DiskFullError
+from robsearch.errors import DiskFullError, refused
 from robsearch.protocols import Metrics
 from robsearch.training.trainer import Epoch
 from robsearch.trials.disk import is_full, no_room, weights_of
@@ -56,6 +56,7 @@ from robsearch.trials.loading import (
     read_checkpoint,
     warn_damaged,
 )
+from robsearch.trials.paths import stays_inside
 
 FILES = ("state.pt", "history.json")
 """Of a checkpoint, in the order in which they are written."""
@@ -106,7 +107,15 @@ class Attempt:
 
     @classmethod
     def claim(cls, trial: Path) -> Attempt:
-        """The next attempt; of two processes that claim at once, each gets its own."""
+        """The next attempt; of two processes that claim at once, each gets its own.
+
+        Raises:
+            InputError: the trial's folder is a link to one elsewhere.
+        """
+        if not stays_inside(trial, trial.parent):
+            do = f"move what it leads to there, or link all of {trial.parent}"
+            expected = f"a folder {trial}"
+            raise refused(expected, f"a link to {trial.resolve()}", do)
         trial.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(_newest(trial) + 1):
             attempt = cls(trial, number)
@@ -318,7 +327,9 @@ class CheckpointWriter:
 def drop_weights(trial: Path) -> None:
     """Removes the weights of a trial that is never trained or measured again; its history stays."""
     for state in trial.glob("a*/epoch-*/state.pt"):
-        remove(state)
+        # A link may lead to the weights of another search.
+        if stays_inside(state.parent, trial.parent):
+            remove(state)
 
 
 def _newest(trial: Path) -> int:

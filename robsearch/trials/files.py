@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robsearch.errors import LONGEST_REASON, shortened
+from robsearch.printing import printable
 
 T = TypeVar("T")
 
@@ -131,11 +132,11 @@ def write_json(file: Path, content: object) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a text for people, in a folder that may be missing; characters that no file takes are
-    escaped."""
+    """Writes a text for people, in a folder that may be missing; characters that no terminal, or no
+    file, takes are escaped."""
     file.parent.mkdir(parents=True, exist_ok=True)
     make_way(file)
-    file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    file.write_text(printable(text), encoding="utf-8")
 
 
 def shortened_into(text: str, file: Path) -> str:
@@ -151,9 +152,9 @@ def shortened_into(text: str, file: Path) -> str:
 
 
 def make_way(file: Path) -> None:
-    """Removes what nobody can write a file over: a folder, a pipe, a link into nothing."""
-    leads_nowhere = file.is_symlink() and not file.exists()
-    if file.is_dir() or file.is_fifo() or file.is_socket() or leads_nowhere:
+    """Removes what nobody can write a file over, a folder or a pipe, and what would lead the writer
+    to a file elsewhere: a link."""
+    if file.is_symlink() or file.is_dir() or file.is_fifo() or file.is_socket():
         remove(file)
 
 

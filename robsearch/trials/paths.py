@@ -31,6 +31,17 @@ def absolute(folder: str | Path) -> Path:
     return Path(os.path.expanduser(folder)).absolute()
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a folder in another one: no path, and not that folder or
+    the one above."""
+    return text not in ("", ".", "..") and Path(text).name == text and "\0" not in text
+
+
+def stays_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, all links followed, lies in a folder."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def check_sqlite_uri(uri: str, option: str) -> None:
     """Refuses a sqlite URI whose path is cut off at a ``?``, because a file elsewhere would be
     opened.

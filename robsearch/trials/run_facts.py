@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robsearch.metrics import Metrics
+from robsearch.printing import printable
 from robsearch.trials.files import DamagedError, read_json, unless_damaged, write_json
 from robsearch.trials.paths import without_password
 
@@ -24,7 +25,8 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Of one run; texts are kept without passwords.
+    """Of one run; texts are kept without passwords, and printable: MLflow's own commands print
+    them.
 
     Attributes:
         name: what MLflow's table of runs shows.
@@ -51,7 +53,7 @@ class RunFacts:
     def __post_init__(self) -> None:
         for name in ("params", "tags"):
             shown = {
-                key: without_password(value) if isinstance(value, str) else value
+                key: printable(without_password(value)) if isinstance(value, str) else value
                 for key, value in getattr(self, name).items()
             }
             object.__setattr__(self, name, shown)

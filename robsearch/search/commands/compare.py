@@ -26,8 +26,9 @@ from robsearch.search.grid import Grid, duration
 from robsearch.search.result import Search, of_one_type
 from robsearch.search.settings import agree, comparable, unknown
 from robsearch.search.strongest import STRONGEST, ladder_of
-from robsearch.search.tables import labels_of_test
+from robsearch.search.tables import labels_of_test, write_csv
 from robsearch.study import COLUMN, others_than_lam, params_of, params_text
+from robsearch.trials.files import replacing
 from robsearch.trials.ladder.results import NATURAL, rung_results, shared_rung
 from robsearch.trials.selection import collapsed_among
 
@@ -121,8 +122,9 @@ class Comparison:
         parquet = folder / "comparison.parquet"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.rows.to_csv(csv, index=False)
-            self.rows.to_parquet(parquet, index=False)
+            write_csv(self.rows, csv)
+            with replacing(parquet) as unfinished:
+                self.rows.to_parquet(unfinished, index=False)
         except OSError as error:
             got = error.strerror or error
             do = "pass another folder with --out"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robsearch.errors import counted, refused
+from robsearch.printing import echo
 from robsearch.search.options import RunOptions
 from robsearch.search.results_store import ResultsStore, is_half_made, take_folder_over
 from robsearch.study import (
@@ -63,7 +64,7 @@ class Deletion:
         yield f"storage: {counted(self.trials, 'trial')} in {place}"
         yield f"MLflow: {counted(self.runs, 'run')} in {without_password(self.uri)}"
 
-    def carry_out(self, say: Callable[[str], None] = print) -> None:
+    def carry_out(self, say: Callable[[str], None] = echo) -> None:
         """Deletes it all. What is left where this is ended half-way is deleted by another call.
 
         The folder and the storage forget the search for good. MLflow marks the experiment as
@@ -113,10 +114,14 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         options: where it is kept; its tracking URI, if given, stands in for that of the launch.
 
     Raises:
-        InputError: there is no such search, a driver lives, or MLflow does not answer.
+        InputError: there is no such search, a driver lives, its folder is a link, or MLflow does
+            not answer.
     """
     store = options.store
     folder = store.folder(name)
+    if folder.is_symlink():
+        do = "delete the search in the folder that the link leads to, and then the link"
+        raise refused(f"the search's own folder {folder}", f"a link to {folder.resolve()}", do)
     if is_half_made(store, name):
         storage: Storage = open_storage(store.storage, folder)
         record = None

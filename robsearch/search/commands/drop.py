@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robsearch.errors import refused
+from robsearch.printing import echo
 from robsearch.report import write as write_report
 from robsearch.search.options import RunOptions
 from robsearch.search.recording import DROPPED_TAG, Recorder
@@ -28,7 +29,7 @@ def drop(
     trial: str,
     why: str | None,
     options: RunOptions,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = echo,
 ) -> None:
     """Takes a trial out of best, law and report, or puts it back; its files and what the samplers
     know of it stay.

@@ -18,7 +18,7 @@ from robsearch.cluster import Job, JobQueue
 from robsearch.errors import counted, refused
 from robsearch.search.capacity import capacity, joined, stops_on_signal
 from robsearch.search.commands.targets import Finalist, load_finalists
-from robsearch.search.grid import Grid, printer
+from robsearch.search.grid import Grid, PlainTextConsole, printer
 from robsearch.search.options import RunOptions, in_store
 from robsearch.search.result import load_search
 from robsearch.search.syncing import bring_up_to_date
@@ -93,7 +93,7 @@ def evaluate(
         InputError: no such network or rung, or the record is not there or another search's.
     """
     options = options or RunOptions()
-    console = console or Console()
+    console = console or PlainTextConsole()
     options.check(top=(top, 1))
     if rung not in RUNGS:
         expected = f"--rung out of {', '.join(RUNGS)}"
@@ -105,7 +105,7 @@ def evaluate(
     check_tracking(uri)
     experiment_of(uri, search.name, search.record.identity)
     owner = SimpleNamespace(stopping=False)
-    say = partial(console.print, soft_wrap=True)
+    say = printer(console)
     with joined(options, space, search.folder, console), stops_on_signal(owner, console):
         parallel, resources = capacity(options, space)
         jobs = []
@@ -149,9 +149,9 @@ def _problems(finalists: list[Finalist], queue: JobQueue) -> dict[str, str]:
 def _bars(finalists: list[Finalist], console: Console) -> Iterator[Callable[[Job, Report], None]]:
     """A bar that shows how far each evaluation is; on what is not a terminal there are none."""
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import InputError, refused
+from robsearch.printing import echo
 from robsearch.recipe import Recipe
 from robsearch.search.commands.targets import (
     Target,
@@ -39,7 +40,7 @@ def promote(
     name: str | None = None,
     space: Space | str | None = None,
     options: RunOptions | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = echo,
 ) -> dict[str, str]:
     """Registers networks in MLflow's model registry; what is registered already is not again.
 

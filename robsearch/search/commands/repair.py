@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robsearch.errors import InputError, counted, refused
+from robsearch.printing import echo
 from robsearch.search.options import RunOptions
 from robsearch.search.results_store import check_folder
 from robsearch.search.resuming import load_recorded
@@ -84,7 +85,7 @@ def repair(
     *,
     apply: bool = False,
     space: Space | str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = echo,
 ) -> Repair:
     """Says what is damaged in a search's journal and what can be done, and does it if ``apply``.
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from robsearch.errors import refused
+from robsearch.printing import echo
 from robsearch.search.commands.status import hint_of_life
 from robsearch.search.options import RunOptions
 from robsearch.study import (
@@ -24,7 +25,7 @@ from robsearch.trials.loading import best_epoch, read_history
 POLL_SECONDS = 0.5
 
 
-def stop(name: str, options: RunOptions, say: Callable[[str], None] = print) -> None:
+def stop(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> None:
     """Asks the driver of a search to stop as Ctrl-C would, and waits until it has.
 
     Running trainings are interrupted and go on from their last checkpoints when the search is
@@ -59,7 +60,7 @@ def stop(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
 
 
 def stop_trial(
-    name: str, trial: str, options: RunOptions, say: Callable[[str], None] = print
+    name: str, trial: str, options: RunOptions, say: Callable[[str], None] = echo
 ) -> None:
     """Ends one trial, which then counts as pruned; the search goes on.
 

@@ -12,6 +12,7 @@ import urllib.request
 import psutil
 
 from robsearch.errors import refused
+from robsearch.printing import echo
 from robsearch.search.options import RunOptions
 from robsearch.search.signals import handled
 from robsearch.tracking import (
@@ -49,7 +50,7 @@ def serve_ui(name: str | None, port: int, options: RunOptions, host: str = LOOPB
     experiment = experiment_of(uri, record.name, record.identity) if record else None
     view = publish_view(uri, experiment) if experiment else None
     if served(uri):
-        print(f"MLflow UI: {experiment_page(without_password(uri), experiment, view)}", flush=True)
+        echo(f"MLflow UI: {experiment_page(without_password(uri), experiment, view)}")
         return 0
     _refuse_taken(host, port)
     names = _machine_names() if host == EVERYWHERE else [host]
@@ -60,8 +61,8 @@ def serve_ui(name: str | None, port: int, options: RunOptions, host: str = LOOPB
         with handled(signal.default_int_handler, signal.SIGTERM):
             if _answers(server, f"http://{LOOPBACK if host == EVERYWHERE else host}:{port}"):
                 page = experiment_page(f"http://{names[0]}:{port}", experiment, view)
-                print(f"MLflow UI: {page}", flush=True)
-                print(f"{'' if host == LOOPBACK else OPEN_TO_ALL}Ctrl-C ends it", flush=True)
+                echo(f"MLflow UI: {page}")
+                echo(f"{'' if host == LOOPBACK else OPEN_TO_ALL}Ctrl-C ends it")
             return server.wait()
     except KeyboardInterrupt:
         server.terminate()
