@@ -153,8 +153,9 @@ def shortened_into(text: str, file: Path) -> str:
 
 def make_way(file: Path) -> None:
     """Removes what nobody can write a file over, a folder or a pipe, and what would lead the writer
-    to a file elsewhere: a link."""
-    if file.is_symlink() or file.is_dir() or file.is_fifo() or file.is_socket():
+    to a file elsewhere: a link to one, or into nothing."""
+    leads_elsewhere = file.is_symlink() and (file.is_file() or not file.exists())
+    if file.is_dir() or file.is_fifo() or file.is_socket() or leads_elsewhere:
         remove(file)
 
 

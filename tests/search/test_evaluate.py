@@ -95,7 +95,7 @@ def test_the_strongest_figure_leads_wherever_the_search_is_looked_at_afterwards(
     search, options, evaluated
 ):
     after, runs = robsearch.load_search("pair", options.results), runs_of(options)
-    note = runs["search"].data.tags["mlflow.note.content"]
+    note = runs["search"].data.tags["mlflow.note.content"].replace("\\", "")
     for trial, ladder in evaluated.ladders.items():
         last, figure = rung_results(ladder)[-1], after.strongest(trial)
         before = search.strongest(trial)

@@ -133,7 +133,7 @@ def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched):
     ]
     tags = runs["search"].data.tags
     assert tags["robsearch.law"] == search.ridge.sentence()
-    note = tags["mlflow.note.content"].replace("\\*", "*")
+    note = tags["mlflow.note.content"].replace("\\", "")
     assert search.ridge.sentence() in note
     assert all(f"best trial {search.best(width)['trial']}" in note for width in search.widths)
     assert f"- **objective**: {search.setting['objective']}" in note
