@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from robsearch.claims.claim import Evidence, Part, strictest_level, weigh
+from robsearch.claims.claim import Claim, Evidence, Part, Verdict, strictest_level, weigh
 from robsearch.claims.experiment import Experiment, PaperStudy
-from robsearch.claims.statistics import POWER, power, seeds_for
+from robsearch.claims.statistics import LEAST_SEEDS, POWER, power, seeds_for
 from robsearch.errors import counted, refusal, refused
 from robsearch.trials.pricing import TrainingCost, measure_cost
 
@@ -82,34 +82,121 @@ class PlannedPower(NamedTuple):
         return refusal(expected, seen, f"plan {needed}, or judge on more test images")
 
 
-def powers(study: PaperStudy, pilot: Evidence) -> Iterator[PlannedPower]:
-    """Of each part of each claim that the pilot can estimate and that has a smallest effect.
+class UnseenClaim(NamedTuple):
+    """A claim of which the pilot cannot tell what the plan could see.
+
+    Attributes:
+        claim: which.
+        reason: why not.
+    """
+
+    claim: Claim
+    reason: str
+
+    def refusal(self) -> str:
+        """Why a plan with this claim is too little, in words."""
+        expected = f"a pilot and a plan by which {self.claim.name} can be judged"
+        do = "change the plan so that it can, or pass a pilot that shows it"
+        return refusal(expected, self.reason.removesuffix("."), do)
+
+
+class PowerAnalysis(NamedTuple):
+    """What a plan can see at the spread of a pilot.
+
+    Attributes:
+        parts: of each claim, those that have a smallest effect that matters.
+        unseen: claims of which nothing, or not everything, can be said.
+    """
+
+    parts: tuple[PlannedPower, ...]
+    unseen: tuple[UnseenClaim, ...]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why primary claims could not be decided, in words; empty for a plan that suffices."""
+        weak = [each.refusal() for each in self.parts if each.primary and each.power < POWER]
+        return [*weak, *(each.refusal() for each in self.unseen if each.claim.primary)]
+
+
+def power_analysis(study: PaperStudy, pilot: Evidence) -> PowerAnalysis:
+    """What a plan can see of each claim.
 
     Args:
         study: the plan.
         pilot: evidence of the same experiments, whatever their number of seeds, three at least.
+
+    Raises:
+        InputError: the pilot has none of the plan's experiments, or fewer seeds.
     """
+    _check_seeds(study, pilot)
     planned = enlarged(pilot, study)
+    parts: list[PlannedPower] = []
+    unseen = []
     for claim in study.claims:
-        level = strictest_level(claim, study.claims)
-        for part, larger in zip(
-            weigh(claim, pilot).parts, weigh(claim, planned).parts, strict=True
-        ):
-            matters = part.effect.expected or part.effect.delta
-            # An effect that the pilot has shown already, on either side, is no smaller than that.
-            effect = max(matters, part.estimate.low, -part.estimate.high)
-            sd, n = part.estimate.sd, larger.estimate.n
-            # What every seed agrees on, such as a cost, is no question of their number.
-            if matters > 0 and sd > 0 and n > 1:
-                yield PlannedPower(
-                    claim.name,
-                    part,
-                    effect,
-                    n,
-                    power(effect, sd, n, level),
-                    seeds_for(effect, sd, level),
-                    claim.primary,
-                )
+        seen = weigh(claim, pilot)
+        larger = weigh(claim, planned)
+        reason = _why_unseen(seen, larger)
+        if reason:
+            unseen.append(UnseenClaim(claim, reason))
+        if seen.parts and larger.parts:
+            level = strictest_level(claim, study.claims)
+            parts += _powers(seen, larger, level)
+    return PowerAnalysis(tuple(parts), tuple(unseen))
+
+
+def _check_seeds(study: PaperStudy, pilot: Evidence) -> None:
+    """A spread takes three seeds; of an experiment with fewer in the plan, as many."""
+    lacking = []
+    for experiment in study.experiments:
+        seeds = pilot.of(experiment.name).trials["seed"].nunique()
+        if 0 < seeds < min(LEAST_SEEDS, experiment.seeds):
+            lacking.append(f"{counted(seeds, 'seed')} in {experiment.name}")
+    if lacking:
+        expected = f"a pilot of {counted(LEAST_SEEDS, 'seed')} or more in each experiment"
+        raise refused(expected, ", ".join(lacking), "pass a validation of more seeds")
+
+
+def _why_unseen(seen: Verdict, larger: Verdict) -> str:
+    """Why the power for a claim, or for a part of it, is not known; empty where it is.
+
+    Args:
+        seen: the claim by the pilot.
+        larger: by the pilot with the seeds of the plan.
+    """
+    if not seen.parts:
+        return seen.reason
+    if not larger.parts:
+        return larger.reason
+    if seen.seeds < LEAST_SEEDS:
+        # One number has no spread, and that of two is hardly known.
+        had = f"{counted(seen.seeds, 'seed')} in the pilot with all the trainings that it takes"
+        return f"{had}, and a spread takes {LEAST_SEEDS}"
+    least = seen.claim.least_seeds
+    if larger.seeds < least:
+        # Trainings that are missing in the pilot are taken to be missing as often in the plan.
+        had = f"{counted(larger.seeds, 'seed')} in the plan with all the trainings that it takes"
+        return f"{had}, and a verdict takes at least {least}"
+    return ""
+
+
+def _powers(seen: Verdict, larger: Verdict, level: float) -> Iterator[PlannedPower]:
+    """Of each part that has a smallest effect that matters, and a spread."""
+    for part, planned in zip(seen.parts, larger.parts, strict=True):
+        matters = part.effect.expected or part.effect.delta
+        # An effect that the pilot has shown already, on either side, is no smaller than that.
+        effect = max(matters, part.estimate.low, -part.estimate.high)
+        sd, n = part.estimate.sd, planned.estimate.n
+        # What every seed agrees on, such as a cost, is no question of their number.
+        if matters > 0 and sd > 0 and n > 1:
+            yield PlannedPower(
+                seen.claim.name,
+                part,
+                effect,
+                n,
+                power(effect, sd, n, level),
+                seeds_for(effect, sd, level),
+                seen.claim.primary,
+            )
 
 
 def enlarged(pilot: Evidence, study: PaperStudy) -> Evidence:

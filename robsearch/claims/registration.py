@@ -3,6 +3,7 @@ planned and what differs from it."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robsearch.claims.experiment import PaperStudy
-from robsearch.errors import counted
-from robsearch.identity import content_hash, digest
+from robsearch.claims.claim import Evidence, judge
+from robsearch.claims.constants import arguments_of, constants_of, plain
+from robsearch.claims.experiment import Experiment, PaperStudy
+from robsearch.errors import InputError, counted
+from robsearch.identity import content_hash, digest, recorded_fields
 from robsearch.trials.files import read_json, write_json
 
 REGISTRATION = "registration.json"
+ENTRIES: Mapping[str, str] = {
+    "claims": "claim",
+    "experiments": "experiment",
+    "study": "field",
+    "recipes": "a recipe of",
+    "constants": "a constant of",
+}
+"""The parts of a plan that are told entry by entry, and what an entry is called."""
+LATER_PARTS: Mapping[str, str] = {
+    "study": "the fields of the study",
+    "recipes": "the recipes of all arms",
+    "constants": "the constants by which claims are judged and lambda is chosen",
+}
+"""The parts that registrations of former versions lack, in words."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,7 @@ class Registration:
     """A plan as it was written down.
 
     Attributes:
-        digest: of the plan, which any change of it changes.
+        digest: of the plan, which any change of what the plan holds changes.
         written: the day, in UTC.
         trained: trainings that were there already.
         plan: see ``plan_of``.
@@ -55,8 +72,15 @@ def register(study: PaperStudy, seed: int, folder: Path, trained: int) -> Regist
 
 
 def plan_of(study: PaperStudy, seed: int) -> dict[str, Any]:
-    """The claims with what would change our mind, the experiments with their arms, widths and
-    seeds, and the recipe of the first arm with both judges."""
+    """What decides how a study is trained and judged, as far as it is known before anything is
+    found.
+
+    The claims with what would change our mind; the experiments with their arms, widths and seeds;
+    the fields of the study; a digest of the recipe of each arm at each width, and of the first one
+    with both judges; and the constants in the code that judges the claims and makes the recipes,
+    such as the smallest effects that matter. What that code does with them is not in the plan: the
+    commit of each training tells it.
+    """
     first = study.experiments[0]
     recipe = first.recipe_of(first.arm_names[0], first.widths[0], {}).resolved
     claims = {
@@ -85,13 +109,91 @@ def plan_of(study: PaperStudy, seed: int) -> dict[str, Any]:
         "recipe": digest(recipe),
         "chosen by, on val": repr(recipe.eval_attack),
         "judged by, on test": repr(recipe.test_attack),
+        "study": dict(_fields(study)),
+        "recipes": {each.name: dict(_recipes(each)) for each in study.experiments},
+        "constants": _constants(study),
     }
 
 
+def _fields(study: PaperStudy) -> Iterator[tuple[str, Any]]:
+    """Of a study that is a dataclass, as shipped ones are."""
+    if not dataclasses.is_dataclass(study):
+        return
+    for field in recorded_fields(study):
+        try:
+            yield field.name, plain(getattr(study, field.name))
+        except InputError:  # such as a lambda, whose constants are registered where it is called
+            yield field.name, "has no lasting name"
+
+
+class _NeededFindingsError(Exception):
+    """A recipe depends on what is found."""
+
+
+class _Unfound(Mapping[str, Evidence]):
+    """Findings that are to come: whoever looks at one of them learns that it is not known."""
+
+    def __getitem__(self, experiment: str) -> Evidence:
+        raise _NeededFindingsError(experiment)
+
+    def __iter__(self) -> Iterator[str]:
+        raise _NeededFindingsError
+
+    def __len__(self) -> int:
+        # Not empty, which means a dry run, where anything stands for what will be chosen.
+        return 1
+
+
+def _recipes(experiment: Experiment[Any]) -> Iterator[tuple[str, str]]:
+    """A digest for each arm and width."""
+    for arm in experiment.arm_names:
+        for width in experiment.widths:
+            yield f"{arm}, width {width:g}", _recipe(experiment, arm, width)
+
+
+def _recipe(experiment: Experiment[Any], arm: str, width: float) -> str:
+    try:
+        return digest(experiment.recipe_of(arm, width, _Unfound()).resolved)
+    except _NeededFindingsError:
+        pass
+    # Of what will be chosen a dry run has something in its place; the rest is as it will be.
+    try:
+        recipe = experiment.recipe_of(arm, width, {})
+    except Exception:  # a study of one's own need not have a dry run
+        return "depends on what is found"
+    return f"{digest(recipe.resolved)}, but for what is found"
+
+
+def _constants(study: PaperStudy) -> dict[str, Any]:
+    """Of the functions that judge the claims, and of those that make the recipes."""
+    functions: dict[str, object] = {f"claim {claim.name}": claim.effects for claim in study.claims}
+    for experiment in study.experiments:
+        named = f"experiment {experiment.name}"
+        functions[named] = experiment.recipe
+        for name, arm in zip(experiment.arm_names, experiment.arms, strict=True):
+            # An arm may have functions of its own, such as the way of choosing lambda.
+            parts = getattr(arm, "__dict__", {})
+            functions |= {f"{named}, {name}, {part}": parts[part] for part in parts}
+    arguments = {name: dict(arguments_of(function)) for name, function in functions.items()}
+    given = {name: each for name, each in arguments.items() if each}
+    return {**given, **constants_of((*functions.values(), judge), type(study))}
+
+
+def comparison(registration: Registration, study: PaperStudy, seed: int) -> str:
+    """What differs from what was registered, and what a former version did not register."""
+    differing = "; ".join(differences(registration, study, seed)) or "nothing"
+    lacking = [words for part, words in LATER_PARTS.items() if part not in registration.plan]
+    if not lacking:
+        return differing
+    return f"{differing}; a former version registered the plan, without {', '.join(lacking)}"
+
+
 def differences(registration: Registration, study: PaperStudy, seed: int) -> Iterator[str]:
-    """What is not as it was registered, in words."""
+    """What is not as it was registered, in words; parts that a former version did not register are
+    passed over."""
+    plan = json.loads(json.dumps(plan_of(study, seed)))
     before = _flat(registration.plan)
-    now = _flat(json.loads(json.dumps(plan_of(study, seed))))
+    now = _flat({part: plan[part] for part in plan if part in registration.plan})
     for name in sorted(before.keys() | now.keys()):
         if name not in now:
             yield f"{name} was registered and is gone"
@@ -102,11 +204,11 @@ def differences(registration: Registration, study: PaperStudy, seed: int) -> Ite
 
 
 def _flat(plan: Mapping[str, Any]) -> dict[str, object]:
-    """Claims and experiments each by name, everything else as it is."""
+    """What has entries by their names, everything else as it is."""
     flat: dict[str, object] = {}
     for name, value in plan.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name.removesuffix('s')} {each}": what for each, what in value.items()}
+        if name in ENTRIES:
+            flat |= {f"{ENTRIES[name]} {entry}": what for entry, what in value.items()}
         else:
             flat[name] = value
     return flat

@@ -18,7 +18,7 @@ from robsearch.claims.claim import Evidence, Part, Verdict, judge
 from robsearch.claims.experiment import ARM, Experiment, Findings, PaperStudy, pooled
 from robsearch.claims.figures import forest
 from robsearch.claims.page import REPORT, Validation, write
-from robsearch.claims.registration import Registration, differences, register
+from robsearch.claims.registration import Registration, comparison, register
 from robsearch.drawing.style import Drawing
 from robsearch.errors import InputError, counted, refusal, refused
 from robsearch.identity import mismatch
@@ -95,7 +95,7 @@ def validate(
             return None
         findings[experiment.name] = experiment.evidence(search, findings)
     validation = judge_study(study, name, findings, options.store.folder(name))
-    differs = "; ".join(differences(registration, study, seed)) or "nothing"
+    differs = comparison(registration, study, seed)
     plan = {"plan": registration.sentence(), "what differs from the plan": differs}
     _publish(validation, study, plan, options, console)
     return validation

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from robsearch.claims.claim import Verdict
 from robsearch.claims.page import estimated, why
-from robsearch.claims.planning import Planned, PlannedPower
+from robsearch.claims.planning import Planned, PowerAnalysis
 from robsearch.errors import counted
 from robsearch.search.grid import Grid, duration
 
@@ -48,8 +48,8 @@ def table_lines(tables: Mapping[str, pd.DataFrame]) -> Iterator[Grid]:
         yield Grid(heads, rows, Text(caption, style="bold"))
 
 
-def power_lines(planned: Sequence[PlannedPower]) -> Iterator[Grid]:
-    """What a plan can see, by part."""
+def power_lines(analysis: PowerAnalysis) -> Iterator[Grid | Text]:
+    """What a plan can see, by part; then each claim of which that is not known."""
     heads = ["claim", "part", "to be seen", "spread in the pilot", "seeds", "power", "needed"]
     rows = [
         [
@@ -61,9 +61,11 @@ def power_lines(planned: Sequence[PlannedPower]) -> Iterator[Grid]:
             f"{each.power:.2f}",
             "> 1,000" if each.needed is None else str(each.needed),
         ]
-        for each in planned
+        for each in analysis.parts
     ]
     yield Grid(heads, rows, left=frozenset({"claim", "part"}))
+    for unseen in analysis.unseen:
+        yield Text.assemble((f"{unseen.claim.name} ", "bold"), f"cannot be judged: {unseen.reason}")
 
 
 def plan_lines(designs: Mapping[str, Sequence[Planned]]) -> Iterator[Grid | Text]:

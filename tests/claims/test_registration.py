@@ -9,8 +9,23 @@ from pathlib import Path
 import pytest
 from claimed_widths import STUDY
 
-from robsearch.claims.registration import REGISTRATION, differences, register
-from robsearch.papers.war import WidthStudy
+from robsearch.claims.constants import constants_of
+from robsearch.claims.registration import (
+    LATER_PARTS,
+    REGISTRATION,
+    Registration,
+    comparison,
+    differences,
+    plan_of,
+    register,
+)
+from robsearch.identity import content_hash
+from robsearch.papers.presets import designs
+from robsearch.papers.war import WidthStudy, claims, variants
+from robsearch.papers.war.experiments import with_factors
+
+(DRIFT,) = designs("war", "drift", "learning-rate").values()
+(WRONG_LABELS,) = designs("war", "wrong-labels", "main").values()
 
 
 class Fewer(WidthStudy):
@@ -63,8 +78,146 @@ def test_nothing_differs_from_a_plan_that_was_kept(tmp_path: Path) -> None:
             0,
             "recipe differs from what was registered",
         ),
+        (
+            replace(STUDY, lams=(*STUDY.lams, 64.0)),
+            0,
+            "field lams differs from what was registered",
+        ),
     ],
 )
 def test_what_differs_is_named(tmp_path: Path, study, seed: int, difference: str) -> None:
     registration = register(STUDY, 0, tmp_path, trained=0)
     assert difference in list(differences(registration, study, seed))
+
+
+def differing(tmp_path: Path, study, changed) -> str:
+    """What the page says of a study that was registered as another, whose digest is another."""
+    registration = register(study, 0, tmp_path, trained=0)
+    assert content_hash(plan_of(changed, 0)) != registration.digest
+    return comparison(registration, changed, 0)
+
+
+def test_a_setting_that_is_trained_otherwise_is_told(tmp_path: Path) -> None:
+    settings = [
+        replace(each, base=with_factors(each.base, 3.0, 10.0)) if each.name == "rate-1" else each
+        for each in DRIFT.settings
+    ]
+    assert differing(tmp_path, DRIFT, replace(DRIFT, settings=tuple(settings))) == (
+        "a recipe of rate-1 differs from what was registered; "
+        "field settings differs from what was registered"
+    )
+
+
+def test_a_field_that_only_a_choice_among_findings_uses_is_told(tmp_path: Path) -> None:
+    told = differing(tmp_path, WRONG_LABELS, replace(WRONG_LABELS, weight_decay=5e-2))
+    assert told == "field weight_decay differs from what was registered"
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "functions"),
+    [
+        ("SHORTFALL", 0.6, ["against_search_and_thin"]),
+        ("ASSAY", 0.5, ["against_search_and_thin"]),
+        ("BUDGET", 0.5, ["war_suffices"]),
+        ("WINDOW", (0.3, 0.5), ["_logs_along_width", "in_window"]),
+    ],
+)
+def test_a_threshold_is_told_with_the_functions_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value, functions: list[str]
+) -> None:
+    registration = register(STUDY, 0, tmp_path, trained=0)
+    monkeypatch.setattr(claims, constant, value)
+    assert content_hash(plan_of(STUDY, 0)) != registration.digest
+    assert list(differences(registration, STUDY, 0)) == [
+        f"a constant of robsearch.papers.war.claims:{name} differs from what was registered"
+        for name in functions
+    ]
+
+
+def test_a_constant_of_a_variant_of_war_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registration = register(WRONG_LABELS, 0, tmp_path, trained=0)
+    monkeypatch.setitem(variants.CHANGES, "no averaging", {"ema": 0.5})
+    assert list(differences(registration, WRONG_LABELS, 0)) == [
+        "a constant of robsearch.papers.war.variants:war differs from what was registered"
+    ]
+
+
+def test_a_plan_has_recipes_and_smallest_effects_as_far_as_they_are_known() -> None:
+    plan = plan_of(STUDY, 0)
+    recipes = plan["recipes"]
+    assert len(set(recipes["grid"].values())) == len(STUDY.lams) * len(STUDY.widths)
+    assert not any("found" in recipe for recipe in recipes["grid"].values())
+    assert recipes["arms"]["full search, width 256"].endswith(", but for what is found")
+    assert not recipes["arms"]["lambda 6, width 256"].endswith("found")
+    constants = plan["constants"]
+    of_h3 = constants["robsearch.papers.war.claims:peak_effects"]
+    assert of_h3 == {"numbers": [0.05]}
+    war = constants["robsearch.papers.war.experiments:WidthStudy._log_war"]["WAR"]
+    assert (war["alpha"], war["ema"]) == (0.1, 0.9)
+    assert constants["robsearch.claims.claim:_answer"]["ALPHA"] == pytest.approx(0.025)
+
+
+def test_every_shipped_study_has_a_plan_of_plain_json() -> None:
+    for study in (DRIFT, WRONG_LABELS, *designs("margins", "digits").values()):
+        plan = plan_of(study, 0)
+        assert json.loads(json.dumps(plan)) == json.loads(json.dumps(plan_of(study, 0)))
+        assert content_hash(json.loads(json.dumps(plan))) == content_hash(plan)
+
+
+def test_a_registration_of_a_former_version_is_compared_by_what_it_has(tmp_path: Path) -> None:
+    plan = json.loads(json.dumps(plan_of(STUDY, 0)))
+    former = {part: plan[part] for part in plan if part not in LATER_PARTS}
+    assert list(former) == [
+        "claims",
+        "experiments",
+        "seed",
+        "recipe",
+        "chosen by, on val",
+        "judged by, on test",
+    ]
+    registration = Registration("0", "2026-11-30", 0, former)
+    less = (
+        "; a former version registered the plan, without the fields of the study, the recipes of "
+        "all arms, the constants by which claims are judged and lambda is chosen"
+    )
+    assert comparison(registration, STUDY, 0) == f"nothing{less}"
+    changed = replace(STUDY, seeds=7)
+    differs = "experiment grid differs from what was registered"
+    assert comparison(registration, changed, 0) == f"{differs}{less}"
+    assert comparison(register(STUDY, 0, tmp_path, 0), STUDY, 0) == "nothing"
+
+
+# --- constants of functions ---
+
+BORDER = 0.25
+
+
+def judged_at(border: float):
+    def effects(evidence):
+        return 2.0 * border
+
+    return effects
+
+
+def read_by_name(evidence, factor: float = 1.5):
+    return inner(evidence) * factor
+
+
+def inner(evidence):
+    return [BORDER + each for each in evidence]
+
+
+def test_constants_are_those_of_functions_and_of_what_they_call() -> None:
+    found = constants_of([read_by_name], WidthStudy)
+    assert list(found.values()) == [{"BORDER": 0.25}, {"defaults": {"factor": 1.5}}]
+    assert list(found) == [f"{__name__}:inner", f"{__name__}:read_by_name"]
+
+
+def test_functions_that_one_function_makes_have_each_its_own_constants() -> None:
+    found = constants_of([judged_at(0.1), judged_at(0.2), judged_at(0.1)], WidthStudy)
+    assert list(found.values()) == [
+        {"border": 0.1, "numbers": [2.0]},
+        {"border": 0.2, "numbers": [2.0]},
+    ]
