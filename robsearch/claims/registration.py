@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from robsearch.claims.claim import Evidence, judge
-from robsearch.claims.constants import arguments_of, constants_of, plain
 from robsearch.claims.experiment import Experiment, PaperStudy
 from robsearch.errors import InputError, counted
-from robsearch.identity import content_hash, digest, recorded_fields
+from robsearch.identity import content_hash, digest, module_name, recorded_fields
 from robsearch.trials.files import read_json, write_json
 
 REGISTRATION = "registration.json"
@@ -24,7 +26,7 @@ ENTRIES: Mapping[str, str] = {
     "experiments": "experiment",
     "study": "field",
     "recipes": "a recipe of",
-    "constants": "a constant of",
+    "constants": "constant",
 }
 """The parts of a plan that are told entry by entry, and what an entry is called."""
 LATER_PARTS: Mapping[str, str] = {
@@ -77,9 +79,9 @@ def plan_of(study: PaperStudy, seed: int) -> dict[str, Any]:
 
     The claims with what would change our mind; the experiments with their arms, widths and seeds;
     the fields of the study; a digest of the recipe of each arm at each width, and of the first one
-    with both judges; and the constants in the code that judges the claims and makes the recipes,
-    such as the smallest effects that matter. What that code does with them is not in the plan: the
-    commit of each training tells it.
+    with both judges; and the constants in capitals of the modules that judge the claims and make
+    the recipes. What the code does with them is not in the plan: the commit of each training tells
+    it.
     """
     first = study.experiments[0]
     recipe = first.recipe_of(first.arm_names[0], first.widths[0], {}).resolved
@@ -121,8 +123,8 @@ def _fields(study: PaperStudy) -> Iterator[tuple[str, Any]]:
         return
     for field in recorded_fields(study):
         try:
-            yield field.name, plain(getattr(study, field.name))
-        except InputError:  # such as a lambda, whose constants are registered where it is called
+            yield field.name, _plain(getattr(study, field.name))
+        except InputError:  # such as a lambda
             yield field.name, "has no lasting name"
 
 
@@ -165,18 +167,47 @@ def _recipe(experiment: Experiment[Any], arm: str, width: float) -> str:
 
 
 def _constants(study: PaperStudy) -> dict[str, Any]:
-    """Of the functions that judge the claims, and of those that make the recipes."""
-    functions: dict[str, object] = {f"claim {claim.name}": claim.effects for claim in study.claims}
-    for experiment in study.experiments:
-        named = f"experiment {experiment.name}"
-        functions[named] = experiment.recipe
-        for name, arm in zip(experiment.arm_names, experiment.arms, strict=True):
-            # An arm may have functions of its own, such as the way of choosing lambda.
-            parts = getattr(arm, "__dict__", {})
-            functions |= {f"{named}, {name}, {part}": parts[part] for part in parts}
-    arguments = {name: dict(arguments_of(function)) for name, function in functions.items()}
-    given = {name: each for name, each in arguments.items() if each}
-    return {**given, **constants_of((*functions.values(), judge), type(study))}
+    """The numbers in capitals in the modules of the functions that judge the claims and make the
+    recipes, by module and name."""
+    functions = [judge, *(claim.effects for claim in study.claims)]
+    functions += [experiment.recipe for experiment in study.experiments]
+    names = {type(study).__module__, *(_unwrapped(each).__module__ for each in functions)}
+    constants = {}
+    for module in sorted(names):
+        for name, value in sorted(vars(sys.modules[module]).items()):
+            if name.isupper() and _has_number(value):
+                constants[f"{module_name(module)}:{name}"] = _plain(value)
+    return constants
+
+
+def _unwrapped(function: Any) -> Any:
+    return function.func if isinstance(function, functools.partial) else function
+
+
+def _has_number(value: object) -> bool:
+    """Whether a value is a number, or plain data with a number in it."""
+    if isinstance(value, Mapping):
+        return any(map(_has_number, value.values()))
+    if isinstance(value, tuple | list):
+        return any(map(_has_number, value))
+    return isinstance(value, int | float)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, texts and what is made of them, as in JSON; a digest of anything else.
+
+    Raises:
+        InputError: something in it has no lasting name.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return [_plain(item) for item in value]
+    # In JSON there is no number that is not finite.
+    is_finite = isinstance(value, float) and math.isfinite(value)
+    if value is None or is_finite or isinstance(value, int | str):
+        return value
+    return digest(value)
 
 
 def comparison(registration: Registration, study: PaperStudy, seed: int) -> str:

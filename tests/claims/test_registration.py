@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from claimed_widths import STUDY
 
-from robsearch.claims.constants import constants_of
 from robsearch.claims.registration import (
     LATER_PARTS,
     REGISTRATION,
@@ -21,7 +20,7 @@ from robsearch.claims.registration import (
 )
 from robsearch.identity import content_hash
 from robsearch.papers.presets import designs
-from robsearch.papers.war import WidthStudy, claims, variants
+from robsearch.papers.war import WidthStudy, claims
 from robsearch.papers.war.experiments import with_factors
 
 (DRIFT,) = designs("war", "drift", "learning-rate").values()
@@ -114,34 +113,17 @@ def test_a_field_that_only_a_choice_among_findings_uses_is_told(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("constant", "value", "functions"),
-    [
-        ("SHORTFALL", 0.6, ["against_search_and_thin"]),
-        ("ASSAY", 0.5, ["against_search_and_thin"]),
-        ("BUDGET", 0.5, ["war_suffices"]),
-        ("WINDOW", (0.3, 0.5), ["_logs_along_width", "in_window"]),
-    ],
+    ("constant", "value"),
+    [("SHORTFALL", 0.6), ("ASSAY", 0.5), ("BUDGET", 0.5), ("WINDOW", (0.3, 0.5))],
 )
-def test_a_threshold_is_told_with_the_functions_that_read_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value, functions: list[str]
+def test_a_threshold_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value
 ) -> None:
     registration = register(STUDY, 0, tmp_path, trained=0)
     monkeypatch.setattr(claims, constant, value)
     assert content_hash(plan_of(STUDY, 0)) != registration.digest
-    assert list(differences(registration, STUDY, 0)) == [
-        f"a constant of robsearch.papers.war.claims:{name} differs from what was registered"
-        for name in functions
-    ]
-
-
-def test_a_constant_of_a_variant_of_war_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registration = register(WRONG_LABELS, 0, tmp_path, trained=0)
-    monkeypatch.setitem(variants.CHANGES, "no averaging", {"ema": 0.5})
-    assert list(differences(registration, WRONG_LABELS, 0)) == [
-        "a constant of robsearch.papers.war.variants:war differs from what was registered"
-    ]
+    told = f"constant robsearch.papers.war.claims:{constant} differs from what was registered"
+    assert list(differences(registration, STUDY, 0)) == [told]
 
 
 def test_a_plan_has_recipes_and_smallest_effects_as_far_as_they_are_known() -> None:
@@ -152,11 +134,9 @@ def test_a_plan_has_recipes_and_smallest_effects_as_far_as_they_are_known() -> N
     assert recipes["arms"]["full search, width 256"].endswith(", but for what is found")
     assert not recipes["arms"]["lambda 6, width 256"].endswith("found")
     constants = plan["constants"]
-    of_h3 = constants["robsearch.papers.war.claims:peak_effects"]
-    assert of_h3 == {"numbers": [0.05]}
-    war = constants["robsearch.papers.war.experiments:WidthStudy._log_war"]["WAR"]
-    assert (war["alpha"], war["ema"]) == (0.1, 0.9)
-    assert constants["robsearch.claims.claim:_answer"]["ALPHA"] == pytest.approx(0.025)
+    assert constants["robsearch.papers.war.claims:WINDOW"] == [0.4, 0.5]
+    assert constants["robsearch.claims.claim:ALPHA"] == pytest.approx(0.025)
+    assert "robsearch.papers.war.claims:GRID" not in constants
 
 
 def test_every_shipped_study_has_a_plan_of_plain_json() -> None:
@@ -187,37 +167,3 @@ def test_a_registration_of_a_former_version_is_compared_by_what_it_has(tmp_path:
     differs = "experiment grid differs from what was registered"
     assert comparison(registration, changed, 0) == f"{differs}{less}"
     assert comparison(register(STUDY, 0, tmp_path, 0), STUDY, 0) == "nothing"
-
-
-# --- constants of functions ---
-
-BORDER = 0.25
-
-
-def judged_at(border: float):
-    def effects(evidence):
-        return 2.0 * border
-
-    return effects
-
-
-def read_by_name(evidence, factor: float = 1.5):
-    return inner(evidence) * factor
-
-
-def inner(evidence):
-    return [BORDER + each for each in evidence]
-
-
-def test_constants_are_those_of_functions_and_of_what_they_call() -> None:
-    found = constants_of([read_by_name], WidthStudy)
-    assert list(found.values()) == [{"BORDER": 0.25}, {"defaults": {"factor": 1.5}}]
-    assert list(found) == [f"{__name__}:inner", f"{__name__}:read_by_name"]
-
-
-def test_functions_that_one_function_makes_have_each_its_own_constants() -> None:
-    found = constants_of([judged_at(0.1), judged_at(0.2), judged_at(0.1)], WidthStudy)
-    assert list(found.values()) == [
-        {"border": 0.1, "numbers": [2.0]},
-        {"border": 0.2, "numbers": [2.0]},
-    ]
