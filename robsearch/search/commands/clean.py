@@ -44,7 +44,7 @@ class Leftover:
     @property
     def line(self) -> str:
         """For a person."""
-        of = f" of {counted(self.trials, 'trial')}" if self.trials else ""
+        of = f" ({counted(self.trials, 'trial')})" if self.trials else ""
         return f"{self.what}{of}: {size_text(self.size)}"
 
 
@@ -149,8 +149,10 @@ def _leftovers(search: Search, top: int | None) -> Iterator[Leftover]:
             newest, superfluous = _superfluous(folder, weights)
             older[folder] = [file for file in superfluous if newest not in file.parents]
             spare[folder] = [file for file in superfluous if newest in file.parents]
-    yield from _of_trials("weights that failed and pruned trials left", useless)
-    yield from _of_trials(f"weights beside the {top} best of each width,", beyond)
+    yield from _of_trials("weights of failed and pruned trials", useless)
+    yield from _of_trials(
+        f"weights of trials that are not among the best {top} of their width", beyond
+    )
     yield from _of_trials("checkpoints in older attempts", older)
     yield from _of_trials("checkpoints that are neither the newest nor the best", spare)
     ended = [trials / name for name, state in states.items() if state != "RUNNING"]
