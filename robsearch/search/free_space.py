@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from robsearch.errors import counted
-from robsearch.trials.disk import largest_checkpoint, size_text, weights_of
-from robsearch.trials.trial import Waiting
+from robsearch.trials.disk import Waiting, largest_checkpoint, size_text, weights_of
 
 CHECKPOINTS = 4
 """A trial keeps three at most, and writes the next one before an older one goes."""

@@ -9,9 +9,18 @@ import shutil
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from robsearch.errors import DiskFullError, causes, refusal
 from robsearch.trials.selection import Order
+
+
+class Waiting(NamedTuple):
+    """A worker that finds no room on the disk: ``needed`` bytes, 0 if that is not known, and
+    ``problem`` in words."""
+
+    needed: int
+    problem: str
 
 
 def is_full(error: OSError) -> bool:

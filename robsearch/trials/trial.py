@@ -37,7 +37,7 @@ from robsearch.training.memory import DeviceFullError
 from robsearch.training.ranks import ALONE, RankLostError, Ranks
 from robsearch.training.trainer import Epoch, NonFiniteLossError, train
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, StaleAttemptError
-from robsearch.trials.disk import full_behind
+from robsearch.trials.disk import Waiting, full_behind
 from robsearch.trials.files import (
     ERROR,
     DamagedError,
@@ -64,14 +64,6 @@ REPORT_SECONDS = 0.25
 redone."""
 FULL_DISK_SECONDS = 2.0
 """Between two tries to write where the disk is full."""
-
-
-class Waiting(NamedTuple):
-    """A worker that finds no room on the disk: ``needed`` bytes, 0 if that is not known, and
-    ``problem`` in words."""
-
-    needed: int
-    problem: str
 
 
 class Progress(NamedTuple):

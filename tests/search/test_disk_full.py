@@ -23,9 +23,9 @@ from robsearch.search.commands.clean import clean
 from robsearch.search.commands.status import driver_line, status_json
 from robsearch.search.free_space import RESERVE, needed_bytes
 from robsearch.trials import trial as trials
-from robsearch.trials.disk import size_text
+from robsearch.trials.disk import Waiting, size_text
 from robsearch.trials.loading import newest_checkpoint, read_history, read_test
-from robsearch.trials.trial import Report, Waiting
+from robsearch.trials.trial import Report
 
 EPOCHS = list(range(1, 21))
 
