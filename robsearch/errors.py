@@ -48,7 +48,15 @@ class Condition(NamedTuple):
 
 class DiskFullError(OSError):
     """There is no room for a checkpoint, or for what the driver writes; says where, and how many
-    bytes are free."""
+    bytes are free.
+
+    Attributes:
+        needed: bytes of what was to be written; 0 where that is not known.
+    """
+
+    def __init__(self, text: str, needed: int = 0) -> None:
+        super().__init__(text)
+        self.needed = needed
 
 
 def refusal(expected: str, got: object, do: str) -> str:

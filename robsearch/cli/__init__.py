@@ -15,6 +15,7 @@ from robsearch.cli.looking import check, compare, doctor, report, status, ui
 from robsearch.cli.options import (
     Address,
     DiskBudget,
+    DiskPatience,
     Gpus,
     GpusOrAuto,
     HangAfter,
@@ -32,7 +33,7 @@ from robsearch.cli.options import (
     Tracking,
     TrialMaxHours,
 )
-from robsearch.cli.steering import delete, drop, list_searches
+from robsearch.cli.steering import clean, delete, drop, list_searches
 from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
 from robsearch.printing import echo, keep_printable
 
@@ -101,6 +102,7 @@ def launch(
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
     storage_patience: StoragePatience = 600.0,
+    disk_patience: DiskPatience = 86_400.0,
     disk_budget: DiskBudget = None,
     max_hours: MaxHours = None,
     trial_max_hours: TrialMaxHours = None,
@@ -121,6 +123,7 @@ def launch(
         hang_after=hang_after,
         pass_env=pass_env or (),
         storage_patience=storage_patience,
+        disk_patience=disk_patience,
         disk_budget=disk_budget,
         max_hours=max_hours,
         trial_max_hours=trial_max_hours,
@@ -147,6 +150,7 @@ def resume(
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
     storage_patience: StoragePatience = 600.0,
+    disk_patience: DiskPatience = 86_400.0,
     disk_budget: DiskBudget = None,
     max_hours: MaxHours = None,
     trial_max_hours: TrialMaxHours = None,
@@ -166,6 +170,7 @@ def resume(
         hang_after=hang_after,
         pass_env=pass_env or (),
         storage_patience=storage_patience,
+        disk_patience=disk_patience,
         disk_budget=disk_budget,
         max_hours=max_hours,
         trial_max_hours=trial_max_hours,
@@ -247,6 +252,7 @@ def evaluate(
 
 
 app.command()(drop)
+app.command()(clean)
 app.command()(delete)
 app.command("list")(list_searches)
 # Commands stand in the help in the order in which they are added.

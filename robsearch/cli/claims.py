@@ -9,6 +9,7 @@ import typer
 
 from robsearch.cli.options import (
     Address,
+    DiskPatience,
     Gpus,
     HangAfter,
     Parallel,
@@ -71,6 +72,7 @@ def validate(
     hang_after: HangAfter = 7200.0,
     pass_env: PassEnv = None,
     storage_patience: StoragePatience = 600.0,
+    disk_patience: DiskPatience = 86_400.0,
 ) -> None:
     """Test a paper's claims: train its experiments as ordinary trials, and give a verdict on
     each."""
@@ -101,6 +103,7 @@ def validate(
         hang_after=hang_after,
         pass_env=pass_env or (),
         storage_patience=storage_patience,
+        disk_patience=disk_patience,
     )
     with options.store.current():  # where a study finds the searches that it reads
         studies = designs(paper, preset, design)

@@ -111,3 +111,7 @@ StoragePatience = Annotated[
         help="seconds for which a database that is away is tried again while trials train on"
     ),
 ]
+DiskPatience = Annotated[
+    float,
+    typer.Option(help="seconds for which a full disk is waited for; then the search stops"),
+]

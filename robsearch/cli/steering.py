@@ -67,3 +67,24 @@ def delete(
         typer.confirm(printable(f"delete {name} for good?"), abort=True)
     going.carry_out(echo)
     echo(f"deleted {name}")
+
+
+def clean(
+    name: NameArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only say what may go, and how much that is")
+    ] = False,
+    top: Annotated[
+        int | None,
+        typer.Option(help="keep the weights of so many trials of each width alone (default: all)"),
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+) -> None:
+    """Remove what no command needs any more: superfluous checkpoints, Ray's notes, half-written
+    files."""
+    from robsearch.search import RunOptions
+    from robsearch.search.commands.clean import clean as clean_search
+
+    options = RunOptions(results=results, storage=storage)
+    clean_search(name, options, dry_run=dry_run, top=top, say=echo)

@@ -14,6 +14,7 @@ from robsearch.cluster import Job, Work
 from robsearch.errors import LeaseLostError, counted
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE
 from robsearch.protocols import Metrics
+from robsearch.search.free_space import FreeSpace
 from robsearch.search.recording import DROPPED_TAG, Recorder
 from robsearch.search.scheduling import StudyCounts, StudyScheduler
 from robsearch.spaces.resources import Resources
@@ -179,6 +180,7 @@ class Driver:
         """Trials that a person took out of the results, with the reason, for their MLflow runs."""
         self._tagged: dict[str, str] = {}
         self.weight_budget = WeightBudget(folder)
+        self.free_space = FreeSpace(folder, say)
         self.started = time.time()
         self.problem = ""
         self.extension = ""
@@ -260,8 +262,10 @@ class Driver:
             return None
         due = self.unmeasured or self.waiting
         study = None if due else self.scheduler.next()
+        if not (due or study) or not self._has_space(begins=due is not self.unmeasured):
+            return None
         # The lease is asked last: it is a look into the storage.
-        if not (due or study) or not self._holds_lease():
+        if not self._holds_lease():
             return None
         trial = due.popleft() if study is None else self._asked(study)
         if trial is None:
@@ -288,6 +292,7 @@ class Driver:
         """Passes a report on to Optuna and MLflow; returns whether the job goes on."""
         for text in report.warnings:
             self.say(f"{job.name}  {text}")
+        self._note_waiting(job, report)
         if job.work is measure:
             if self._holds_lease():
                 self._measured(job, report)
@@ -301,6 +306,7 @@ class Driver:
     def gone(self, job: Job, error: str | None) -> None:
         """A worker is free again."""
         self._jobs.pop(job.name, None)
+        self.free_space.workers.pop(job.name, None)
         if not self._holds_lease():
             return
         if job.work is measure:
@@ -325,6 +331,31 @@ class Driver:
             self._count_failure(f"{study.label}: the space failed to define a recipe")
             return None
         return RunningTrial(suggestion, study)
+
+    def _note_waiting(self, job: Job, report: Report) -> None:
+        """Follows which workers wait for room on the disk."""
+        if report.waiting is not None:
+            self.free_space.workers[job.name] = report.waiting
+        else:
+            self.free_space.workers.pop(job.name, None)
+        if report.waiting is not None or self.free_space.text:
+            self._has_space(begins=bool(self.waiting) or self.scheduler.next() is not None)
+
+    def _has_space(self, begins: bool) -> bool:
+        """Whether the disk has room for one more trial, or else for measuring one; a search that
+        has waited for it too long stops."""
+        if self.free_space.suffices(self._jobs, self.running, begins):
+            return True
+        if self.free_space.is_given_up and not self._stopping:
+            patience = counted(round(self.free_space.patience), "second")
+            self.problem = f"{self.free_space.text} for {patience} (--disk-patience)"
+            self.stopping = True
+        return False
+
+    def has_space_to_end(self) -> bool:
+        """Whether the disk has room for what the end of the search writes; a search that has waited
+        for it too long stops."""
+        return self._has_space(begins=False)
 
     def _holds_lease(self) -> bool:
         try:

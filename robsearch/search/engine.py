@@ -15,7 +15,15 @@ from rich.console import Console
 from rich.text import Text
 
 from robsearch import cluster
-from robsearch.errors import InputError, StorageAwayError, causes, counted, refuse, refused
+from robsearch.errors import (
+    DiskFullError,
+    InputError,
+    StorageAwayError,
+    causes,
+    counted,
+    refuse,
+    refused,
+)
 from robsearch.identity import DERIVATION
 from robsearch.printing import printable
 from robsearch.recipe import Recipe
@@ -38,6 +46,7 @@ from robsearch.search.capacity import (
 )
 from robsearch.search.deciding import Decisions
 from robsearch.search.driver import Driver
+from robsearch.search.free_space import LOOK_SECONDS
 from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
 from robsearch.search.models import log_models
@@ -81,17 +90,18 @@ from robsearch.study import (
     SearchRecord,
     Storage,
     living_owner,
-    patient,
     recorded_trials,
     repair_journal,
 )
 from robsearch.tracking import SEARCH, Tracker, check_tracking, served
 from robsearch.training.precision import precision_problems
-from robsearch.trials.disk import full_behind, no_room_for_search
+from robsearch.trials.disk import full_behind, is_full, no_room_for_search
 from robsearch.trials.paths import is_name
 
 TRIALS_PER_WIDTH = 10
 MAX_RETRIES = 2
+END_SECONDS = 10.0
+"""For which the end of a driver waits for a storage that is away, or for room under it."""
 
 
 @in_store
@@ -412,10 +422,14 @@ def drive(
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
     lease, which it acquires unless it is given, and may have watched before."""
     folder = options.store.folder(record.name)
-    storage = patient(storage, options.storage_patience, printer(console))
+    storage = PatientStorage(
+        storage, options.storage_patience, printer(console), options.disk_patience
+    )
+    go_on = options.command("resume", record)
     with (
-        _stopped_when_away(options.command("resume", record)),
+        _stopped_when_away(folder, go_on),
         _held(lease, storage, record, watch, console) as held,
+        _ending(storage),
     ):
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
@@ -429,11 +443,12 @@ def drive(
             scheduler = scheduler_of(space, record, storage, recipe)
             recorder = Recorder(tracker, folder / "trials", record)
             driver = Driver(scheduler, recorder, held, folder / "trials", printer(console))
+            driver.free_space.patience = options.disk_patience
             recorder.begin_search(record)
             tracker.watch_machine()
             recorder.settle(recorded_trials(storage, record))
             _say_start(driver, record, folder, console)
-            with _refused_when_full(driver, folder, options.command("resume", record)):
+            with _refused_when_full(driver, folder, go_on):
                 driver.trial_seconds = trial_seconds(record.budgets)
                 clock = DriverClock(storage, record.name)
                 heard = hearing_requests(driver, storage, record.name)
@@ -457,13 +472,28 @@ def _held(
 
 
 @contextlib.contextmanager
-def _stopped_when_away(go_on: str) -> Iterator[None]:
-    """A storage that stays away ends the driver with one sentence, and nothing waits for it any
-    more: neither does the lease's end."""
+def _stopped_when_away(folder: Path, go_on: str) -> Iterator[None]:
+    """A storage that stays away, or a disk that stays full under it, ends the driver with one
+    sentence."""
     try:
         yield
     except StorageAwayError as error:
         raise StorageAwayError(f"{error}, and go on with: {go_on}") from error
+    except DiskFullError:
+        raise
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise no_room_for_search(folder, go_on, error) from error
+
+
+@contextlib.contextmanager
+def _ending(storage: PatientStorage) -> Iterator[None]:
+    """A driver that ends waits no longer for its storage: neither does the lease's end."""
+    try:
+        yield
+    finally:
+        storage.end(END_SECONDS)
 
 
 @contextlib.contextmanager
@@ -483,7 +513,7 @@ def _closing(
 
 def _run(
     driver: Driver,
-    storage: Storage,
+    storage: PatientStorage,
     space: Space,
     options: RunOptions,
     folder: Path,
@@ -497,15 +527,16 @@ def _run(
         driver.weight_budget.gib = options.disk_budget
         with watched(driver, console), _decisions(driver, storage) as jobs:
             cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say)
+        _wait_for_space(driver)
+        if driver.stopping:
+            storage.end(END_SECONDS)
     driver.lease.verify()  # what follows is written in the name of the search
 
 
 @contextlib.contextmanager
-def _decisions(driver: Driver, storage: Storage) -> Iterator[cluster.Jobs]:
-    """Who is asked for jobs: the driver, in a thread of its own where its storage may be away."""
-    if not isinstance(storage, PatientStorage):
-        yield driver
-        return
+def _decisions(driver: Driver, storage: PatientStorage) -> Iterator[cluster.Jobs]:
+    """Who is asked for jobs: the driver, in a thread of its own because its storage may be
+    away."""
     decisions = Decisions(driver, storage)
     try:
         yield decisions
@@ -536,20 +567,41 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
         raise no_room_for_search(folder, go_on, full) from error
 
 
+@contextlib.contextmanager
+def _said_when_full(driver: Driver, folder: Path) -> Iterator[None]:
+    """Around what a driver that stops writes for people: where the disk is full, ``resume`` writes
+    it."""
+    try:
+        yield
+    except Exception as error:
+        if not driver.stopping or full_behind(error) is None:
+            raise
+        driver.say(f"the disk is full: the report in {folder} is not written anew")
+
+
+def _wait_for_space(driver: Driver) -> None:
+    """Returns when there is room for what the end of the search writes, or when it is to stop."""
+    while not (driver.stopping or driver.has_space_to_end()):
+        time.sleep(LOOK_SECONDS)
+
+
 def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:
     recorder, tracker = driver.recorder, driver.recorder.tracker
     driver.interrupt()
     driver.tag_dropped()
+    recorder.write_waiting()
     record = SearchRecord.load(storage, tracker.search)
     search = search_of(options.store, storage, record)
-    write_report(search, search.report, tracker.pages)
+    with _said_when_full(driver, search.folder):
+        write_report(search, search.report, tracker.pages)
     winners = [str(best["trial"]) for best in search.bests]
     if options.models and not driver.stopping:
         studies = driver.scheduler.counts_of
         problems = log_models(winners, studies, recorder)
         for trial, problem in problems.items():
             printer(console)(f"{trial}  MLflow model: {problem}")
-    recorder.conclude(search)
+    with _said_when_full(driver, search.folder):
+        recorder.conclude(search)
     recorder.stopped(SEARCH, "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
         _print_after(console, "stopped:", "bold red", driver.problem)

@@ -18,6 +18,8 @@ from robsearch.trials.paths import absolute, without_password
 from robsearch.trials.variables import passing
 
 AUTO: Literal["auto"] = "auto"
+DISK_PATIENCE = 86_400.0
+"""Seconds: a day, because a person has to make room."""
 
 BUDGETS = ("max_hours", "trial_max_hours", "max_gpu_hours")
 
@@ -54,6 +56,8 @@ class RunOptions:
         max_gpu_hours: as ``max_hours``, of the GPU time of all trials (``training.costs``).
         storage_patience: seconds for which a database that is away is tried again while trials
             train on; then the search stops.
+        disk_patience: seconds for which a full disk is waited for while nothing can be trained;
+            then the search stops.
         models: whether the best network of each width is exported as an MLflow model when the
             search ends; that takes some seconds each, and ``robsearch promote`` can do it later.
         pass_env: names of environment variables that workers and child processes see beside those
@@ -75,6 +79,7 @@ class RunOptions:
     trial_max_hours: float | None = None
     max_gpu_hours: float | None = None
     storage_patience: float = 600.0
+    disk_patience: float = DISK_PATIENCE
     models: bool = True
     pass_env: Sequence[str] = ()
 
@@ -113,6 +118,7 @@ class RunOptions:
             "disk_budget": (self.disk_budget, 0),
             **{name: (getattr(self, name), 0) for name in BUDGETS},
             "storage_patience": (self.storage_patience, 0),
+            "disk_patience": (self.disk_patience, 0),
         }
         problems = []
         for name, (value, low) in least.items():

@@ -105,6 +105,8 @@ def progress(driver: Driver) -> str:
     if left is not None:
         bound = "about" if left.known else "at least"
         text += f", {bound} {_clock(left.seconds)} to go"
+    if driver.free_space.text:
+        text += f"; {driver.free_space.text}"
     trouble = driver.recorder.tracker.trouble
     if trouble:
         text += f"; {trouble} (training goes on)"

@@ -291,6 +291,11 @@ class Recorder:
                 self._unwritten[trial] = facts
         self.changed(trial)
 
+    def write_waiting(self) -> None:
+        """Tries once more to write what a full disk refused."""
+        for trial, facts in list(self._unwritten.items()):
+            self._write(trial, facts)
+
     # --- what MLflow is to show ---
 
     def record_of(self, trial: str) -> RunRecord | None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         params_text,
         plain_name,
     )
-    from robsearch.study.patience import PatientStorage, patient
+    from robsearch.study.patience import PatientStorage
     from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
     from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
     from robsearch.study.recorded import (
@@ -103,7 +103,6 @@ __all__ = [
     "owner_text",
     "params_of",
     "params_text",
-    "patient",
     "place_of",
     "plain_name",
     "prune_interrupted",

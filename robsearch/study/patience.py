@@ -1,18 +1,23 @@
-"""A database that is away for a while: what was asked of it is asked again until it answers.
+"""A storage that is away for a while, or whose disk is full: what was asked of it is asked again
+until it answers.
 
 What fails with an error of the connection, or of a lock, may have been done all the same: its
 answer was lost. Optuna's attributes, values of epochs and parameters may be written twice. A trial
 that was made, and the end of a trial, are looked for before they are written again: there is one
 writer, the driver that holds the lease, so what was not there before is its own. A study is refused
 that is there already; of the names of leases it might be another driver's.
+
+What finds no room was not done, in a journal (``journal.WholeLines``) as in a database.
 """
 
 from __future__ import annotations
 
+import errno
+import math
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
@@ -22,6 +27,7 @@ from optuna.study._frozen import FrozenStudy  # in the signatures of BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from robsearch.errors import StorageAwayError, counted, refusal
+from robsearch.trials.disk import is_full
 
 T = TypeVar("T")
 
@@ -33,6 +39,8 @@ NEWS_SECONDS = 1.0
 """A storage that answers again within this time was never said to be away."""
 LASTING = ("no such table", "no such column", "syntax error", "readonly database")
 """What no patience mends, in errors that are of the kind of a lost connection."""
+FULL = "disk is full"
+"""What sqlite says where it finds no room."""
 
 
 class _ConnectionLostError(Exception):
@@ -40,43 +48,64 @@ class _ConnectionLostError(Exception):
     trial up to five times."""
 
 
+class _Outage(NamedTuple):
+    """What keeps a storage from answering: in words, and for how many seconds that is waited
+    for."""
+
+    what: str
+    over: str
+    patience: float
+
+
 class PatientStorage(BaseStorage):
-    """A database's storage that asks again while the database is away.
+    """A storage that asks again while its database is away, or while the disk is full under it.
 
     Args:
         storage: Optuna's.
-        patience: seconds for which it is tried again.
+        patience: seconds for which a database that is away is tried again.
         say: prints one line: that the storage is away, and that it is back.
+        disk_patience: seconds for which it is tried again where the disk is full.
     """
 
     def __init__(
-        self, storage: BaseStorage, patience: float, say: Callable[[str], None] = lambda _: None
+        self,
+        storage: BaseStorage,
+        patience: float,
+        say: Callable[[str], None] = lambda _: None,
+        disk_patience: float = 0.0,
     ) -> None:
         self._storage = storage
-        self._patience = patience
+        self._away = _Outage("the storage is away", "the storage is back", patience)
+        full = "the disk is full under the storage"
+        self._full = _Outage(full, "the storage has room again", disk_patience)
         self._say = say
         self._lock = threading.Lock()
         self._failing: set[int] = set()
         self._since = 0.0
-        self._is_known = False
+        self._known: _Outage | None = None
         self._given_up = threading.Event()
-        _translate_errors(self._backend)
+        self._end = math.inf
+        if isinstance(self._backend, RDBStorage):
+            _translate_errors(self._backend)
 
     @property
-    def _backend(self) -> RDBStorage:
-        """As Optuna's cache has it: ``storage.add_finished`` writes to it."""
-        backend = getattr(self._storage, "_backend", self._storage)
-        assert isinstance(backend, RDBStorage)
-        return backend
+    def _backend(self) -> Any:
+        """As Optuna's cache has it: ``storage.add_finished`` writes to it. Of a journal it is the
+        file."""
+        return getattr(self._storage, "_backend", self._storage)
 
     @property
     def away(self) -> bool:
         """Whether it was said to be away, and has not answered since."""
-        return self._is_known
+        return self._known is not None
 
     def give_up(self) -> None:
         """From now on nothing is tried again, what is being tried included."""
         self._given_up.set()
+
+    def end(self, seconds: float) -> None:
+        """In so many seconds it gives up: a driver that ends has no time for more."""
+        self._end = time.monotonic() + seconds
 
     # --- trying again ---
 
@@ -85,6 +114,7 @@ class PatientStorage(BaseStorage):
 
         Raises:
             StorageAwayError: the storage was away for longer than the patience.
+            OSError: the disk was full for longer than the patience with it.
         """
         wait = FIRST_WAIT
         while True:
@@ -92,46 +122,58 @@ class PatientStorage(BaseStorage):
             try:
                 answer = ask()
             except _ConnectionLostError as error:
-                self._note_failure(error, begun)
+                self._note_failure(error, begun, self._away)
                 self._given_up.wait(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 ask = ask_again or ask
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self._note_failure(error, begun, self._full)
+                self._given_up.wait(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
             else:
                 if self._failing:
                     self._note_answer()
                 return answer
 
-    def _note_failure(self, error: Exception, begun: float) -> None:
+    def _note_failure(self, error: Exception, begun: float, outage: _Outage) -> None:
+        now = time.monotonic()
         with self._lock:
             if not self._failing:
                 self._since = begun
             self._failing.add(threading.get_ident())
-            lasts = time.monotonic() - self._since
-            is_news = lasts >= NEWS_SECONDS and not self._is_known
-            self._is_known = self._is_known or is_news
-        if lasts >= self._patience or self._given_up.is_set():
+            lasts = now - self._since
+            is_news = lasts >= NEWS_SECONDS and self._known is None
+            if is_news:
+                self._known = outage
+        is_over = self._given_up.is_set() or now >= self._end
+        if lasts >= outage.patience or is_over:
             with self._lock:
                 self._failing.discard(threading.get_ident())
+            if outage is self._full:
+                # The driver knows its folder, and says it in one sentence.
+                raise error
             expected = "a storage that answers"
-            if not self._given_up.is_set():
-                expected += f" within {self._patience:g} s (--storage-patience)"
+            if not is_over:
+                expected += f" within {outage.patience:g} s (--storage-patience)"
             do = "what had ended is kept; see to the database"
             raise StorageAwayError(refusal(expected, str(error), do)) from error
         if is_news:
             self._say(
-                f"the storage is away ({error}): trainings go on, and it is tried again for "
-                f"{counted(round(self._patience), 'second')}"
+                f"{outage.what} ({error}): trainings go on, and it is tried again for "
+                f"{counted(round(outage.patience), 'second')}"
             )
 
     def _note_answer(self) -> None:
         with self._lock:
             self._failing.discard(threading.get_ident())
-            is_news = self._is_known and not self._failing
-            if is_news:
-                self._is_known = False
-        if is_news:
+            known = None if self._failing else self._known
+            if known:
+                self._known = None
+        if known:
             away = counted(round(time.monotonic() - self._since), "second")
-            self._say(f"the storage is back after {away}")
+            self._say(f"{known.over} after {away}")
 
     # --- what is not written twice ---
 
@@ -268,16 +310,9 @@ class PatientStorage(BaseStorage):
         return self._ask(lambda: self._storage.get_all_trials(study_id, deepcopy, states))
 
 
-def patient(
-    storage: BaseStorage, patience: float, say: Callable[[str], None] = lambda _: None
-) -> BaseStorage:
-    """A storage that waits for its database; a journal, which no server keeps, is as it was."""
-    database = isinstance(getattr(storage, "_backend", storage), RDBStorage)
-    return PatientStorage(storage, patience, say) if database else storage
-
-
 def _translate_errors(database: RDBStorage) -> None:
-    """Has SQLAlchemy raise ``_ConnectionLostError`` where a connection is lost or locked.
+    """Has SQLAlchemy raise ``_ConnectionLostError`` where a connection is lost or locked, and the
+    system's error where the disk is full.
 
     Optuna makes every error of SQLAlchemy's one about "exceeding max length".
     """
@@ -287,6 +322,8 @@ def _translate_errors(database: RDBStorage) -> None:
         error = context.sqlalchemy_exception
         connection = isinstance(error, exc.OperationalError | exc.InterfaceError)
         text = " ".join(str(context.original_exception).split())
+        if connection and FULL in text:
+            raise OSError(errno.ENOSPC, text) from context.original_exception
         if (connection or context.is_disconnect) and not any(word in text for word in LASTING):
             kind = type(context.original_exception).__name__
             raise _ConnectionLostError(f"{kind}: {text}") from context.original_exception

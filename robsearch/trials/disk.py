@@ -4,13 +4,23 @@ first."""
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from robsearch.errors import DiskFullError, causes, refusal
 from robsearch.trials.selection import Order
+
+
+class Waiting(NamedTuple):
+    """A worker that finds no room on the disk: ``needed`` bytes, 0 if that is not known, and
+    ``problem`` in words."""
+
+    needed: int
+    problem: str
 
 
 def is_full(error: OSError) -> bool:
@@ -28,7 +38,8 @@ def no_room(path: Path, needed: int, error: OSError) -> DiskFullError:
     """The refusal for a checkpoint of ``needed`` bytes at ``path``."""
     got = f"{_free(path.parent)} ({error.strerror or error})"
     do = "make room, for example by deleting state.pt files of trials you do not need, and resume"
-    return DiskFullError(refusal(f"{needed:,} bytes free for the checkpoint {path}", got, do))
+    expected = f"{needed:,} bytes free for the checkpoint {path}"
+    return DiskFullError(refusal(expected, got, do), needed)
 
 
 def no_room_for_search(folder: Path, go_on: str, error: OSError) -> DiskFullError:
@@ -53,6 +64,18 @@ def weights_of(trial: Path) -> int:
     counts for each.
     """
     return sum(_size(file) for file in trial.glob("a*/epoch-*/state.pt"))
+
+
+def largest_checkpoint(trial: Path) -> int:
+    """The bytes of a trial's largest checkpoint; 0 before its first."""
+    return max(map(_size, trial.glob("a*/epoch-*/state.pt")), default=0)
+
+
+def size_text(size: float) -> str:
+    """Bytes for a person: ``12 MB``, ``1.2 GB``; rounded up below that."""
+    if size < 1e9:
+        return f"{math.ceil(size / 1e6)} MB"
+    return f"{size / 1e9:.1f} GB" if size < 1e12 else f"{size / 1e12:.1f} TB"
 
 
 def size_of(folder: Path) -> int:

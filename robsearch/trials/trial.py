@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robsearch.data import load
-from robsearch.errors import DiskFullError, shortened
+from robsearch.errors import shortened
 from robsearch.measures import Rates
 from robsearch.metrics import TEST_EPOCH
 from robsearch.network.modes import NonFiniteLogitsError
@@ -33,8 +35,9 @@ from robsearch.training.evaluation import (
 )
 from robsearch.training.memory import DeviceFullError
 from robsearch.training.ranks import ALONE, RankLostError, Ranks
-from robsearch.training.trainer import NonFiniteLossError, train
+from robsearch.training.trainer import Epoch, NonFiniteLossError, train
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, StaleAttemptError
+from robsearch.trials.disk import Waiting, full_behind
 from robsearch.trials.files import (
     ERROR,
     DamagedError,
@@ -52,11 +55,15 @@ from robsearch.trials.provenance import write_attempt
 if TYPE_CHECKING:
     from robsearch.trials.masking import Check
 
+T = TypeVar("T")
+
 MASKING_EXAMPLES = 500
 """Test images on which signs of gradient masking are looked for."""
 REPORT_SECONDS = 0.25
 """Epochs shorter than this share one report and one checkpoint: at most this much training is ever
 redone."""
+FULL_DISK_SECONDS = 2.0
+"""Between two tries to write where the disk is full."""
 
 
 class Progress(NamedTuple):
@@ -80,6 +87,7 @@ class Report:
         progress: of a job that evaluates.
         warnings: what the worker warned of since the last report: a damaged checkpoint, memory or a
             disk that ran out.
+        waiting: that it waits for room on the disk, and tries again; nothing is lost meanwhile.
     """
 
     epochs: list[Metrics] = field(default_factory=list)
@@ -89,6 +97,7 @@ class Report:
     test: Metrics = field(default_factory=dict)
     progress: Progress | None = None
     warnings: tuple[str, ...] = ()
+    waiting: Waiting | None = None
 
 
 # --- training ---
@@ -99,11 +108,13 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
 
     The first report repeats what earlier attempts had saved, so that a driver that lost a report
     catches up. Errors are reported, not raised: only the death of a process is left for Ray to see.
+    What finds no room on the disk is tried again until it does, and a report every few seconds says
+    so (``Report.waiting``): whoever hears it decides for how long.
     Of several ``ranks`` that train one model together, rank 0 alone writes, and only its reports
     are to be heard.
     """
     # If each rank claimed an attempt, they would supersede one another.
-    attempt = ranks.on_leader(lambda: Attempt.claim(folder))
+    attempt = yield from _once_there_is_room(partial(Attempt.claim, folder), ranks)
     try:
         if ranks.leads:
             # A full disk shows at the first checkpoint, which says so.
@@ -114,7 +125,7 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
         return
     except RankLostError:
         raise
-    except (NonFiniteLossError, DeviceFullError, DiskFullError, StaleAttemptError) as error:
+    except (NonFiniteLossError, DeviceFullError, StaleAttemptError) as error:
         reason = shortened(str(error))
     except Exception as error:
         reason = _reason_of_attempt(error, attempt) if ranks.leads else shortened(str(error))
@@ -124,29 +135,59 @@ def run(recipe: Recipe, folder: Path, ranks: Ranks = ALONE) -> Iterator[Report]:
 
 
 def _train(recipe: Recipe, attempt: Attempt, ranks: Ranks) -> Iterator[Report]:
-    saved = ranks.on_leader(attempt.resume)
+    number = attempt.number
+    saved = yield from _once_there_is_room(attempt.resume, ranks, number)
     history = list(saved.history) if saved and ranks.leads else []
     if history:
-        yield Report(list(history), attempt=attempt.number)
+        yield Report(list(history), attempt=number)
     writer = CheckpointWriter(attempt, saved=len(history))
     reported = len(history)
     due = time.monotonic() + REPORT_SECONDS
     epoch = None
     for epoch in train(recipe, saved.state if saved else None, ranks=ranks):
         # All ranks have the same weights: one of them writes.
-        if not ranks.leads:
-            continue
-        history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
-        if time.monotonic() < due:
-            writer.hold_in_memory(epoch, history)
-            continue
+        if ranks.leads:
+            history.append({"epoch": epoch.number, "time": time.time(), **epoch.metrics})
+        is_due = time.monotonic() >= due
+        save = partial(_save, writer, epoch, history, is_due)
+        # The others wait with it: none comes to the next step alone.
+        yield from _once_there_is_room(save, ranks, number)
+        if is_due and ranks.leads:
+            yield Report(history[reported:], attempt=number)
+            reported = len(history)
+            due = time.monotonic() + REPORT_SECONDS
+    if epoch is not None:
+        yield from _once_there_is_room(partial(writer.finish, epoch, history), ranks, number)
+    yield Report(history[reported:], ended="COMPLETE", attempt=number)
+
+
+def _save(writer: CheckpointWriter, epoch: Epoch, history: list[Metrics], is_due: bool) -> None:
+    if is_due:
         writer.save(epoch, history)
-        yield Report(history[reported:], attempt=attempt.number)
-        reported = len(history)
-        due = time.monotonic() + REPORT_SECONDS
-    if epoch is not None and ranks.leads:
-        writer.finish(epoch, history)
-    yield Report(history[reported:], ended="COMPLETE", attempt=attempt.number)
+    else:
+        writer.hold_in_memory(epoch, history)
+
+
+def _once_there_is_room(
+    write: Callable[[], T], ranks: Ranks = ALONE, attempt: int = 0
+) -> Generator[Report, None, T]:
+    """What ``write`` returns on rank 0, which alone does it; where the disk is full it is tried
+    again, after a report of each try."""
+    while True:
+        result = ranks.on_leader(partial(_unless_full, write))
+        if not isinstance(result, Waiting):
+            return result
+        yield Report(attempt=attempt, waiting=result)
+        time.sleep(FULL_DISK_SECONDS)
+
+
+def _unless_full(write: Callable[[], T]) -> T | Waiting:
+    try:
+        return write()
+    except OSError as error:
+        if full_behind(error) is None:
+            raise
+        return Waiting(getattr(error, "needed", 0), shortened(str(error)))
 
 
 def _reason_of_attempt(error: Exception, attempt: Attempt) -> str:
@@ -184,14 +225,14 @@ def measure(recipe: Recipe, folder: Path) -> Iterator[Report]:
     is ``test/epoch``.
     """
     try:
-        metrics, problems = _measure(recipe, folder)
+        metrics, problems = yield from _measure(recipe, folder)
         reason = shortened_into("; ".join(problems), folder / ERROR)
         yield Report(ended="COMPLETE", test=metrics, reason=reason or None)
     except Exception as error:
         yield Report(ended="FAIL", reason=_reason(error, folder))
 
 
-def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
+def _measure(recipe: Recipe, folder: Path) -> Generator[Report, None, tuple[Metrics, list[str]]]:
     # A worker that only trains need not load matplotlib or scipy.
     from robsearch.trials.figures import draw
 
@@ -228,16 +269,20 @@ def _measure(recipe: Recipe, folder: Path) -> tuple[Metrics, list[str]]:
     if of_last is not None:
         tables["test"] = with_last_epoch(tables["test"], of_last)
     for name, table in tables.items():
-        with replacing(folder / f"{name}.parquet") as unfinished:
-            pq.write_table(table, unfinished)
-    draw(folder)
+        yield from _once_there_is_room(partial(_write, table, folder / f"{name}.parquet"))
+    yield from _once_there_is_room(partial(draw, folder))
     metrics, infinite = finite(metrics | averages(tables))
     metrics[TEST_EPOCH] = measured.number
     metrics |= measuring_cost(time.perf_counter() - started, device.type == "cuda")
     # Last, because this file says that the trial is measured.
-    write_json(folder / "test.json", metrics)
+    yield from _once_there_is_room(partial(write_json, folder / "test.json", metrics))
     problems += [f"{name} left out: {problem}" for name, problem in measurement.problems.items()]
     return metrics, [*_damage(measured, last), *problems, *infinite]
+
+
+def _write(table: pa.Table, file: Path) -> None:
+    with replacing(file) as unfinished:
+        pq.write_table(table, unfinished)
 
 
 def _damage(measured: Saved, last: Saved) -> list[str]:

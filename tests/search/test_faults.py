@@ -69,7 +69,7 @@ def options(results, two_cpus):
 @pytest.fixture(scope="module")
 def launched(options):
     console = Console(record=True, width=80, force_terminal=False)
-    search = robsearch.launch(many, name="s", trials=4, options=options, console=console)
+    search = robsearch.launch(many, name="s", trials=5, options=options, console=console)
     return search, console.export_text()
 
 
@@ -82,7 +82,7 @@ def test_after_six_faults_everybody_tells_the_same_and_nothing_runs(launched):
         "FAIL",
         "COMPLETE",
         "COMPLETE",
-        "FAIL",
+        "COMPLETE",
         "COMPLETE",
     ]
     assert len(states) == 7
@@ -95,7 +95,6 @@ def test_after_six_faults_everybody_tells_the_same_and_nothing_runs(launched):
     [
         ("w4-001", "RuntimeError: a fault [/of] the objective"),
         ("w4-002", "the loss became nan + "),
-        ("w4-005", "bytes free for the checkpoint"),
     ],
 )
 def test_a_trial_that_cannot_go_on_fails_with_its_reason(launched, trial, words):
@@ -138,16 +137,15 @@ def test_out_of_memory_the_batch_is_the_same_in_smaller_pieces_and_the_record_sa
     assert whole.batch_size == 50 > ROOM > 12
 
 
-def test_a_full_disk_fails_the_trial_and_keeps_the_checkpoints_before(launched):
-    search, _ = launched
+def test_on_a_full_disk_a_trial_waits_with_its_last_checkpoint_and_trains_nothing_twice(launched):
+    search, said = launched
     folder = search.folder / "trials" / "w4-005"
-    assert [entry["epoch"] for entry in newest_checkpoint(folder).history] == [1, 2]
-    assert list(metrics(search, "w4-005", "val/robust_accuracy")) == [
-        1,
-        2,
-        3,
-        4,
-    ]  # reported, though not saved
+    assert len(list(folder.glob("a*"))) == 1
+    assert [entry["epoch"] for entry in newest_checkpoint(folder).history] == [1, 2, 3, 4]
+    assert list(metrics(search, "w4-005", "val/robust_accuracy")) == [1, 2, 3, 4]
+    assert said.count("w4-005  training goes on without a new checkpoint: ") == 1
+    assert said.count(f"MB in {search.folder}: nothing new begins until there is room") == 1
+    assert said.count(f"there is room in {search.folder} again") == 1
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_and_said_so(launched):
@@ -181,8 +179,7 @@ def test_status_shows_each_failure_with_its_traceback_or_what_was_saved_in_80_co
     at = lines.index("w4-001 failed: RuntimeError: a fault [/of] the objective ...")
     assert lines[at + 1] == f"  traceback: {trials}/w4-001/a1/error.txt"
     assert "with more to say" in (trials / "w4-001" / "a1" / "error.txt").read_text()
-    for name in ("w4-002", "w4-005"):
-        assert f"  saved: {trials}/{name}" in lines
+    assert f"  saved: {trials}/w4-002" in lines
     assert all(len(line) <= 80 or str(trials) in line for line in narrow)
 
 
@@ -276,7 +273,7 @@ LAUNCH = ("launch", "faulty_spaces:sound", "--name", "s", "--trials", "2", "--pa
 
 
 @pytest.mark.timeout(900)
-def test_a_full_disk_under_the_driver_ends_it_with_one_sentence_and_resume_goes_on(
+def test_a_disk_that_stays_full_ends_the_driver_with_one_sentence_and_resume_goes_on(
     elsewhere, two_cpus
 ):
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(elsewhere)]
@@ -284,7 +281,7 @@ def test_a_full_disk_under_the_driver_ends_it_with_one_sentence_and_resume_goes_
         pytest.skip("no right to mount a tmpfs")
     try:
         new_store(elsewhere)
-        launch = started(elsewhere, *LAUNCH)
+        launch = started(elsewhere, *LAUNCH, "--disk-patience", "1")
         wait_until(lambda: len(read_history(elsewhere / "s" / "trials" / "w4-000")) > 4, launch)
         full = ballast(elsewhere)
         said, _ = launch.communicate(timeout=300)

@@ -7,14 +7,14 @@ import shutil
 import threading
 import time
 
-import optuna
 import pytest
+from begun_searches import ONE, begun, driven
 from command_processes import in_this_process
 from killed_beginnings import store_of
 from mlflow import MlflowClient
 from mlflow_stores import deliver, new_store, runs_of, trial
 from search_records import search_record
-from small_spaces import pair, recipe
+from small_spaces import pair
 
 import robsearch
 from robsearch import InputError, RunOptions
@@ -24,49 +24,20 @@ from robsearch.search.commands.drop import drop
 from robsearch.search.commands.listing import listed_searches
 from robsearch.search.commands.status import status_lines
 from robsearch.search.commands.stop import stop_trial
-from robsearch.search.driver import Driver
 from robsearch.search.preflight import new_name
-from robsearch.search.recording import Recorder
 from robsearch.search.requests import hearing_requests
-from robsearch.search.results_store import ResultsStore, claim_folder, note_driver, search_names
-from robsearch.search.scheduling import scheduler_of
+from robsearch.search.results_store import ResultsStore, claim_folder, search_names
 from robsearch.search.tables import fitted
-from robsearch.spaces import Space
 from robsearch.study import Lease, open_storage, study_names
-from robsearch.tracking import SEARCH_ID, Tracker, runs_of_search
+from robsearch.tracking import SEARCH_ID, runs_of_search
 from robsearch.trials import trial as trials
-
-ONE = "1" * 32
-
-
-def define(trial, width):
-    return recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
-
-
-SPACE = Space(define, (4,), sampler=optuna.samplers.RandomSampler(seed=0))
-
-
-def begun(results, name="s", storage=None, **changes):
-    """A search that was launched in a results folder, with nothing trained."""
-    store = ResultsStore(results, storage)
-    record = search_record(name=name, identity=ONE, widths=(4,), **changes)
-    claim_folder(store.folder(name), record, storage)
-    record.create(open_storage(storage, store.folder(name)))
-    note_driver(store.folder(name), record)
-    return store
 
 
 @pytest.fixture
 def driver(tmp_path, uri, monkeypatch):
     monkeypatch.setattr(trials, "REPORT_SECONDS", 0.0)
-    store = begun(tmp_path, trials=2)
-    storage, record = store.search("s")
-    tracker = Tracker(uri, "s", tmp_path, ONE)
-    with Lease.acquire(storage, "s") as lease:
-        scheduler = scheduler_of(SPACE, record, storage, recipe(4))
-        recorder = Recorder(tracker, tmp_path / "s" / "trials", record)
-        yield Driver(scheduler, recorder, lease, tmp_path / "s" / "trials", print)
-    tracker.close()
+    with driven(begun(tmp_path, trials=2), uri) as driver:
+        yield driver
 
 
 def states(results):

@@ -1,6 +1,7 @@
 """A database that is away: what was asked is asked again, nothing is written twice, and it is said
 once. No Ray in here."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from full_disks import ballast
 from mlflow_stores import free_port
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
@@ -18,7 +20,7 @@ from small_spaces import recipe
 
 from robsearch.errors import StorageAwayError
 from robsearch.spaces import Space, Stage
-from robsearch.study import Lease, Study, living_owner, open_storage, patient
+from robsearch.study import JOURNAL, Lease, PatientStorage, Study, living_owner, open_storage
 
 SPACE = Space(
     lambda trial, width: recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True)),
@@ -85,7 +87,7 @@ def test_of_a_lost_answer_nothing_is_written_twice(tmp_path, monkeypatch, every)
         f"sqlite:///{tmp_path}/lost.db",
         engine_kwargs={"connect_args": {"factory": LosesAnswers}},
     )
-    storage = patient(optuna.storages.get_storage(backend), 60.0, said.append)
+    storage = PatientStorage(optuna.storages.get_storage(backend), 60.0, said.append)
     open_study = optuna.create_study(study_name="s@w4", storage=storage, direction="maximize")
     assert open_study.study_name == "s@w4"
     monkeypatch.setattr(LosesAnswers, "EVERY", every)
@@ -114,7 +116,7 @@ def locked(tmp_path, seconds, ready):
 
 def test_a_locked_sqlite_file_is_waited_for_and_the_lease_is_kept(url, tmp_path):
     said = []
-    storage = patient(open_storage(url, tmp_path), 60.0, said.append)
+    storage = PatientStorage(open_storage(url, tmp_path), 60.0, said.append)
     with Lease.acquire(storage, "s") as lease:
         study = Study(storage, "s", SPACE, Stage(4), trials=3, full=recipe(4), seed=0)
         ready = threading.Event()
@@ -134,7 +136,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_the_lease_is_kept(url, tmp_path)
 
 
 def test_after_the_patience_it_is_refused_with_the_reason(url, tmp_path):
-    storage = patient(open_storage(url, tmp_path), 2.0, print)
+    storage = PatientStorage(open_storage(url, tmp_path), 2.0, print)
     study = Study(storage, "s", SPACE, Stage(4), trials=3, full=recipe(4), seed=0)
     ready = threading.Event()
     other = threading.Thread(target=locked, args=(tmp_path, 14.0, ready))
@@ -150,7 +152,7 @@ def test_after_the_patience_it_is_refused_with_the_reason(url, tmp_path):
 
 
 def test_what_no_patience_mends_is_refused_at_once(url, tmp_path):
-    storage = patient(open_storage(url, tmp_path), 60.0, print)
+    storage = PatientStorage(open_storage(url, tmp_path), 60.0, print)
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute("DROP TABLE studies")
     with pytest.raises(Exception, match="exceeding max length") as raised:
@@ -158,9 +160,47 @@ def test_what_no_patience_mends_is_refused_at_once(url, tmp_path):
     assert not isinstance(raised.value, StorageAwayError)
 
 
-def test_a_journal_is_as_it_was(tmp_path):
-    storage = open_storage(None, tmp_path)
-    assert patient(storage, 60.0) is storage
+# --- a full disk ---
+
+
+def test_a_journal_on_a_full_disk_is_written_once_there_is_room_and_each_record_once(tiny):
+    said = []
+    storage = PatientStorage(open_storage(None, tiny), 0.0, said.append, disk_patience=60.0)
+    study = Study(storage, "s", SPACE, Stage(4), trials=3, full=recipe(4), seed=0)
+    number = storage.get_study_id_from_name("s@w4")
+    full = ballast(tiny)
+    making_room = threading.Timer(4.0, full.unlink)
+    making_room.start()
+    started = time.monotonic()
+    texts = {f"text {n}": str(n) * 1000 for n in range(10)}  # more than fits into a last block
+    for name, text in texts.items():
+        storage.set_study_user_attr(number, name, text)
+    assert 3 < time.monotonic() - started < 30
+    assert study.ask().number == 0
+    lines = (tiny / JOURNAL).read_text().splitlines()
+    assert [sum(f'"{name}"' in line for line in lines) for name in texts] == [1] * 10
+    assert len(study.trials()) == 1
+    away, back = said
+    assert away.startswith(
+        "the disk is full under the storage ([Errno 28] No space left on device)"
+    )
+    assert back.startswith("the storage has room again after ")
+
+
+@pytest.mark.parametrize("gives_up", ["after its patience", "at the end of the driver"])
+def test_a_disk_that_stays_full_is_an_error_of_the_system_and_the_journal_is_whole(tiny, gives_up):
+    patience = 1.0 if gives_up == "after its patience" else 600.0
+    storage = PatientStorage(open_storage(None, tiny), 0.0, disk_patience=patience)
+    Study(storage, "s", SPACE, Stage(4), trials=3, full=recipe(4), seed=0)
+    number = storage.get_study_id_from_name("s@w4")
+    ballast(tiny)
+    if gives_up == "at the end of the driver":
+        storage.end(0.5)
+    with pytest.raises(OSError, match="No space left on device"):
+        storage.set_study_user_attr(number, "text", "longer than a block of the disk" * 200)
+    lines = (tiny / JOURNAL).read_bytes()
+    assert lines.endswith(b"}\n")
+    assert all(json.loads(line) for line in lines.splitlines())
 
 
 # --- PostgreSQL ---
@@ -220,7 +260,7 @@ def server(tmp_path_factory):
 def test_a_postgresql_that_restarts_doubles_nothing_and_the_lease_is_kept(server, tmp_path):
     said = []
     search(open_storage(f"sqlite:///{tmp_path}/whole.db", tmp_path))
-    storage = patient(open_storage(server.url, tmp_path), 60.0, said.append)
+    storage = PatientStorage(open_storage(server.url, tmp_path), 60.0, said.append)
     ended = threading.Event()
 
     def restart():

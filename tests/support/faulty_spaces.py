@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -83,12 +84,14 @@ def hangs_once(natural, here, before):
 
 
 def fills_the_disk(natural, here, before):
-    """For every checkpoint to come: /dev/full refuses each byte as a full disk does."""
+    """For every checkpoint of the next seconds: /dev/full refuses each byte as a full disk does."""
     full = here / "full"
     full.mkdir()
     (full / "state.pt").symlink_to("/dev/full")
-    for epoch in (3, 4):
-        (here / "a1" / f"epoch-{epoch:04d}").symlink_to(full)
+    links = [here / "a1" / f"epoch-{epoch:04d}" for epoch in (3, 4)]
+    for link in links:
+        link.symlink_to(full)
+    threading.Timer(6.0, lambda: [link.unlink() for link in links]).start()
     return natural
 
 

@@ -27,8 +27,8 @@ from robsearch.trials.disk import (
     weights,
     weights_of,
 )
-from robsearch.trials.loading import newest_checkpoint, read_history
-from robsearch.trials.trial import run
+from robsearch.trials.loading import newest_checkpoint, read_history, read_test
+from robsearch.trials.trial import measure, run
 
 VALUE = "val/robust_accuracy"
 
@@ -58,6 +58,7 @@ def fill(attempt, number, file="state.pt"):
 def _every_epoch_is_saved_and_faults_count_from_0(monkeypatch):
     STEPS.clear()
     monkeypatch.setattr(trial, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "FULL_DISK_SECONDS", 0.1)
 
 
 # --- one checkpoint that finds no room ---
@@ -184,10 +185,7 @@ def test_an_epoch_is_written_once(tmp_path):
     assert (writer.attempt.folder / "epoch-0001" / "state.pt").read_text() == "not touched again"
 
 
-@pytest.mark.parametrize("never_again", [False, True])
-def test_a_trial_on_a_disk_full_for_a_time_loses_nothing_and_full_to_the_end_fails(
-    tmp_path, never_again
-):
+def test_a_trial_on_a_disk_full_for_a_time_loses_nothing(tmp_path):
     whole = [report.epochs for report in run(recipe(8), tmp_path / "whole")]
     trying = run(recipe(8), tmp_path / "full")
     reports = [next(trying)]
@@ -195,22 +193,54 @@ def test_a_trial_on_a_disk_full_for_a_time_loses_nothing_and_full_to_the_end_fai
     fill(attempt, 2)
     with pytest.warns(UserWarning, match="goes on without"):
         reports.append(next(trying))
-    for number in (3, 4) if never_again else (3,):
-        fill(attempt, number)
-        reports.append(next(trying))
-    if never_again:
-        (attempt.folder / "LATEST.tmp").symlink_to("/dev/full")
+    fill(attempt, 3)
     reports += trying
     entries = [entry[VALUE] for report in reports for entry in report.epochs]
     assert entries == [entry[VALUE] for epochs in whole for entry in epochs]
-    if never_again:
-        assert reports[-1].ended == "FAIL"
-        assert "bytes free for the checkpoint" in reports[-1].reason
-        assert len(newest_checkpoint(tmp_path / "full").history) == 1
-    else:
-        assert reports[-1].ended == "COMPLETE"
-        assert len(newest_checkpoint(tmp_path / "full").history) == 4
-        assert newest_checkpoint(tmp_path / "full").best_state
+    assert reports[-1].ended == "COMPLETE"
+    assert len(newest_checkpoint(tmp_path / "full").history) == 4
+    assert newest_checkpoint(tmp_path / "full").best_state
+
+
+def test_a_trial_whose_last_checkpoint_finds_no_room_waits_for_it(tmp_path):
+    trying = run(recipe(8), tmp_path)
+    for _ in range(3):
+        next(trying)
+    fill(Attempt(tmp_path, 1), 4)
+    with pytest.warns(UserWarning, match="goes on without"):
+        next(trying)
+    # It is the last epoch: what follows is the end of the trial, which must be on the disk.
+    (tmp_path / "a1" / "LATEST.tmp").symlink_to("/dev/full")
+    waiting, last = trying
+    assert waiting.waiting.needed > 1000
+    assert "bytes free for the checkpoint" in waiting.waiting.problem
+    assert (waiting.ended, waiting.epochs) == (None, [])
+    assert last.ended == "COMPLETE"
+    assert len(newest_checkpoint(tmp_path).history) == 4
+
+
+def test_a_trial_whose_first_checkpoint_finds_no_room_waits_and_trains_no_epoch_twice(tiny):
+    full = ballast(tiny)
+    trying = run(recipe(8), tiny / "trial")
+    for _ in range(2):
+        report = next(trying)
+        assert (report.ended, report.epochs) == (None, [])
+        assert "bytes free for the checkpoint" in report.waiting.problem
+    full.unlink()
+    reports = list(trying)
+    assert [entry["epoch"] for report in reports for entry in report.epochs] == [1, 2, 3, 4]
+    assert (reports[-1].ended, reports[-1].attempt) == ("COMPLETE", 1)
+    assert read_history(tiny / "trial") == [e for report in reports for e in report.epochs]
+
+
+def test_what_measuring_writes_waits_for_room_too(tmp_path):
+    list(run(recipe(8), tmp_path))
+    for file in ("test.parquet.tmp", "test.json.tmp"):
+        (tmp_path / file).symlink_to("/dev/full")  # gone after the first try
+    *waiting, last = measure(recipe(8), tmp_path)
+    assert [report.waiting is not None for report in waiting] == [True, True]
+    assert last.ended == "COMPLETE"
+    assert read_test(tmp_path)
 
 
 def test_on_a_real_full_disk_the_older_checkpoint_stays_and_a_resume_goes_on_from_it(tiny):

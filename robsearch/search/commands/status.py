@@ -14,6 +14,7 @@ from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted
 from robsearch.laws import RegretMap
 from robsearch.metrics import VAL_NATURAL
+from robsearch.search.free_space import lacking_bytes, waiting_text
 from robsearch.search.grid import Grid, Row, duration, rows_table
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
@@ -137,7 +138,9 @@ def driver_line(search: Search) -> str:
     owner = search.driver
     if owner is not None and owner["alive"]:
         age = seconds_since_renewal(owner) or 0.0
-        return f"driven by process {owner['pid']} on {owner['host']}, last heard of {age:.0f} s ago"
+        line = f"driven by process {owner['pid']} on {owner['host']}, last heard of {age:.0f} s ago"
+        lacking = lacking_space(search)
+        return f"{line}; {waiting_text(lacking, search.folder)}" if lacking else line
     if owner is not None:
         resume = search.store.command("resume", search.name)
         watches = f"`{resume}` sees within {EXPIRE_SECONDS:.0f} s, and takes over from a dead one"
@@ -145,6 +148,15 @@ def driver_line(search: Search) -> str:
     if search.ended >= search.record.trials and not search.unfinished:
         return "complete"
     return f"nobody drives it; go on with: {search.store.command('resume', search.name)}"
+
+
+def lacking_space(search: Search) -> int:
+    """How many bytes the driver of a search lacks for its next trial; 0 without a driver, or where
+    none is left."""
+    left = search.ended < search.record.trials or search.unfinished
+    if search.driver is None or not left:
+        return 0
+    return lacking_bytes(search.folder / "trials", search.unfinished)
 
 
 def hint_of_life(owner: Mapping[str, Any]) -> str:
@@ -169,7 +181,8 @@ def status_json(search: Search) -> dict[str, Any]:
     the best trial. ``best`` has of each width's best trial the strongest known figure
     (``strongest.Figure``), and the one on ``val`` by which it was selected. ``driver`` is None if
     nobody drives it; its ``alive`` is True if its process is on this machine, and None if this look
-    cannot tell whether it lives (``robsearch.study.living_owner``). ``failure_groups`` has
+    cannot tell whether it lives (``robsearch.study.living_owner``). ``lacking_bytes`` are those
+    that the results folder lacks for its next trial. ``failure_groups`` has
     each reason once, with the trials that failed for it, and for each searched parameter its values
     among them and among the trials that ended without a failure. ``law`` has the exponent by each
     family of curves, the p of the test whether one shape fits all widths, and ``regret``: what at
@@ -192,6 +205,7 @@ def status_json(search: Search) -> dict[str, Any]:
         "asked": search.record.trials,
         "unfinished": search.unfinished,
         "driver": search.driver,
+        "lacking_bytes": lacking_space(search),
         "rows": rows,
         "cost": search.cost._asdict(),
         "best": [_best_json(search, width) for width in search.widths],

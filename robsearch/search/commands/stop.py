@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from robsearch.errors import refused
 from robsearch.printing import echo
@@ -20,6 +21,7 @@ from robsearch.study import (
     prune_interrupted,
     recorded_trials,
 )
+from robsearch.trials.disk import is_full
 from robsearch.trials.loading import best_epoch, read_history
 
 POLL_SECONDS = 0.5
@@ -38,12 +40,12 @@ def stop(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> N
         say: prints one line.
 
     Raises:
-        InputError: there is no such search, or nobody drives it.
+        InputError: there is no such search, nobody drives it, or the disk is full.
     """
     storage, _ = options.store.search(name)
     started = time.monotonic()
     watch = LeaseWatch(storage, name)
-    owner = ask_to_stop(storage, name, options.store.command("status", name))
+    owner = _ask(storage, name, watch, options)
     say(f"asked the driver {owner_text(owner)} to stop {name}; waiting for it")
     if owner["alive"] is None:
         say(f"{hint_of_life(owner)}; this waits while it renews its lease")
@@ -57,6 +59,18 @@ def stop(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> N
         say(f"{rest}, and holds {name} no longer; go on with: {go_on}")
     else:
         say(f"stopped after {seconds:.0f} s; go on with: {go_on}")
+
+
+def _ask(storage: Storage, name: str, watch: LeaseWatch, options: RunOptions) -> dict[str, Any]:
+    """The driver that was asked; where the disk is full there is no room for the request."""
+    try:
+        return ask_to_stop(storage, name, options.store.command("status", name))
+    except OSError as error:
+        if watch.owner is None or not is_full(error):
+            raise
+        got = f"a full disk ({error.strerror})"
+        do = f"make room, or interrupt the driver {owner_text(watch.owner)} itself (kill -INT)"
+        raise refused("room to write down that it is to stop", got, do) from error
 
 
 def stop_trial(

@@ -122,7 +122,7 @@ def finalists(
     Raises:
         InputError: no such trial, none that is finished, or a test attack that gives no eps.
     """
-    trials = _best(search, top) if target.trial is None else [target.trial]
+    trials = best_trials(search, top) if target.trial is None else [target.trial]
     rows = finished_rows(search, trials)
     studies = studies_of(space, search.record, options.store.open(search.name))
     recipe_of = finished_recipes(studies)
@@ -174,8 +174,8 @@ def load_finalists(
         return search, space, finalists(search, target, options, top, space), options
 
 
-def _best(search: Search, top: int) -> list[str]:
-    """The best trials of each width, thin to wide."""
+def best_trials(search: Search, top: int) -> list[str]:
+    """The ``top`` best trials of each width by their value, thin to wide."""
     best_first = search.finished.sort_values("value", ascending=False, kind="stable")
     best = best_first.groupby("width").head(top).sort_values("width", kind="stable")
     return list(best["trial"])
