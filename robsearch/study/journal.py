@@ -92,7 +92,8 @@ class DamagedJournalError(InputError):
 class WholeLines(JournalFileBackend):
     """A journal file that a full disk leaves as it was.
 
-    Optuna's own would go on behind the part of a line that fitted.
+    Optuna's own would go on behind the part of a line that fitted, and behind one that a process
+    which is gone has half written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,10 +107,12 @@ class WholeLines(JournalFileBackend):
         super().__init__(str(path), self._file_lock)
 
     def append_logs(self, logs: list[Record]) -> None:
-        """Appends all of them, or nothing."""
+        """Appends all of them, or nothing; a last line without an end is cut off first."""
         lines = "".join(map(_line_of, logs))
         self._file_lock.acquire()
         try:
+            # Every writer holds the lock until its lines have their end: nobody living writes this.
+            _cut_off_unended(self._path)
             whole = os.path.getsize(self._path)
             try:
                 with open(self._path, "ab") as journal:
@@ -170,6 +173,24 @@ class WholeLines(JournalFileBackend):
             }
             if record["study_name"] not in names:
                 self._studies.append(record["study_name"])
+
+
+def _cut_off_unended(journal: Path) -> None:
+    """Cuts off a last line without an end, of which a copy is kept; for whoever holds the lock."""
+    with journal.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+    content = journal.read_bytes()
+    _keep_torn(journal, content, content.rfind(b"\n") + 1)
+
+
+def _keep_torn(journal: Path, content: bytes, whole: int) -> None:
+    """Leaves the first ``whole`` bytes of a journal, and keeps its content as it was beside it."""
+    _write_synced(journal.with_suffix(".torn"), content)
+    os.truncate(journal, whole)
 
 
 class UnwrittenLines(BaseJournalBackend):
@@ -604,8 +625,7 @@ def repair_journal(folder: Path) -> None:
         content = journal.read_bytes()
         whole = content.rfind(b"\n", 0, -1) + 1
         if whole < len(content) and _parsed(1, content[whole:]).damage is not None:
-            _write_synced(journal.with_suffix(".torn"), content)
-            os.truncate(journal, whole)
+            _keep_torn(journal, content, whole)
     finally:
         guard.release()
 
