@@ -9,7 +9,7 @@ from robsearch.lazy import lazy_names
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage as Storage
 
-    from robsearch.study.dropping import drop_trial, dropped_trials
+    from robsearch.study.dropping import DROP, drop_trial, dropped_trials
     from robsearch.study.ending import ask_to_end, asked_to_end, prune_interrupted
     from robsearch.study.failures import Failures, failures_of
     from robsearch.study.journal import (
@@ -63,6 +63,7 @@ else:
 
 __all__ = [
     "COLUMN",
+    "DROP",
     "JOURNAL",
     "Change",
     "DamagedJournalError",

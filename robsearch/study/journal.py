@@ -250,6 +250,20 @@ def shape_problem(record: object) -> str | None:
 # --- what is damaged ---
 
 
+class LostAttribute(NamedTuple):
+    """An attribute of a study that a line began to write.
+
+    Attributes:
+        line: its number, from 1.
+        study: Optuna's number; None where the line is cut before it.
+        key: its name; None where the line is cut before its end.
+    """
+
+    line: int
+    study: int | None
+    key: str | None
+
+
 class Damage(NamedTuple):
     """A line that is not wholly read.
 
@@ -258,11 +272,13 @@ class Damage(NamedTuple):
         what: the rest of a sentence that begins with the line.
         creates: the study in which the rest of the line shows that a trial was made; -1 where it
             may have been in any study, None where the line cannot have made one.
+        attribute: of a study, which the rest of the line began to write.
     """
 
     line: int
     what: str
     creates: int | None = -1
+    attribute: LostAttribute | None = None
 
 
 @dataclass
@@ -278,6 +294,8 @@ class Examined:
             is known of them.
         doubles: Optuna's numbers of trials that only repeated lines made.
         unmade: names of studies whose making was lost.
+        lost_attributes: those of studies that a damaged line began to write, and no later one
+            wrote.
     """
 
     storage: JournalStorage
@@ -286,6 +304,7 @@ class Examined:
     missing: set[int] = field(default_factory=set)
     doubles: set[int] = field(default_factory=set)
     unmade: list[str] = field(default_factory=list)
+    lost_attributes: list[LostAttribute] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -316,6 +335,9 @@ def examine(journal: Path) -> Examined:
         if len(doubled.missing) < len(examined.missing):
             examined = doubled
     examined.repeated = repeated
+    # What has no end was cut short before anybody acted on it.
+    ended = lines if content.endswith(b"\n") else lines[:-1]
+    examined.lost_attributes = list(_lost_attributes(ended))[::-1]
     return examined
 
 
@@ -361,7 +383,33 @@ def _parsed_in_parts(number: int, text: bytes, bare: bytes) -> _JournalLine:
         what = "has several records"
     elif records:
         what += f"; {counted(len(records), 'whole record')} of it stays"
-    return _JournalLine(number, records, Damage(number, what, _creates(rest)))
+    damage = Damage(number, what, _creates(rest), _attribute_begun(number, rest))
+    return _JournalLine(number, records, damage)
+
+
+def _attribute_begun(number: int, rest: bytes) -> LostAttribute | None:
+    """The attribute of a study that a part of a line began to write, as far as it says which."""
+    if not rest.startswith(BEGIN + b"%d," % Operation.STUDY_USER_ATTR):
+        return None
+    study = re.search(rb'"study_id":(\d+),', rest)
+    key = re.search(rb'"user_attr":\{"([^"]+)":', rest)
+    return LostAttribute(
+        number,
+        int(study[1]) if study else None,
+        key[1].decode(errors="replace") if key else None,
+    )
+
+
+def _lost_attributes(lines: Sequence[_JournalLine]) -> Iterator[LostAttribute]:
+    """What damaged lines began to write and no later line wrote, the last one first."""
+    written: set[tuple[int | None, str | None]] = set()
+    for line in reversed(lines):
+        for record in line.records:
+            if record["op_code"] == Operation.STUDY_USER_ATTR:
+                written |= {(record["study_id"], key) for key in record["user_attr"]}
+        lost = line.damage.attribute if line.damage else None
+        if lost and (lost.study, lost.key) not in written:
+            yield lost
 
 
 def _creates(rest: bytes) -> int | None:

@@ -88,6 +88,11 @@ class Rebuilding:
         self._rebuilt: dict[tuple[str, int], dict[str, Any]] = {}
         self._ends: dict[tuple[str, int], dict[str, TrialEnd]] = {}
         self._stages: dict[str, tuple[Stage, Suggestion]] = {}
+        self._attributes: dict[str, Any] = {}
+
+    def restore_attribute(self, key: str, value: Any) -> None:
+        """Has an attribute of the search's own study noted in place of what could be read."""
+        self._attributes[key] = value
 
     def rebuild(self, space: Space, trial: FolderTrial, folder: Path) -> None:
         """Has a trial's begin, its parameters and its end noted as its folder has them.
@@ -129,7 +134,8 @@ class Rebuilding:
             if re.fullmatch(r"lost-\d+", study.study_name):
                 continue
             number = storage.create_new_study(study.directions, study.study_name)
-            for key, value in study.user_attrs.items():
+            restored = self._attributes if study.study_name == self._record.name else {}
+            for key, value in {**study.user_attrs, **restored}.items():
                 storage.set_study_user_attr(number, key, value)
             for key, value in study.system_attrs.items():
                 storage.set_study_system_attr(number, key, value)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import optuna
 import pandas as pd
@@ -22,12 +23,15 @@ from robsearch.study import (
     Lease,
     SearchRecord,
     Study,
+    drop_trial,
+    dropped_trials,
     examine,
     open_storage,
 )
 from robsearch.tracking import Tracker, default_uri
 from robsearch.trials.checkpoints import Attempt, Snapshot
 from robsearch.trials.files import write_json
+from robsearch.trials.run_facts import RunFacts, read_run, write_run
 
 VALUE, NATURAL = "val/robust_accuracy", "val/natural_accuracy"
 
@@ -365,3 +369,82 @@ def test_a_journal_without_the_record_and_a_database_are_refused(searched, resul
         repair("s", options)
     with pytest.raises(InputError, match="the name of a search"):
         repair("t", RunOptions(results=results))
+
+
+# --- what stands in attributes of the search's own study ---
+
+
+def with_last_line_cut(results, way):
+    journal = results / "s" / JOURNAL
+    *lines, last = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, WAYS[way](last), lines[-1]]))
+
+
+def tagged(folder, **tags):
+    facts = read_run(folder) or RunFacts("search s")
+    tags = {name.replace("_", "."): text for name, text in tags.items()}
+    write_run(folder, replace(facts, tags={**facts.tags, **tags}))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dropped_trial_stays_dropped_by_what_its_run_says(results, way):
+    drop_trial(open_storage(None, results / "s"), "s", "w4-003", "broken")
+    tagged(results / "s" / "trials" / "w4-003", robsearch_dropped="broken")
+    tagged(results / "s" / "trials" / "w4-000", robsearch_dropped="")  # undone
+    with_last_line_cut(results, way)
+    outcome, said = mended(results)
+    assert outcome.noted == ("w4-003 as dropped: broken",)
+    assert outcome.lost_attributes == ()
+    assert "noted again, as its run.json has it: w4-003 as dropped: broken" in said
+    assert dropped_trials(open_storage(None, results / "s"), "s") == {"w4-003": "broken"}
+    assert mended(results)[0].whole
+
+
+def test_what_a_whole_line_says_of_a_drop_stays(results):
+    """It was undone when no driver lived to tell its run."""
+    storage = open_storage(None, results / "s")
+    drop_trial(storage, "s", "w4-003", "")
+    tagged(results / "s" / "trials" / "w4-003", robsearch_dropped="broken")
+    assert mended(results)[0].whole
+    assert dropped_trials(storage, "s") == {}
+
+
+def with_more_trials(results):
+    storage = open_storage(None, results / "s")
+    record = SearchRecord.load(storage, "s")
+    replace(record, trials=60, budgets={"max_hours": 5.0}).save(storage)
+
+
+def test_the_total_comes_back_from_the_run_of_the_search(results):
+    with_more_trials(results)
+    tagged(results / "s", robsearch_trials="60")
+    with_last_line_cut(results, "zeroed")
+    outcome, said = mended(results)
+    assert outcome.noted == ("60 trials as the total",)
+    assert "noted again, as its run.json has it: 60 trials as the total" in said
+    assert SearchRecord.load(open_storage(None, results / "s"), "s").trials == 60
+
+
+def test_a_record_that_is_lost_is_said_with_what_stands_in(results, capsys):
+    with_more_trials(results)
+    with_last_line_cut(results, "cut")
+    assert in_this_process(results, "repair", "s", "--apply") == 1
+    said = capsys.readouterr().out
+    assert 'began to write "search" of the search, which is lost' in said
+    assert "6 trials and no budget" in said
+    assert in_this_process(results, "repair", "s") == 0  # it was said
+
+
+def test_a_line_cut_before_its_name_is_said_and_a_leases_is_not(results):
+    with_more_trials(results)
+    journal = results / "s" / JOURNAL
+    *lines, last = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, last[:40] + b"\n"]))
+    (lost,) = mended(results)[0].lost_attributes
+    assert lost.startswith(f"line {len(lines) + 1} began to write an attribute of a study")
+    with Lease.acquire(open_storage(None, results / "s"), "s"):
+        pass
+    *lines, owner, released = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, owner, owner[:110] + b"\n", released]))
+    outcome, _ = mended(results)
+    assert (outcome.damaged, outcome.lost_attributes) == ((len(lines) + 2,), ())
