@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
@@ -237,6 +237,11 @@ class Study:
             return self._exhausted
         trials = self._study.get_trials(deepcopy=False)
         return sum("grid_id" in trial.system_attrs for trial in trials) >= size
+
+    @property
+    def knows_exhausted(self) -> bool:
+        """Whether ``exhausted`` is also known to who has asked for nothing."""
+        return not isinstance(self._study.sampler, BruteForceSampler)
 
     def trials(self) -> list[FrozenTrial]:
         """Every suggestion of this study, in the order of their numbers, without those brought
