@@ -9,6 +9,7 @@ that is there already; of the names of leases it might be another driver's.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Container, Sequence
@@ -45,7 +46,7 @@ class PatientStorage(BaseStorage):
 
     Args:
         storage: Optuna's.
-        patience: seconds for which it is tried again.
+        patience: seconds for which it is tried again; infinity for as long as it takes.
         say: prints one line: that the storage is away, and that it is back.
     """
 
@@ -118,9 +119,11 @@ class PatientStorage(BaseStorage):
             do = "what had ended is kept; see to the database"
             raise StorageAwayError(refusal(expected, str(error), do)) from error
         if is_news:
+            until = "until it is back"
+            if math.isfinite(self._patience):
+                until = f"for {counted(round(self._patience), 'second')}"
             self._say(
-                f"the storage is away ({error}): trainings go on, and it is tried again for "
-                f"{counted(round(self._patience), 'second')}"
+                f"the storage is away ({error}): trainings go on, and it is tried again {until}"
             )
 
     def _note_answer(self) -> None:
