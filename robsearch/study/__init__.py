@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from robsearch.study.other_searches import (
         Distributions,
+        dropped_suggestions,
         finished_observations,
         number,
         observations_of_other_widths,
@@ -89,6 +90,7 @@ __all__ = [
     "delete_search",
     "discard_half_made",
     "drop_trial",
+    "dropped_suggestions",
     "dropped_trials",
     "examine",
     "failures_of",
