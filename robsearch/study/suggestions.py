@@ -33,6 +33,7 @@ from robsearch.spaces import (
 )
 from robsearch.study.pruning import pruner_of
 from robsearch.study.recorded import (
+    RISEN_FROM,
     TRAININGS,
     RecordedTrial,
     best_first,
@@ -227,7 +228,7 @@ class Study:
         """Numbers, in the rung below, of the suggestions that were enqueued here because they were
         the best there."""
         facts = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
-        return {attrs["risen_from"] for attrs in facts if "risen_from" in attrs}
+        return {attrs[RISEN_FROM] for attrs in facts if RISEN_FROM in attrs}
 
     @property
     def exhausted(self) -> bool:

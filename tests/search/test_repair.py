@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import pandas as pd
@@ -13,10 +14,11 @@ from optuna.storages.journal import JournalFileBackend
 from small_spaces import recipe, standard
 
 import robsearch
-from robsearch import Epoch, InputError, RunOptions
+from robsearch import Epoch, InputError, Rung, RunOptions
 from robsearch.search.commands.repair import repair
 from robsearch.search.recording import Recorder
 from robsearch.search.resuming import check_unchanged
+from robsearch.search.scheduling import scheduler_of
 from robsearch.spaces import Space
 from robsearch.study import (
     JOURNAL,
@@ -91,8 +93,8 @@ def searched(tmp_path_factory):
     return results
 
 
-def train(study, recorder, end):
-    suggestion = study.ask()
+def train(study, recorder, end, ask=None):
+    suggestion = (ask or study.ask)()
     recorder.begin(suggestion)
     history = entries(0.1, 0.5 + suggestion.number / 10, 0.2)
     folder = recorder.trials / suggestion.trial
@@ -448,3 +450,42 @@ def test_a_line_cut_before_its_name_is_said_and_a_leases_is_not(results):
     journal.write_bytes(b"".join([*lines, owner, owner[:110] + b"\n", released]))
     outcome, _ = mended(results)
     assert (outcome.damaged, outcome.lost_attributes) == ((len(lines) + 2,), ())
+
+
+# --- which suggestion rose to a rung ---
+
+LADDER = Space(
+    define,
+    (4,),
+    sampler=optuna.samplers.RandomSampler(seed=1),
+    fidelity=(Rung("scout", lambda full: replace(full, epochs=2), keep=0.5),),
+)
+
+
+def test_a_suggestion_that_rose_to_a_rung_counts_as_risen_when_it_is_noted_again(tmp_path):
+    storage = open_storage(None, tmp_path / "s")
+    setting = {"data": "Digits(train=100)"}
+    record = SearchRecord("s", "a_module:that_is_not_there", (4,), 0, 2, "", setting)
+    record.create(storage)
+    tracker = Tracker(default_uri(tmp_path), "s", tmp_path)
+    recorder = Recorder(tracker, tmp_path / "s" / "trials", record)
+    scheduler = scheduler_of(LADDER, record, storage, recipe(4))
+    while (study := scheduler.next()) is not None:
+        train(study, recorder, "COMPLETE", partial(scheduler.ask, study))
+        scheduler.counts_of[study].settled("COMPLETE")
+    tracker.close()
+    (full,) = scheduler.full
+    risen = full.promoted()
+    assert len(risen) == 2
+    journal = tmp_path / "s" / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    rises = [number for number, line in enumerate(lines) if b"risen_from" in line]
+    for number in rises:
+        cut = [*lines[:number], WAYS["cut"](lines[number]), *lines[number + 1 :]]
+        journal.write_bytes(b"".join(cut))
+        outcome = repair(
+            "s", RunOptions(results=tmp_path), apply=True, space=LADDER, say=lambda _: None
+        )
+        assert outcome.problems == {}
+        again = scheduler_of(LADDER, record, open_storage(None, tmp_path / "s"), recipe(4))
+        assert again.full[0].promoted() == risen
