@@ -295,7 +295,7 @@ def repair(
 
     options = RunOptions(results=results)
     plan = repair_search(name, options, apply=apply, space=space, say=echo)
-    if plan.problems:
+    if plan.problems or plan.lost_attributes:
         raise typer.Exit(1)
 
 

@@ -104,7 +104,8 @@ class RunningTrial:
 
 
 class WeightBudget:
-    """Whose weights go first when they take too much: those of failed trials, then of the worst.
+    """Whose weights go first when they take too much: those of failed and dropped trials, then of
+    the worst.
 
     Histories and measures stay; a trial without weights cannot be evaluated or trained further.
 
@@ -123,24 +124,26 @@ class WeightBudget:
         self._orders[trial] = order
         self._widths[trial] = width
 
-    def enforce(self, busy: Collection[str]) -> list[str]:
+    def enforce(self, busy: Collection[str], dropped: Collection[str] = ()) -> list[str]:
         """Drops weights until the rest is within the budget; returns whose.
 
         Args:
             busy: trials being trained or not yet measured, which are left alone.
+            dropped: trials that a person took out of the results.
         """
         if self.gib is None or not self.folder.exists():
             return []
         sizes = weights(self.folder)
-        failed = [trial for trial in sizes if trial not in self._orders]
-        finished = [trial for trial in self._orders if trial in sizes]
-        worst_first = sorted(finished, key=lambda trial: self._orders[trial])
-        in_order = {trial: sizes[trial] for trial in [*failed, *worst_first]}
-        keep = {*busy, *best_of_each_width(self._orders, self._widths, 1)}
-        dropped = to_drop(in_order, keep, int(self.gib * GIB))
-        for trial in dropped:
+        orders = {trial: self._orders[trial] for trial in self._orders if trial not in dropped}
+        others = [trial for trial in sizes if trial not in orders]
+        finished = [trial for trial in orders if trial in sizes]
+        worst_first = sorted(finished, key=lambda trial: orders[trial])
+        in_order = {trial: sizes[trial] for trial in [*others, *worst_first]}
+        keep = {*busy, *best_of_each_width(orders, self._widths, 1)}
+        going = to_drop(in_order, keep, int(self.gib * GIB))
+        for trial in going:
             drop_weights(self.folder / trial)
-        return dropped
+        return going
 
 
 class Driver:
@@ -462,9 +465,9 @@ class Driver:
         busy = {*self.running, *self._jobs}
         busy.update(trial.suggestion.trial for trial in (*self.unmeasured, *self.waiting))
         busy.update(f"{study.label}-000" for study in self.scheduler.controls)
-        dropped = self.weight_budget.enforce(busy)
-        if dropped:
-            self.say(f"disk budget: the weights of {', '.join(dropped)} were dropped")
+        going = self.weight_budget.enforce(busy, self.dropped)
+        if going:
+            self.say(f"disk budget: the weights of {', '.join(going)} were dropped")
 
     def interrupt(self) -> None:
         """Marks what is still running as interrupted in MLflow; for Optuna it runs on, until a

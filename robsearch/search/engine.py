@@ -58,7 +58,7 @@ from robsearch.search.requests import hearing_requests
 from robsearch.search.result import Search, load_search, search_of
 from robsearch.search.results_store import new_identity, note_driver, search_names
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
-from robsearch.search.scheduling import scheduler_of
+from robsearch.search.scheduling import is_work_left, scheduler_of
 from robsearch.search.settings import (
     changed_settings,
     constraints,
@@ -89,7 +89,6 @@ from robsearch.study import (
     PatientStorage,
     SearchRecord,
     Storage,
-    living_owner,
     recorded_trials,
     repair_journal,
 )
@@ -260,20 +259,25 @@ def _go_on_or_leave(
     total = record.trials
     if trials is not None:
         total = max(total, _asked(space, trials))
-    used = None
-    if living_owner(storage, name) is None:
-        used = _used_up_budget(storage, record, options)
-    is_done = total == record.trials and is_concluded(options.store.folder(name), record)
-    if not (used or is_done):
-        more = f", with {counted(total, 'trial')} in all" if total > record.trials else ""
-        printer(console)(f"search {name}: going on with it{more}")
-        return _go_on(name, space, lambda before: max(total, before), options, console)
+    folder = options.store.folder(name)
     opened = derived_by(space, record.derivation)
+    is_done = total == record.trials and is_concluded(folder, record)
+    # A journal that lost its tail has less than the run of the search says.
+    is_done = is_done and not is_work_left(opened, record, storage, folder / "trials")
+    used = None
+    if not is_done:
+        watch = LeaseWatch(storage, name)
+        watch.wait(printer(console))
+        used = _used_up_budget(storage, record, options)
+        if used is None:
+            more = f", with {counted(total, 'trial')} in all" if total > record.trials else ""
+            printer(console)(f"search {name}: going on with it{more}")
+            return _go_on(name, space, lambda before: max(total, before), options, console, watch)
     check(opened, say=partial(_print_note, console), needs_data=True)
-    check_unchanged(storage, record, opened, options.store.folder(name))
+    check_unchanged(storage, record, opened, folder)
     search = load_search(name, options.results, options.storage)
     why = f"it is complete ({search.ended} of {counted(record.trials, 'trial')} ended)"
-    if used and not is_done:
+    if used:
         why = _used_up_problem(record, used, options)
     printer(console)(f"search {name}: nothing to do, {why}")
     return search
@@ -356,13 +360,14 @@ def _go_on(
     total: Callable[[int], int],
     options: RunOptions,
     console: Console,
+    watch: LeaseWatch | None = None,
 ) -> Search:
-    """See ``resume``; ``total`` gives the trials to ask for from those that were asked for
-    before."""
+    """See ``resume``; ``total`` gives the trials to ask for from those that were asked for before,
+    and ``watch`` has seen the search's lease."""
     storage, record = options.store.search(name)
     folder = options.store.folder(name)
     check_writable(folder)
-    watch = LeaseWatch(storage, name)
+    watch = watch or LeaseWatch(storage, name)
     watch.wait(printer(console))
     # A torn line is cut off only where nobody writes any more.
     if options.store.storage is None:

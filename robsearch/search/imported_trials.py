@@ -23,6 +23,7 @@ from robsearch.study import (
     Observation,
     SearchRecord,
     Storage,
+    dropped_suggestions,
     finished_observations,
     number,
     open_storage,
@@ -50,7 +51,7 @@ def trials_to_import(
         store: where the searches are that it names; a path of a search's folder may lead elsewhere.
         draws: suggestions of the space.
         name: of the new search.
-        say: shows a line, of a search that has not ended.
+        say: shows a line, of a search that has not ended or of which trials are dropped.
 
     Raises:
         InputError: no such search or table, no finished trial, another metric, evaluation attack or
@@ -182,7 +183,10 @@ def _trials_of_search(
             do = f"let it finish some, or take {source!r} out of learn_from"
             problems.append(refusal(expected, f"{source!r} with none", do))
     refuse(problems)
-    ended = len(trials) * record.trainings
+    dropped = dropped_suggestions(storage, record.name)
+    if dropped:
+        say(f"{source}: {counted(dropped, 'dropped trial')} left out")
+    ended = (len(trials) + dropped) * record.trainings
     if ended < record.trials:
         planned = counted(record.trials, "trial")
         say(f"{source} has finished {ended} of its {planned}: only these are learned from")

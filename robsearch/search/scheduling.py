@@ -20,6 +20,7 @@ from robsearch.study import (
     Suggestion,
     observations_of_other_widths,
     study_names,
+    trials_of,
 )
 from robsearch.training.costs import Cost, cost_of, total
 from robsearch.trials.loading import read_history, read_test
@@ -311,6 +312,31 @@ def studies_of(space: Space, record: SearchRecord, storage: Storage) -> list[Stu
         for stage in space.stages()
         if f"{record.name}@{stage.label}" in made
     ]
+
+
+def is_work_left(space: Space, record: SearchRecord, storage: Storage, trials: Path) -> bool:
+    """Whether a suggestion of a search has yet to end, or to be asked for; nothing is written.
+
+    Args:
+        space: what is searched.
+        record: of the search.
+        storage: that it is remembered in.
+        trials: the folder of the trials' folders.
+    """
+    studies = studies_of(space, record, storage)
+    if len(studies) < len(space.stages()):
+        return True
+    scheduler = StudyScheduler(space, studies, record.trials)
+    for study, counts in scheduler.counts_of.items():
+        for suggestion in study.trials():
+            counts.states[suggestion.state.name] += 1
+            for trial in trials_of(suggestion):
+                counts.recall(trial, trials / trial.trial)
+    if any(counts.states["RUNNING"] for counts in scheduler.counts_of.values()):
+        return True
+    if not all(study.knows_exhausted for study in studies):
+        return False
+    return scheduler.next() is not None
 
 
 def finished_recipes(studies: Iterable[Study]) -> dict[str, Callable[[], Recipe]]:

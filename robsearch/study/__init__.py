@@ -9,7 +9,7 @@ from robsearch.lazy import lazy_names
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage as Storage
 
-    from robsearch.study.dropping import drop_trial, dropped_trials
+    from robsearch.study.dropping import DROP, drop_trial, dropped_trials
     from robsearch.study.ending import ask_to_end, asked_to_end, prune_interrupted
     from robsearch.study.failures import Failures, failures_of
     from robsearch.study.journal import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from robsearch.study.other_searches import (
         Distributions,
+        dropped_suggestions,
         finished_observations,
         number,
         observations_of_other_widths,
@@ -63,6 +64,7 @@ else:
 
 __all__ = [
     "COLUMN",
+    "DROP",
     "JOURNAL",
     "Change",
     "DamagedJournalError",
@@ -88,6 +90,7 @@ __all__ = [
     "delete_search",
     "discard_half_made",
     "drop_trial",
+    "dropped_suggestions",
     "dropped_trials",
     "examine",
     "failures_of",

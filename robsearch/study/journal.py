@@ -92,7 +92,8 @@ class DamagedJournalError(InputError):
 class WholeLines(JournalFileBackend):
     """A journal file that a full disk leaves as it was.
 
-    Optuna's own would go on behind the part of a line that fitted.
+    Optuna's own would go on behind the part of a line that fitted, and behind one that a process
+    which is gone has half written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,10 +107,12 @@ class WholeLines(JournalFileBackend):
         super().__init__(str(path), self._file_lock)
 
     def append_logs(self, logs: list[Record]) -> None:
-        """Appends all of them, or nothing."""
+        """Appends all of them, or nothing; a last line without an end is cut off first."""
         lines = "".join(map(_line_of, logs))
         self._file_lock.acquire()
         try:
+            # Every writer holds the lock until its lines have their end: nobody living writes this.
+            _cut_off_unended(self._path)
             whole = os.path.getsize(self._path)
             try:
                 with open(self._path, "ab") as journal:
@@ -172,6 +175,24 @@ class WholeLines(JournalFileBackend):
                 self._studies.append(record["study_name"])
 
 
+def _cut_off_unended(journal: Path) -> None:
+    """Cuts off a last line without an end, of which a copy is kept; for whoever holds the lock."""
+    with journal.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+    content = journal.read_bytes()
+    _keep_torn(journal, content, content.rfind(b"\n") + 1)
+
+
+def _keep_torn(journal: Path, content: bytes, whole: int) -> None:
+    """Leaves the first ``whole`` bytes of a journal, and keeps its content as it was beside it."""
+    _write_synced(journal.with_suffix(".torn"), content)
+    os.truncate(journal, whole)
+
+
 class UnwrittenLines(BaseJournalBackend):
     """A journal and lines behind it that are not in its file yet, and are written together."""
 
@@ -229,6 +250,20 @@ def shape_problem(record: object) -> str | None:
 # --- what is damaged ---
 
 
+class LostAttribute(NamedTuple):
+    """An attribute of a study that a line began to write.
+
+    Attributes:
+        line: its number, from 1.
+        study: Optuna's number; None where the line is cut before it.
+        key: its name; None where the line is cut before its end.
+    """
+
+    line: int
+    study: int | None
+    key: str | None
+
+
 class Damage(NamedTuple):
     """A line that is not wholly read.
 
@@ -237,11 +272,13 @@ class Damage(NamedTuple):
         what: the rest of a sentence that begins with the line.
         creates: the study in which the rest of the line shows that a trial was made; -1 where it
             may have been in any study, None where the line cannot have made one.
+        attribute: of a study, which the rest of the line began to write.
     """
 
     line: int
     what: str
     creates: int | None = -1
+    attribute: LostAttribute | None = None
 
 
 @dataclass
@@ -257,6 +294,8 @@ class Examined:
             is known of them.
         doubles: Optuna's numbers of trials that only repeated lines made.
         unmade: names of studies whose making was lost.
+        lost_attributes: those of studies that a damaged line began to write, and no later one
+            wrote.
     """
 
     storage: JournalStorage
@@ -265,6 +304,7 @@ class Examined:
     missing: set[int] = field(default_factory=set)
     doubles: set[int] = field(default_factory=set)
     unmade: list[str] = field(default_factory=list)
+    lost_attributes: list[LostAttribute] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -295,6 +335,9 @@ def examine(journal: Path) -> Examined:
         if len(doubled.missing) < len(examined.missing):
             examined = doubled
     examined.repeated = repeated
+    # What has no end was cut short before anybody acted on it.
+    ended = lines if content.endswith(b"\n") else lines[:-1]
+    examined.lost_attributes = list(_lost_attributes(ended))[::-1]
     return examined
 
 
@@ -340,7 +383,33 @@ def _parsed_in_parts(number: int, text: bytes, bare: bytes) -> _JournalLine:
         what = "has several records"
     elif records:
         what += f"; {counted(len(records), 'whole record')} of it stays"
-    return _JournalLine(number, records, Damage(number, what, _creates(rest)))
+    damage = Damage(number, what, _creates(rest), _attribute_begun(number, rest))
+    return _JournalLine(number, records, damage)
+
+
+def _attribute_begun(number: int, rest: bytes) -> LostAttribute | None:
+    """The attribute of a study that a part of a line began to write, as far as it says which."""
+    if not rest.startswith(BEGIN + b"%d," % Operation.STUDY_USER_ATTR):
+        return None
+    study = re.search(rb'"study_id":(\d+),', rest)
+    key = re.search(rb'"user_attr":\{"([^"]+)":', rest)
+    return LostAttribute(
+        number,
+        int(study[1]) if study else None,
+        key[1].decode(errors="replace") if key else None,
+    )
+
+
+def _lost_attributes(lines: Sequence[_JournalLine]) -> Iterator[LostAttribute]:
+    """What damaged lines began to write and no later line wrote, the last one first."""
+    written: set[tuple[int | None, str | None]] = set()
+    for line in reversed(lines):
+        for record in line.records:
+            if record["op_code"] == Operation.STUDY_USER_ATTR:
+                written |= {(record["study_id"], key) for key in record["user_attr"]}
+        lost = line.damage.attribute if line.damage else None
+        if lost and (lost.study, lost.key) not in written:
+            yield lost
 
 
 def _creates(rest: bytes) -> int | None:
@@ -604,8 +673,7 @@ def repair_journal(folder: Path) -> None:
         content = journal.read_bytes()
         whole = content.rfind(b"\n", 0, -1) + 1
         if whole < len(content) and _parsed(1, content[whole:]).damage is not None:
-            _write_synced(journal.with_suffix(".torn"), content)
-            os.truncate(journal, whole)
+            _keep_torn(journal, content, whole)
     finally:
         guard.release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from robsearch.errors import refused
 from robsearch.spaces import Space, Stage, contains
 from robsearch.spaces.checking.draws import scratch_study
 from robsearch.spaces.space_trial import recipe_of
-from robsearch.study.recorded import IMPORTED, recorded_studies
+from robsearch.study.dropping import dropped_trials
+from robsearch.study.recorded import IMPORTED, recorded_studies, trials_of
 from robsearch.study.replaying import range_text
 from robsearch.study.storage import add_finished
 from robsearch.study.width_sampler import Observation, observation
@@ -52,7 +53,7 @@ def finished_observations(
     """The finished suggestions of another search, at full fidelity.
 
     Those that it was given from elsewhere itself are left out: nothing says under which attack they
-    were judged.
+    were judged. So are those whose trials a person has all dropped.
 
     Args:
         storage: that it is remembered in.
@@ -63,6 +64,7 @@ def finished_observations(
     Raises:
         InputError: that search maximised other metrics.
     """
+    dropped = dropped_trials(storage, search)
     for stage, recorded, suggestions in recorded_studies(storage, search):
         # A control is no suggestion, and a rung's values are those of another recipe.
         if not stage.deciding:
@@ -72,9 +74,26 @@ def finished_observations(
             expected = f"a search for {', '.join(metrics)}"
             raise refused(expected, ", ".join(recorded), do)
         for suggestion in suggestions:
-            if suggestion.state == TrialState.COMPLETE:
+            if suggestion.state == TrialState.COMPLETE and not _is_dropped(suggestion, dropped):
                 values = tuple(suggestion.values)
                 yield Observation(stage.width, suggestion.params, values, source or search)
+
+
+def dropped_suggestions(storage: BaseStorage, search: str) -> int:
+    """How many finished suggestions of a search, at full fidelity, are not learned from because a
+    person has dropped all their trials."""
+    dropped = dropped_trials(storage, search)
+    return sum(
+        suggestion.state == TrialState.COMPLETE and _is_dropped(suggestion, dropped)
+        for stage, _, suggestions in recorded_studies(storage, search)
+        if stage.deciding
+        for suggestion in suggestions
+    )
+
+
+def _is_dropped(suggestion: FrozenTrial, dropped: Container[str]) -> bool:
+    trials = trials_of(suggestion)
+    return bool(trials) and all(trial.trial in dropped for trial in trials)
 
 
 def warm_start(

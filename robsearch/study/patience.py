@@ -62,7 +62,8 @@ class PatientStorage(BaseStorage):
 
     Args:
         storage: Optuna's.
-        patience: seconds for which a database that is away is tried again.
+        patience: seconds for which a database that is away is tried again; infinity for as long as
+            it takes.
         say: prints one line: that the storage is away, and that it is back.
         disk_patience: seconds for which it is tried again where the disk is full.
     """
@@ -160,10 +161,10 @@ class PatientStorage(BaseStorage):
             do = "what had ended is kept; see to the database"
             raise StorageAwayError(refusal(expected, str(error), do)) from error
         if is_news:
-            self._say(
-                f"{outage.what} ({error}): trainings go on, and it is tried again for "
-                f"{counted(round(outage.patience), 'second')}"
-            )
+            until = "until it is back"
+            if math.isfinite(outage.patience):
+                until = f"for {counted(round(outage.patience), 'second')}"
+            self._say(f"{outage.what} ({error}): trainings go on, and it is tried again {until}")
 
     def _note_answer(self) -> None:
         with self._lock:

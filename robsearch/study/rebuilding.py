@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from robsearch.spaces import Space, Stage
 from robsearch.study.journal import Examined, LinesInMemory, Record
 from robsearch.study.params import plain_name
 from robsearch.study.record import SearchRecord
-from robsearch.study.recorded import IMPORTED, TRAININGS, RecordedTrial, trials_of
+from robsearch.study.recorded import (
+    IMPORTED,
+    RISEN_FROM,
+    TRAININGS,
+    RecordedTrial,
+    recorded_studies,
+    trials_of,
+    without_imported,
+)
 from robsearch.study.replaying import recipe_changes
 from robsearch.study.suggestions import Study, Suggestion, TrialEnd, begun_record, define
 from robsearch.trials.provenance import read_attempts
@@ -88,6 +97,12 @@ class Rebuilding:
         self._rebuilt: dict[tuple[str, int], dict[str, Any]] = {}
         self._ends: dict[tuple[str, int], dict[str, TrialEnd]] = {}
         self._stages: dict[str, tuple[Stage, Suggestion]] = {}
+        self._attributes: dict[str, Any] = {}
+        self._below = self._rungs_below()
+
+    def restore_attribute(self, key: str, value: Any) -> None:
+        """Has an attribute of the search's own study noted in place of what could be read."""
+        self._attributes[key] = value
 
     def rebuild(self, space: Space, trial: FolderTrial, folder: Path) -> None:
         """Has a trial's begin, its parameters and its end noted as its folder has them.
@@ -129,7 +144,8 @@ class Rebuilding:
             if re.fullmatch(r"lost-\d+", study.study_name):
                 continue
             number = storage.create_new_study(study.directions, study.study_name)
-            for key, value in study.user_attrs.items():
+            restored = self._attributes if study.study_name == self._record.name else {}
+            for key, value in {**study.user_attrs, **restored}.items():
                 storage.set_study_user_attr(number, key, value)
             for key, value in study.system_attrs.items():
                 storage.set_study_system_attr(number, key, value)
@@ -137,6 +153,44 @@ class Rebuilding:
         if space is not None:
             self._restore(storage, space)
         return self._lines.records
+
+    def _rungs_below(self) -> dict[str, str]:
+        """Of each study above a rung the name of that rung's."""
+        ladders: dict[float | None, list[str]] = {}
+        # The studies of a width were made cheapest first.
+        for stage, _, _ in recorded_studies(self._examined.storage, self._record.name):
+            if stage.control is None:
+                ladders.setdefault(stage.width, []).append(f"{self._record.name}@{stage.label}")
+        rungs = self._record.fidelity
+        below: dict[str, str] = {}
+        for ladder in ladders.values():
+            if rungs is None or len(ladder) == len(rungs) + 1:
+                below.update((upper, lower) for lower, upper in pairwise(ladder))
+        return below
+
+    def _with_number_below(self, study: str, trial: FrozenTrial) -> FrozenTrial:
+        """A suggestion with its number in the rung below, from which all above a rung have risen.
+
+        It is part of the line that made the suggestion; the parameters have lines of their own.
+        """
+        below = self._below.get(study)
+        if below is None or not trial.params or {RISEN_FROM, IMPORTED} & trial.user_attrs.keys():
+            return trial
+        for number, params in self._params_of(below).items():
+            if params == trial.params:
+                trial.user_attrs = {**trial.user_attrs, RISEN_FROM: number}
+                break
+        return trial
+
+    def _params_of(self, study: str) -> dict[int, dict[str, Any]]:
+        """The parameters of a study's suggestions, by number."""
+        storage = self._examined.storage
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+        params = {trial.number: trial.params for trial in without_imported(trials)}
+        for (of, number), noted in self._rebuilt.items():
+            if of == study:
+                params[number] = {**noted["params"], **params.get(number, {})}
+        return params
 
     def _copy_trials(self, storage: BaseStorage, name: str, before: int, now: int) -> None:
         trials = self._examined.storage.get_all_trials(before)
@@ -154,7 +208,7 @@ class Rebuilding:
                 trial = _failed(trial, DOUBLED)
             elif trial._trial_id in self._examined.missing and not trials_of(trial):
                 trial = _failed(trial, LOST)
-            storage.create_new_trial(now, trial)
+            storage.create_new_trial(now, self._with_number_below(name, trial))
 
     def _is_double(self, trial: FrozenTrial) -> bool:
         untouched = not (trial.params or trial.user_attrs)
@@ -179,7 +233,7 @@ class Rebuilding:
                     noted = self._rebuilt.get((name, missing))
                     empty = _empty(missing)
                     trial = _begun_again(empty, noted) if noted else _failed(empty, LOST)
-                    storage.create_new_trial(study_id, trial)
+                    storage.create_new_trial(study_id, self._with_number_below(name, trial))
                 study.restore(number, self._ends.get((name, number), {}))
 
 

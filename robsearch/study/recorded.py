@@ -23,6 +23,8 @@ TRAININGS = "trainings"
 """The Optuna trial's attribute: a list of facts, one for each trial that was begun."""
 IMPORTED = "imported from"
 """The attribute of a suggestion that another search, or a table, brought in."""
+RISEN_FROM = "risen_from"
+"""The attribute of a suggestion above a rung: its number in that rung."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
@@ -33,6 +33,7 @@ from robsearch.spaces import (
 )
 from robsearch.study.pruning import pruner_of
 from robsearch.study.recorded import (
+    RISEN_FROM,
     TRAININGS,
     RecordedTrial,
     best_first,
@@ -227,7 +228,7 @@ class Study:
         """Numbers, in the rung below, of the suggestions that were enqueued here because they were
         the best there."""
         facts = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
-        return {attrs["risen_from"] for attrs in facts if "risen_from" in attrs}
+        return {attrs[RISEN_FROM] for attrs in facts if RISEN_FROM in attrs}
 
     @property
     def exhausted(self) -> bool:
@@ -237,6 +238,11 @@ class Study:
             return self._exhausted
         trials = self._study.get_trials(deepcopy=False)
         return sum("grid_id" in trial.system_attrs for trial in trials) >= size
+
+    @property
+    def knows_exhausted(self) -> bool:
+        """Whether ``exhausted`` is also known to who has asked for nothing."""
+        return not isinstance(self._study.sampler, BruteForceSampler)
 
     def trials(self) -> list[FrozenTrial]:
         """Every suggestion of this study, in the order of their numbers, without those brought

@@ -10,17 +10,20 @@ import pytest
 from killed_beginnings import beginning, store_of
 from mlflow import MlflowClient
 from mlflow_stores import new_store
+from optuna.study import StudyDirection
 from search_records import search_record
 from small_spaces import pair
 
 import robsearch
 from robsearch import InputError, RunOptions
 from robsearch.search.beginning import begun
+from robsearch.search.budgets import DRIVEN
 from robsearch.search.preflight import new_name
 from robsearch.search.recording import ASKED, is_concluded
 from robsearch.search.results_store import ResultsStore, claim_folder, search_names
+from robsearch.search.scheduling import scheduler_of
 from robsearch.spaces import suggestions
-from robsearch.study import Lease, SearchRecord, open_storage, study_names
+from robsearch.study import JOURNAL, Lease, SearchRecord, open_storage, study_names
 from robsearch.tracking import SEARCH_ID, default_uri
 from robsearch.trials.run_facts import RunFacts, write_run
 
@@ -128,14 +131,26 @@ def test_commands_say_what_to_do_with_a_half_made_search(tmp_path):
 # --- launch --or-resume ---
 
 
+def end_all(results, record):
+    """Ends every suggestion of a search, and its controls."""
+    storage = open_storage(None, results / "s")
+    scheduler = scheduler_of(pair, record, storage, suggestions(pair)[0].recipe)
+    while (study := scheduler.next()) is not None:
+        suggestion = scheduler.ask(study)
+        entry = {"epoch": 1, "val/robust_accuracy": 0.5, "val/natural_accuracy": 0.9}
+        entry |= {"time": 1.0, "train/lam": suggestion.recipe.lam.value}
+        scheduler.counts_of[study].settled(study.complete(suggestion, entry, entry).state)
+
+
 def concluded(results, **changes):
-    """A search whose driver has done all, though no trial is in the storage."""
+    """A search whose driver has done all, though no trial has a folder."""
     store = ResultsStore(results)
     record = search_record(
         identity="1" * 32, space="small_spaces:pair", controls=("standard",), **changes
     )
     claim_folder(store.folder("s"), record)
     record.create(open_storage(None, store.folder("s")))
+    end_all(results, record)
     facts = RunFacts("search s", "COMPLETE", ended=1.0, tags={ASKED: str(record.trials)})
     write_run(store.folder("s"), facts)
     return store.folder("s"), record
@@ -152,8 +167,52 @@ def test_nothing_is_done_for_a_search_that_is_complete(tmp_path, capsys):
     for trials in (None, 2, 4):  # 4 were asked for: fewer than that changes nothing
         assert repeated(tmp_path, trials=trials).record.trials == record.trials
     said = capsys.readouterr().out
-    assert said.count("search s: nothing to do, it is complete (0 of 4 trials ended)\n") == 3
+    assert said.count("search s: nothing to do, it is complete (4 of 4 trials ended)\n") == 3
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def lost_end(lines):
+    """The last suggestion of width 8 runs again."""
+    return lines[: rindex(lines, b'"trainings"') + 1]
+
+
+def lost_suggestion(lines):
+    return lines[: rindex(lines, b'{"op_code":4')]
+
+
+def rindex(lines, part):
+    return max(number for number, line in enumerate(lines) if part in line)
+
+
+@pytest.mark.parametrize("tail_lost", [lost_end, lost_suggestion])
+def test_a_search_whose_journal_lost_its_tail_is_gone_on_with(tmp_path, monkeypatch, tail_lost):
+    """Its run says that all was done."""
+    monkeypatch.setattr("robsearch.study.lease.RENEW_SECONDS", 0.05)
+    folder, record = concluded(tmp_path)
+    journal = folder / JOURNAL
+    journal.write_bytes(b"".join(tail_lost(journal.read_bytes().splitlines(keepends=True))))
+    assert is_concluded(folder, record)
+    # To go on with it is refused here, and nothing is trained.
+    with Lease.acquire(open_storage(None, folder), "s"), pytest.raises(InputError) as refused:
+        repeated(tmp_path)
+    assert "expected no other driver of 's'" in str(refused.value)
+
+
+def test_a_used_up_budget_is_no_error_where_a_dead_driver_elsewhere_held_the_lease(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("robsearch.study.lease.EXPIRE_SECONDS", 1.0)
+    folder, _ = concluded(tmp_path, budgets={"max_hours": 0.5})
+    write_run(folder, RunFacts("search s", "INTERRUPTED", tags={ASKED: "4"}))
+    storage = open_storage(None, folder)
+    storage.set_study_user_attr(storage.get_study_id_from_name("s"), DRIVEN, 3600.0)
+    lease = storage.create_new_study([StudyDirection.MAXIMIZE], "s@lease-1")
+    owner = {"boot": "x", "pid": 7, "host": "elsewhere", "renewal": 3, "started": 1.0}
+    storage.set_study_user_attr(lease, "owner", {**owner, "renewed": 1.0})
+    assert repeated(tmp_path).record.name == "s"
+    said = capsys.readouterr().out
+    assert "search s: nothing to do, its --max-hours 0.5 are used up" in said
+    assert "going on with it" not in said
 
 
 def test_another_space_or_seed_is_refused_as_by_resume(tmp_path):

@@ -25,6 +25,7 @@ from robsearch.study import (
     Observation,
     SearchRecord,
     Study,
+    drop_trial,
     finished_observations,
     observations_of_other_widths,
     open_storage,
@@ -212,6 +213,25 @@ def test_a_path_leads_to_a_search_that_was_moved_and_renamed(tmp_path):
     assert [one.values for one in found(tmp_path, Path(source))] == [(0.5,), (0.6,)]
     (problem,) = refused(tmp_path, str(tmp_path / "old"))
     assert f"where there is no {JOURNAL}" in problem
+
+
+def test_a_dropped_trial_is_not_learned_from_and_it_is_said(tmp_path):
+    storage, study = searched(tmp_path)
+    drop_trial(storage, "first", "w4-001", "broken")
+    said = []
+    (one,) = found(tmp_path, "first", said=said)
+    assert one.params == study.trials()[0].params
+    assert said == ["first: 1 dropped trial left out"]
+    drop_trial(storage, "first", "w4-001", "")
+    assert len(found(tmp_path, "first")) == 2
+
+
+def test_a_suggestion_is_learned_from_while_one_of_its_trials_counts(tmp_path):
+    storage, _ = searched(tmp_path, replicates=2)
+    drop_trial(storage, "first", "w4-001-r0", "broken")
+    assert len(found(tmp_path, "first", replicates=2)) == 2
+    drop_trial(storage, "first", "w4-001-r1", "broken")
+    assert len(found(tmp_path, "first", replicates=2)) == 1
 
 
 def test_what_a_search_was_given_itself_is_not_passed_on(tmp_path):

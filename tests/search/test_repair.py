@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import optuna
 import pandas as pd
@@ -12,22 +14,26 @@ from optuna.storages.journal import JournalFileBackend
 from small_spaces import recipe, standard
 
 import robsearch
-from robsearch import Epoch, InputError, RunOptions
+from robsearch import Epoch, InputError, Rung, RunOptions
 from robsearch.search.commands.repair import repair
 from robsearch.search.recording import Recorder
 from robsearch.search.resuming import check_unchanged
+from robsearch.search.scheduling import scheduler_of
 from robsearch.spaces import Space
 from robsearch.study import (
     JOURNAL,
     Lease,
     SearchRecord,
     Study,
+    drop_trial,
+    dropped_trials,
     examine,
     open_storage,
 )
 from robsearch.tracking import Tracker, default_uri
 from robsearch.trials.checkpoints import Attempt, Snapshot
 from robsearch.trials.files import write_json
+from robsearch.trials.run_facts import RunFacts, read_run, write_run
 
 VALUE, NATURAL = "val/robust_accuracy", "val/natural_accuracy"
 
@@ -87,8 +93,8 @@ def searched(tmp_path_factory):
     return results
 
 
-def train(study, recorder, end):
-    suggestion = study.ask()
+def train(study, recorder, end, ask=None):
+    suggestion = (ask or study.ask)()
     recorder.begin(suggestion)
     history = entries(0.1, 0.5 + suggestion.number / 10, 0.2)
     folder = recorder.trials / suggestion.trial
@@ -365,3 +371,121 @@ def test_a_journal_without_the_record_and_a_database_are_refused(searched, resul
         repair("s", options)
     with pytest.raises(InputError, match="the name of a search"):
         repair("t", RunOptions(results=results))
+
+
+# --- what stands in attributes of the search's own study ---
+
+
+def with_last_line_cut(results, way):
+    journal = results / "s" / JOURNAL
+    *lines, last = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, WAYS[way](last), lines[-1]]))
+
+
+def tagged(folder, **tags):
+    facts = read_run(folder) or RunFacts("search s")
+    tags = {name.replace("_", "."): text for name, text in tags.items()}
+    write_run(folder, replace(facts, tags={**facts.tags, **tags}))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_dropped_trial_stays_dropped_by_what_its_run_says(results, way):
+    drop_trial(open_storage(None, results / "s"), "s", "w4-003", "broken")
+    tagged(results / "s" / "trials" / "w4-003", robsearch_dropped="broken")
+    tagged(results / "s" / "trials" / "w4-000", robsearch_dropped="")  # undone
+    with_last_line_cut(results, way)
+    outcome, said = mended(results)
+    assert outcome.noted == ("w4-003 as dropped: broken",)
+    assert outcome.lost_attributes == ()
+    assert "noted again, as its run.json has it: w4-003 as dropped: broken" in said
+    assert dropped_trials(open_storage(None, results / "s"), "s") == {"w4-003": "broken"}
+    assert mended(results)[0].whole
+
+
+def test_what_a_whole_line_says_of_a_drop_stays(results):
+    """It was undone when no driver lived to tell its run."""
+    storage = open_storage(None, results / "s")
+    drop_trial(storage, "s", "w4-003", "")
+    tagged(results / "s" / "trials" / "w4-003", robsearch_dropped="broken")
+    assert mended(results)[0].whole
+    assert dropped_trials(storage, "s") == {}
+
+
+def with_more_trials(results):
+    storage = open_storage(None, results / "s")
+    record = SearchRecord.load(storage, "s")
+    replace(record, trials=60, budgets={"max_hours": 5.0}).save(storage)
+
+
+def test_the_total_comes_back_from_the_run_of_the_search(results):
+    with_more_trials(results)
+    tagged(results / "s", robsearch_trials="60")
+    with_last_line_cut(results, "zeroed")
+    outcome, said = mended(results)
+    assert outcome.noted == ("60 trials as the total",)
+    assert "noted again, as its run.json has it: 60 trials as the total" in said
+    assert SearchRecord.load(open_storage(None, results / "s"), "s").trials == 60
+
+
+def test_a_record_that_is_lost_is_said_with_what_stands_in(results, capsys):
+    with_more_trials(results)
+    with_last_line_cut(results, "cut")
+    assert in_this_process(results, "repair", "s", "--apply") == 1
+    said = capsys.readouterr().out
+    assert 'began to write "search" of the search, which is lost' in said
+    assert "6 trials and no budget" in said
+    assert in_this_process(results, "repair", "s") == 0  # it was said
+
+
+def test_a_line_cut_before_its_name_is_said_and_a_leases_is_not(results):
+    with_more_trials(results)
+    journal = results / "s" / JOURNAL
+    *lines, last = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, last[:40] + b"\n"]))
+    (lost,) = mended(results)[0].lost_attributes
+    assert lost.startswith(f"line {len(lines) + 1} began to write an attribute of a study")
+    with Lease.acquire(open_storage(None, results / "s"), "s"):
+        pass
+    *lines, owner, released = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, owner, owner[:110] + b"\n", released]))
+    outcome, _ = mended(results)
+    assert (outcome.damaged, outcome.lost_attributes) == ((len(lines) + 2,), ())
+
+
+# --- which suggestion rose to a rung ---
+
+LADDER = Space(
+    define,
+    (4,),
+    sampler=optuna.samplers.RandomSampler(seed=1),
+    fidelity=(Rung("scout", lambda full: replace(full, epochs=2), keep=0.5),),
+)
+
+
+def test_a_suggestion_that_rose_to_a_rung_counts_as_risen_when_it_is_noted_again(tmp_path):
+    storage = open_storage(None, tmp_path / "s")
+    setting = {"data": "Digits(train=100)"}
+    record = SearchRecord("s", "a_module:that_is_not_there", (4,), 0, 2, "", setting)
+    record.create(storage)
+    tracker = Tracker(default_uri(tmp_path), "s", tmp_path)
+    recorder = Recorder(tracker, tmp_path / "s" / "trials", record)
+    scheduler = scheduler_of(LADDER, record, storage, recipe(4))
+    while (study := scheduler.next()) is not None:
+        train(study, recorder, "COMPLETE", partial(scheduler.ask, study))
+        scheduler.counts_of[study].settled("COMPLETE")
+    tracker.close()
+    (full,) = scheduler.full
+    risen = full.promoted()
+    assert len(risen) == 2
+    journal = tmp_path / "s" / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    rises = [number for number, line in enumerate(lines) if b"risen_from" in line]
+    for number in rises:
+        cut = [*lines[:number], WAYS["cut"](lines[number]), *lines[number + 1 :]]
+        journal.write_bytes(b"".join(cut))
+        outcome = repair(
+            "s", RunOptions(results=tmp_path), apply=True, space=LADDER, say=lambda _: None
+        )
+        assert outcome.problems == {}
+        again = scheduler_of(LADDER, record, open_storage(None, tmp_path / "s"), recipe(4))
+        assert again.full[0].promoted() == risen

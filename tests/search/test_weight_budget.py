@@ -56,6 +56,12 @@ def test_failed_trials_go_first_then_the_worst_and_never_the_best_of_a_width(
     assert len(list(tmp_path.glob("*/a1/epoch-0001/history.json"))) == 5
 
 
+def test_the_weights_of_a_trial_that_was_dropped_go_with_those_of_failed_ones(weight_budget):
+    """It is the best of its width no more."""
+    weight_budget.gib = 20 * KIB / GIB
+    assert weight_budget.enforce((), {"w8-000": "broken"}) == ["w8-000", "w8-002", "w4-001"]
+
+
 def test_what_is_trained_or_measured_is_left_alone(weight_budget, tmp_path):
     weight_budget.gib = 0
     assert weight_budget.enforce(busy=("w8-002", "w4-001")) == ["w8-001"]

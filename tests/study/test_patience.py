@@ -2,6 +2,7 @@
 once. No Ray in here."""
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ import pytest
 from full_disks import ballast
 from mlflow_stores import free_port
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from small_spaces import recipe
 
@@ -133,6 +135,20 @@ def test_a_locked_sqlite_file_is_waited_for_and_the_lease_is_kept(url, tmp_path)
     away, back = said
     assert away.startswith("the storage is away (OperationalError: database is locked): trainings")
     assert back.startswith("the storage is back after 1")
+
+
+def test_patience_without_an_end_waits_until_the_storage_is_back(url, tmp_path):
+    said = []
+    storage = patient(open_storage(url, tmp_path), math.inf, said.append)
+    ready = threading.Event()
+    other = threading.Thread(target=locked, args=(tmp_path, 8.0, ready))
+    other.start()
+    assert ready.wait(10)
+    storage.create_new_study([StudyDirection.MAXIMIZE], "s")
+    other.join()
+    away, back = said
+    assert away.endswith("trainings go on, and it is tried again until it is back")
+    assert back.startswith("the storage is back after ")
 
 
 def test_after_the_patience_it_is_refused_with_the_reason(url, tmp_path):

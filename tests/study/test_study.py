@@ -3,11 +3,13 @@ import random
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileSymlinkLock
 from search_records import search_record
 from small_spaces import pair, recipe
 
@@ -283,6 +285,41 @@ def test_a_torn_journal_and_a_stale_lock_are_mended_and_nothing_whole_is_lost(st
     assert journal.read_bytes() == whole
     reopened = open_storage(None, tmp_path)
     assert study(reopened).ask().trial == "w4-001"
+
+
+def test_whoever_writes_behind_a_torn_line_cuts_it_off_and_keeps_a_copy(storage, tmp_path):
+    study(storage).ask()
+    journal = tmp_path / JOURNAL
+    whole = journal.read_bytes()
+    torn = whole + b'{"op_code":8,"worker_id":"x","trial_id":0,"user_at'
+    journal.write_bytes(torn)
+    for _ in range(2):  # the second one reads what the first has written
+        Lease.acquire(open_storage(None, tmp_path), "s").release()
+    assert journal.read_bytes().startswith(whole + b'{"op_code":0,')
+    assert journal.with_suffix(".torn").read_bytes() == torn
+    assert study(open_storage(None, tmp_path)).ask().trial == "w4-001"
+
+
+def test_a_line_that_a_living_writer_has_half_written_is_not_cut_off(storage, tmp_path):
+    study(storage).ask()
+    journal = tmp_path / JOURNAL
+    line = b'{"op_code":2,"worker_id":"x","study_id":0,"user_attr":{"first":1}}\n'
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    with journal.open("ab") as file:
+        file.write(line[:30])
+    other = open_storage(None, tmp_path)
+    writing = threading.Thread(target=other.set_study_user_attr, args=(0, "second", 2))
+    writing.start()
+    writing.join(0.5)
+    assert writing.is_alive()
+    with journal.open("ab") as file:
+        file.write(line[30:])
+    lock.release()
+    writing.join(60)
+    attrs = open_storage(None, tmp_path).get_study_user_attrs(0)
+    assert (attrs["first"], attrs["second"]) == (1, 2)
+    assert not journal.with_suffix(".torn").exists()
 
 
 def test_a_journal_whose_disk_fills_up_keeps_no_part_of_a_line_and_goes_on_once_there_is_room(

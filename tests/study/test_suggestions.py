@@ -400,6 +400,7 @@ def test_trials_from_elsewhere_are_known_to_samplers_and_nowhere_else(storage):
 
 
 def test_another_searchs_finished_trials_are_found_and_other_metrics_refused(storage):
+    RECORD.create(storage)
     of_width = study(storage)
     of_width.complete(of_width.ask(), *done(0.5))
     of_width.ask()

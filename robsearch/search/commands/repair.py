@@ -4,19 +4,22 @@ is noted again."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robsearch.errors import InputError, counted, refused
 from robsearch.printing import echo
+from robsearch.search.budgets import DRIVEN
 from robsearch.search.options import RunOptions
-from robsearch.search.results_store import check_folder
+from robsearch.search.recording import ASKED, DROPPED_TAG
+from robsearch.search.results_store import ResultsStore, check_folder
 from robsearch.search.resuming import load_recorded
 from robsearch.spaces import Space, derived_by
 from robsearch.study import (
     COLUMN,
+    DROP,
     JOURNAL,
     Examined,
     FolderTrial,
@@ -52,6 +55,8 @@ class Repair:
         lost: how many studies and suggestions were made by lines that are lost.
         rebuilt: trials that are noted again as their folders have them.
         problems: why others of which a folder knows more are not, by name.
+        noted: what else is noted again, from a ``run.json``.
+        lost_attributes: what lines began to write of the search itself, and nothing else knows.
         copy: the journal as it was; None where nothing was changed.
     """
 
@@ -60,12 +65,23 @@ class Repair:
     lost: int
     rebuilt: tuple[str, ...]
     problems: dict[str, str]
+    noted: tuple[str, ...] = ()
+    lost_attributes: tuple[str, ...] = ()
     copy: Path | None = None
 
     @property
     def whole(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.damaged or self.repeated or self.lost or self.rebuilt or self.problems)
+        damaged = self.damaged or self.repeated or self.lost
+        return not (damaged or self.rebuilt or self.problems or self.noted)
+
+
+class _Attribute(NamedTuple):
+    """An attribute of the search's own study that is noted again, and what it says in words."""
+
+    key: str
+    value: Any
+    text: str
 
 
 class _FolderFacts(NamedTuple):
@@ -90,8 +106,9 @@ def repair(
     """Says what is damaged in a search's journal and what can be done, and does it if ``apply``.
 
     What is damaged is left out, and so are lines that repeat others. Trials whose begin, parameters
-    or end the journal lost are noted again from their folders. The journal as it was is kept beside
-    the new one.
+    or end the journal lost are noted again from their folders, and so is what it lost of the search
+    itself: which trials are dropped, and the total. The journal as it was is kept beside the new
+    one.
 
     Args:
         name: of the search.
@@ -113,16 +130,16 @@ def repair(
     store.check(name)
     folder = store.folder(name)
     examined = examine(folder / JOURNAL)
-    owner = living_owner(examined.storage, name)
-    if owner is not None and (owner["alive"] or (apply and _is_written(folder / JOURNAL, say))):
-        do = f"end it first: `{store.command('stop', name)}`, or Ctrl-C"
-        raise refused(f"no driver of {name!r} at work", f"the one {owner_text(owner)}", do)
+    _refuse_while_driven(examined, name, store, apply, say)
     record = _record_of(examined, name, folder)
     check_folder(folder, record)
-    for line in _damage_lines(examined):
-        say(line)
+    _say_all(_damage_lines(examined), say)
     trials = dict(_to_rebuild(examined, record, folder / "trials"))
     rebuilding = Rebuilding(examined, record)
+    noted = list(_to_note(examined, record, folder))
+    _restore_attributes(rebuilding, noted, say)
+    lost_attributes = list(_lost_attributes(examined, record, noted))
+    _say_all(lost_attributes, say)
     loaded, rebuilt, problems = _rebuild(rebuilding, record, folder, trials, space)
     for trial in rebuilt:
         say(f"{trial}: noted again as its folder has it: {trials[trial].text}")
@@ -131,7 +148,8 @@ def repair(
     damaged = tuple(damage.line for damage in examined.damages)
     repeated = sum(last - first + 1 for first, last, _ in examined.repeated)
     lost = len(examined.missing) + len(examined.unmade)
-    plan = Repair(damaged, repeated, lost, tuple(rebuilt), problems)
+    texts = tuple(attribute.text for attribute in noted)
+    plan = Repair(damaged, repeated, lost, tuple(rebuilt), problems, texts, tuple(lost_attributes))
     reference = "" if space is None or isinstance(space, Space) else space
     if plan.whole:
         say(f"the journal of {name} is whole: there is nothing to repair")
@@ -145,6 +163,22 @@ def repair(
         say(f"go on with: {store.command('resume', name)}")
         return replace(plan, copy=copy)
     return plan
+
+
+def _refuse_while_driven(
+    examined: Examined, name: str, store: ResultsStore, apply: bool, say: Callable[[str], None]
+) -> None:
+    owner = living_owner(examined.storage, name)
+    if owner is None:
+        return
+    if owner["alive"] or (apply and _is_written(store.folder(name) / JOURNAL, say)):
+        do = f"end it first: `{store.command('stop', name)}`, or Ctrl-C"
+        raise refused(f"no driver of {name!r} at work", f"the one {owner_text(owner)}", do)
+
+
+def _say_all(lines: Iterable[str], say: Callable[[str], None]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _is_written(journal: Path, say: Callable[[str], None]) -> bool:
@@ -183,6 +217,74 @@ def _damage_lines(examined: Examined) -> Iterator[str]:
         yield f"of {missing} the line is lost that made it"
     for study in examined.unmade:
         yield f"the line is lost that made the study {study}"
+
+
+# --- what stands in attributes of the search's own study ---
+
+
+def _own_attributes(examined: Examined, record: SearchRecord) -> tuple[int, dict[str, Any]]:
+    """Optuna's number of the search's own study, and what could be read of its attributes."""
+    study = examined.storage.get_study_id_from_name(record.name)
+    return study, examined.storage.get_study_user_attrs(study)
+
+
+def _to_note(examined: Examined, record: SearchRecord, folder: Path) -> Iterator[_Attribute]:
+    """What the journal does not say of drops and the total, and a ``run.json`` does.
+
+    The journal is written first: what it says otherwise is newer than the file.
+    """
+    _, attributes = _own_attributes(examined, record)
+    for trial in sorted((folder / "trials").glob("*")):
+        facts = read_run(trial) if trial.is_dir() else None
+        why = facts.tags.get(DROPPED_TAG) if facts else None
+        key = f"{DROP}{trial.name}"
+        if why and key not in attributes:
+            yield _Attribute(key, why, f"{trial.name} as dropped: {why}")
+    facts = read_run(folder)
+    asked = facts.tags.get(ASKED, "") if facts else ""
+    if asked.isdecimal() and int(asked) > record.trials:
+        stored = {**attributes["search"], "trials": int(asked)}
+        yield _Attribute("search", stored, f"{counted(int(asked), 'trial')} as the total")
+
+
+def _restore_attributes(
+    rebuilding: Rebuilding, attributes: Sequence[_Attribute], say: Callable[[str], None]
+) -> None:
+    for attribute in attributes:
+        rebuilding.restore_attribute(attribute.key, attribute.value)
+        say(f"noted again, as its run.json has it: {attribute.text}")
+
+
+def _lost_attributes(
+    examined: Examined, record: SearchRecord, noted: Sequence[_Attribute]
+) -> Iterator[str]:
+    """What damaged lines began to write of the search itself and is not noted again, with what
+    stands in."""
+    search_study, attributes = _own_attributes(examined, record)
+    drops = {attribute.key for attribute in noted if attribute.key != "search"}
+    lost = [each for each in examined.lost_attributes if each.study in (None, search_study)]
+    # A line that is cut before it says which was that of a drop which no other line began.
+    unnamed = len(drops - {each.key for each in lost})
+    total = max([record.trials, *(each.value["trials"] for each in noted if each.key == "search")])
+    budgets = [f"--{name.replace('_', '-')} {hours:g}" for name, hours in record.budgets.items()]
+    stays = f"{counted(total, 'trial')} and {', '.join(budgets) or 'no budget'}"
+    do = f"the search has {stays} now; give again what is not as you left it"
+    for each in lost:
+        if each.key in drops:
+            continue
+        if each.key == DRIVEN and DRIVEN in attributes:
+            continue  # it is written every half minute
+        if each.key is None and unnamed:
+            unnamed -= 1
+            continue
+        if each.key is not None:
+            what = f'"{each.key}" of the search, which is lost'
+        elif each.study is not None:
+            what = "an attribute of the search, and is cut before its name"
+        else:
+            what = "an attribute of a study, and is cut before its name"
+        may_be = "" if each.key else " (it may have been a drop, a total or a budget)"
+        yield f"line {each.line} began to write {what}{may_be}: {do}"
 
 
 # --- trials of which their folders know more ---
