@@ -353,7 +353,7 @@ def _go_on(
     # A torn line is cut off only where nobody writes any more.
     if options.store.storage is None:
         repair_journal(folder)
-    check_only_copy(folder, record)
+    check_only_copy(folder, record, options.store.storage)
     used = _used_up_budget(storage, record, options)
     if used:
         raise InputError(_used_up_problem(record, used, options))

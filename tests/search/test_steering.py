@@ -261,6 +261,39 @@ def test_what_a_launch_left_half_made_can_be_deleted(tmp_path):
     assert not store.folder("s").exists()
 
 
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_deleting_a_copy_does_not_take_what_its_original_has(tmp_path, kind, capsys):
+    first = tmp_path / "first"
+    uri = new_store(tmp_path)
+    database = store_of(tmp_path, kind).storage
+    begun(first, storage=database, tracking=uri)
+    deliver(uri, first, trial(tags={SEARCH_ID: ONE}), identity=ONE)
+    shutil.copytree(first, tmp_path / "copy")
+    words = ["delete", "s", "--yes"] + (["--storage", database] if database else [])
+    assert in_this_process(tmp_path / "copy", *words) == 2
+    said = capsys.readouterr().err
+    assert f"got a copy, whose original {first / 's'} is still there" in said
+    assert f"remove it with `rm -r {tmp_path / 'copy' / 's'}`" in said
+    assert runs_of_search(uri, "s", ONE) == 1
+    assert search_names(ResultsStore(first, database)) == ["s"]
+    shutil.rmtree(first)  # the copy is the only one now
+    assert in_this_process(tmp_path / "copy", *words) == 0
+    assert runs_of_search(uri, "s", ONE) == 0
+
+
+def test_a_copy_with_a_record_of_its_own_is_deleted_alone(tmp_path):
+    first = tmp_path / "first"
+    uri = new_store(first)
+    begun(first, storage=store_of(first, "sqlite").storage)
+    deliver(uri, first, trial(tags={SEARCH_ID: ONE}), identity=ONE)
+    shutil.copytree(first, tmp_path / "copy")
+    database = store_of(tmp_path / "copy", "sqlite").storage
+    deletion("s", RunOptions(results=tmp_path / "copy", storage=database)).carry_out()
+    assert search_names(ResultsStore(tmp_path / "copy", database)) == []
+    assert search_names(store_of(first, "sqlite")) == ["s"]
+    assert runs_of_search(uri, "s", ONE) == 1
+
+
 # --- list ---
 
 

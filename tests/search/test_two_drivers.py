@@ -182,7 +182,11 @@ def test_a_copy_beside_its_original_does_not_write_to_the_same_runs(tmp_path):
     with pytest.raises(InputError, match=r"got a copy, whose original .*/results/s is still there"):
         check_only_copy(copy.folder("s"), known)
     check_only_copy(store.folder("s"), known)
-    check_only_copy(copy.folder("s"), search_record())  # it has a store of its own
+    own = search_record(identity=ONE)
+    check_only_copy(copy.folder("s"), own)  # it has stores of its own
+    check_only_copy(copy.folder("s"), own, url(tmp_path / "copy", "all"))
+    with pytest.raises(InputError, match=r"both have the same record in sqlite:.*all\.db: go on"):
+        check_only_copy(copy.folder("s"), own, url(tmp_path, "all"))
     shutil.rmtree(store.folder("s"))
     check_only_copy(copy.folder("s"), known)  # it was moved
 

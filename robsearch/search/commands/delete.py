@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from robsearch.errors import counted, refused
 from robsearch.search.options import RunOptions
 from robsearch.search.results_store import ResultsStore, is_half_made, take_folder_over
+from robsearch.search.resuming import check_only_copy
 from robsearch.study import (
     JOURNAL,
     Lease,
@@ -113,7 +115,8 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         options: where it is kept; its tracking URI, if given, stands in for that of the launch.
 
     Raises:
-        InputError: there is no such search, a driver lives, or MLflow does not answer.
+        InputError: there is no such search, it is a copy of one that is still there and shares its
+            record with that, a driver lives, or MLflow does not answer.
     """
     store = options.store
     folder = store.folder(name)
@@ -128,6 +131,9 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         uri = options.uri_of(record)
         trials = sum(1 for _ in recorded_trials(storage, record))
         identity = record.identity
+        # Whoever removes a copy does not mean what it has in common with its original.
+        copy = f"nothing but its folder is the copy's: remove it with `{_remove(folder)}`"
+        check_only_copy(folder, record, store.storage, copy)
     owner = living_owner(storage, name)
     # Of a driver elsewhere one look cannot tell; its lease is watched before anything goes.
     if owner is not None and owner["alive"]:
@@ -137,3 +143,7 @@ def deletion(name: str, options: RunOptions) -> Deletion:
     runs = runs_of_search(uri, name, identity) if record is not None or identity else 0
     options = replace(options, results=store.results)
     return Deletion(name, options, record, uri, trials, runs, size_of(folder))
+
+
+def _remove(folder: Path) -> str:
+    return shlex.join(["rm", "-r", str(folder)])
