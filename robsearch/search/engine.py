@@ -58,7 +58,7 @@ from robsearch.search.settings import (
     space_settings,
     with_later,
 )
-from robsearch.search.syncing import drop_spool
+from robsearch.search.syncing import drop_spool, settle_dropped
 from robsearch.search.upgrading import version_changes
 from robsearch.spaces import (
     UNNAMED,
@@ -79,6 +79,7 @@ from robsearch.study import (
     PatientStorage,
     SearchRecord,
     Storage,
+    dropped_trials,
     living_owner,
     patient,
     recorded_trials,
@@ -428,6 +429,8 @@ def drive(
             recorder.begin_search(record)
             tracker.watch_machine()
             recorder.settle(recorded_trials(storage, record))
+            driver.know_dropped(dropped_trials(storage, record.name))
+            settle_dropped(recorder, storage, record, options)
             _say_start(driver, record, folder, console)
             with _refused_when_full(driver, folder, options.command("resume", record)):
                 driver.trial_seconds = trial_seconds(record.budgets)
@@ -535,17 +538,23 @@ def _refused_when_full(driver: Driver, folder: Path, go_on: str) -> Iterator[Non
 def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:
     recorder, tracker = driver.recorder, driver.recorder.tracker
     driver.interrupt()
-    driver.tag_dropped()
     record = SearchRecord.load(storage, tracker.search)
-    search = search_of(options.store, storage, record)
-    write_report(search, search.report, tracker.pages)
-    winners = [str(best["trial"]) for best in search.bests]
-    if options.models and not driver.stopping:
-        studies = driver.scheduler.counts_of
-        problems = log_models(winners, studies, recorder)
-        for trial, problem in problems.items():
-            printer(console)(f"{trial}  MLflow model: {problem}")
-    recorder.conclude(search)
+    dropped = dropped_trials(storage, record.name)
+    while True:
+        driver.dropped = dropped
+        driver.tag_dropped()
+        search = search_of(options.store, storage, record)
+        write_report(search, search.report, tracker.pages)
+        winners = [str(best["trial"]) for best in search.bests]
+        if options.models and not driver.stopping:
+            studies = driver.scheduler.counts_of
+            problems = log_models(winners, studies, recorder)
+            for trial, problem in problems.items():
+                printer(console)(f"{trial}  MLflow model: {problem}")
+        recorder.conclude(search)
+        dropped = dropped_trials(storage, record.name)
+        if dropped == driver.dropped:
+            break
     recorder.stopped(SEARCH, "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
         console.print(f"[bold red]stopped:[/] {escape(driver.problem)}", soft_wrap=True)

@@ -13,11 +13,13 @@ from command_processes import in_this_process
 from killed_beginnings import store_of
 from mlflow import MlflowClient
 from mlflow_stores import deliver, new_store, runs_of, trial
+from rich.console import Console
 from search_records import search_record
 from small_spaces import pair, recipe
 
 import robsearch
 from robsearch import InputError, RunOptions
+from robsearch.report import write as write_report
 from robsearch.report.evidence import Evidence
 from robsearch.search.commands.delete import deletion
 from robsearch.search.commands.drop import drop
@@ -25,14 +27,16 @@ from robsearch.search.commands.listing import listed_searches
 from robsearch.search.commands.status import status_lines
 from robsearch.search.commands.stop import stop_trial
 from robsearch.search.driver import Driver
+from robsearch.search.engine import _conclude
 from robsearch.search.preflight import new_name
-from robsearch.search.recording import Recorder
+from robsearch.search.recording import DROPPED_TAG, Recorder
 from robsearch.search.requests import hearing_requests
 from robsearch.search.results_store import ResultsStore, claim_folder, note_driver, search_names
 from robsearch.search.scheduling import scheduler_of
+from robsearch.search.syncing import settle_dropped, sync
 from robsearch.search.tables import fitted
 from robsearch.spaces import Space
-from robsearch.study import Lease, open_storage, study_names
+from robsearch.study import Lease, drop_trial, dropped_trials, open_storage, study_names
 from robsearch.tracking import SEARCH_ID, Tracker, runs_of_search
 from robsearch.trials import trial as trials
 
@@ -192,6 +196,63 @@ def test_a_living_driver_tells_mlflow_of_what_was_dropped(driver, tmp_path, uri)
             assert time.monotonic() < deadline
             time.sleep(0.1)
     driver.tag_dropped()
+    driver.recorder.tracker.drain()
+    assert tags_of(uri)["robsearch.dropped"] == "a broken GPU"
+
+
+def test_what_a_driver_that_ended_has_not_heard_of_is_told_by_sync(driver, tmp_path, uri):
+    done(driver)
+    options = RunOptions(results=tmp_path, tracking=uri)
+    storage = open_storage(None, tmp_path / "s")
+    search = robsearch.load_search("s", tmp_path)
+    write_report(search, search.report, {})
+    driver.recorder.mark_best({"w4-000"})
+    drop_trial(storage, "s", "w4-000", "a broken GPU")
+    driver.recorder.tracker.close()
+    driver.lease.release()
+    sync("s", options)
+    assert tags_of(uri)["robsearch.dropped"] == "a broken GPU"
+    assert tags_of(uri)["robsearch.best"] == "false"
+    assert "w4-000" not in search.report.read_text()
+    drop_trial(storage, "s", "w4-000", "")
+    sync("s", options)
+    assert tags_of(uri)["robsearch.dropped"] == ""
+    assert "w4-000" in search.report.read_text()
+
+
+def test_what_was_dropped_before_a_driver_starts_is_told_by_it_once(driver, tmp_path):
+    done(driver)
+    driver.unmeasured.clear()
+    done(driver)
+    storage, record = ResultsStore(tmp_path).search("s")
+    driver.recorder.tag("w4-001", {DROPPED_TAG: "put back, which nobody heard of"})
+    drop_trial(storage, "s", "w4-000", "a broken GPU")
+    driver.know_dropped(dropped_trials(storage, "s"))
+    options = RunOptions(results=tmp_path)
+    assert settle_dropped(driver.recorder, storage, record, options)
+    assert driver.recorder.facts("w4-000").tags[DROPPED_TAG] == "a broken GPU"
+    assert driver.recorder.facts("w4-001").tags[DROPPED_TAG] == ""
+    driver.tag_dropped()
+    assert not settle_dropped(driver.recorder, storage, record, options)
+
+
+def test_what_is_dropped_while_a_driver_concludes_is_in_its_report(driver, tmp_path, uri):
+    """The second look is at the end of the first report."""
+    done(driver)
+    driver.unmeasured.clear()
+    done(driver)
+    storage = open_storage(None, tmp_path / "s")
+    conclude = driver.recorder.conclude
+
+    def dropped_meanwhile(search):
+        conclude(search)
+        drop_trial(storage, "s", "w4-000", "a broken GPU")
+
+    driver.recorder.conclude = dropped_meanwhile
+    options = RunOptions(results=tmp_path, models=False)
+    search = _conclude(driver, storage, options, Console(quiet=True))
+    assert list(search.trials["state"]) == ["DROPPED", "COMPLETE"]
+    assert "w4-000" not in search.report.read_text()
     driver.recorder.tracker.drain()
     assert tags_of(uri)["robsearch.dropped"] == "a broken GPU"
 
