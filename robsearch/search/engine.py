@@ -374,10 +374,26 @@ def _go_on(
     tracker_of = partial(_patient_tracker, uri, not record.identity, options, console)
     with joined(options, space, folder, console):
         _check_precision(draws, check_capacity(options, space))
-        budgets = options.budgets(record)
-        record = replace(with_later(record, changed), trials=total(record.trials), budgets=budgets)
-        recipe = draws[0].recipe
-        return drive(space, record, storage, tracker_of, options, recipe, console, watch=watch)
+        return drive(
+            space,
+            record,
+            storage,
+            tracker_of,
+            options,
+            draws[0].recipe,
+            console,
+            watch=watch,
+            extended=partial(extended, space=space, total=total, options=options),
+        )
+
+
+def extended(
+    record: SearchRecord, space: Space, total: Callable[[int], int], options: RunOptions
+) -> SearchRecord:
+    """The record of a search that goes on: with what is another one in the space now, the trials
+    and the budgets that are asked for."""
+    later = with_later(record, changed_settings(record, space))
+    return replace(later, trials=total(record.trials), budgets=options.budgets(record))
 
 
 def _patient_tracker(
@@ -405,15 +421,25 @@ def drive(
     console: Console,
     lease: Lease | None = None,
     watch: LeaseWatch | None = None,
+    extended: Callable[[SearchRecord], SearchRecord] | None = None,
 ) -> Search:
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
-    lease, which it acquires unless it is given, and may have watched before."""
+    lease, which it acquires unless it is given, and may have watched before.
+
+    ``extended`` makes the record of a search that goes on from the newest one: until the lease is
+    held, another driver may come and go.
+    """
     folder = options.store.folder(record.name)
     storage = patient(storage, options.storage_patience, printer(console))
     with (
         _stopped_when_away(options.command("resume", record)),
         _held(lease, storage, record, watch, console) as held,
     ):
+        if extended is not None:
+            record = SearchRecord.load(storage, record.name)
+            if watch is not None and held.number > watch.number + 1:
+                check_unchanged(storage, record, space, folder)
+            record = extended(record)
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)

@@ -44,12 +44,15 @@ class Lease:
     two drivers wins. A lease ends when it is released, when its process is gone from the observer's
     own process table, or when an observer has seen it rest for 60 seconds. A ``with`` block
     releases it at its end.
+
+    Attributes:
+        number: of the lease; those of a search are counted from 1.
     """
 
     def __init__(self, storage: BaseStorage, search: str, number: int) -> None:
         self._storage = storage
         self._search = search
-        self._number = number
+        self.number = number
         self._study = storage.get_study_id_from_name(_name(search, number))
         self._renewals = itertools.count()
         self._released = threading.Event()
@@ -102,7 +105,7 @@ class Lease:
         Raises:
             LeaseLostError: a newer lease exists.
         """
-        if _exists(self._storage, self._search, self._number + 1):
+        if _exists(self._storage, self._search, self.number + 1):
             raise LeaseLostError(
                 f"another driver took over {self._search!r}; this one stops and writes nothing more"
             )
