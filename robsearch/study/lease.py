@@ -59,7 +59,8 @@ class Lease:
         self._asked = threading.Event()
         self._on_stop: Callable[[], None] = lambda: None
         self._write()
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
 
     @classmethod
     def acquire(
@@ -126,10 +127,18 @@ class Lease:
 
     def release(self) -> None:
         """Gives the search free for the next driver."""
+        if self._released.is_set():
+            return
         self._released.set()
         # Where the storage cannot be written, the lease ends with this process.
         with contextlib.suppress(Exception):
             self._storage.set_study_user_attr(self._study, "owner", None)
+
+    def abandon(self) -> None:
+        """Writes nothing of it any more, not even that it is released: its search is deleted, and
+        its number in the storage may soon be another study's."""
+        self._released.set()
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -252,6 +261,14 @@ class LeaseWatch:
             # It is missing while a driver takes the lease, and None once it is released.
             self._stored = self._storage.get_study_user_attrs(study).get("owner", {})
             self.owner = _known(self._stored)
+
+
+def delete_leases(storage: BaseStorage, search: str) -> None:
+    """Removes the leases of a search that is deleted, the newest last; for its holder, who has
+    abandoned it."""
+    for number in range(1, _newest(storage, search) + 1):
+        with contextlib.suppress(KeyError):
+            storage.delete_study(storage.get_study_id_from_name(_name(search, number)))
 
 
 def ask_to_stop(

@@ -146,12 +146,14 @@ def discard_half_made(storage: BaseStorage, search: str, is_own: bool) -> None:
 
 
 def delete_search(storage: BaseStorage, search: str) -> None:
-    """Removes all that a storage has of a search, its record last."""
-    for study in storage.get_all_studies():
-        if study.study_name.startswith(f"{search}@"):
-            storage.delete_study(storage.get_study_id_from_name(study.study_name))
+    """Removes all that a storage has of a search but its leases, its record first; for the holder
+    of its lease."""
     with contextlib.suppress(KeyError):  # a launch that was ended early has left none
         storage.delete_study(storage.get_study_id_from_name(search))
+    for study in storage.get_all_studies():
+        name = study.study_name
+        if name.startswith(f"{search}@") and not name.startswith(f"{search}@lease-"):
+            storage.delete_study(storage.get_study_id_from_name(name))
 
 
 def record_names(storage: BaseStorage) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -36,7 +37,14 @@ from robsearch.search.scheduling import scheduler_of
 from robsearch.search.syncing import settle_dropped, sync
 from robsearch.search.tables import fitted
 from robsearch.spaces import Space
-from robsearch.study import Lease, drop_trial, dropped_trials, open_storage, study_names
+from robsearch.study import (
+    Lease,
+    delete_search,
+    drop_trial,
+    dropped_trials,
+    open_storage,
+    study_names,
+)
 from robsearch.tracking import SEARCH_ID, Tracker, runs_of_search
 from robsearch.trials import trial as trials
 
@@ -319,6 +327,44 @@ def test_what_a_launch_left_half_made_can_be_deleted(tmp_path):
     store = ResultsStore(tmp_path)
     claim_folder(store.folder("s"), search_record(identity=ONE))
     deletion("s", RunOptions(results=tmp_path, tracking=new_store(tmp_path))).carry_out()
+    assert not store.folder("s").exists()
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_nobody_drives_a_search_while_it_is_deleted(tmp_path, kind, monkeypatch):
+    store = begun(tmp_path, storage=store_of(tmp_path, kind).storage)
+    folder = store.folder("s")
+    met = []
+
+    def after_a_try_to_resume(remove):
+        def removed(path, *args, **how):
+            if path in (folder, folder / "search.json"):
+                with pytest.raises(InputError, match="expected a search, got what a launch of"):
+                    store.search("s")
+                with pytest.raises(InputError, match="no other driver of 's', got one on"):
+                    Lease.acquire(open_storage(store.storage, folder), "s")
+                met.append(path)
+            return remove(path, *args, **how)
+
+        return removed
+
+    monkeypatch.setattr(shutil, "rmtree", after_a_try_to_resume(shutil.rmtree))
+    monkeypatch.setattr(Path, "unlink", after_a_try_to_resume(Path.unlink))
+    options = RunOptions(results=tmp_path, storage=store.storage, tracking=new_store(tmp_path))
+    deletion("s", options).carry_out()
+    assert met == [folder / "search.json" if kind == "journal" else folder]
+    assert not folder.exists()
+    if store.storage:
+        assert study_names(open_storage(store.storage, tmp_path)) == set()
+
+
+def test_a_deletion_that_was_ended_behind_the_record_is_finished_by_another(tmp_path):
+    store = begun(tmp_path)
+    options = RunOptions(results=tmp_path, tracking=new_store(tmp_path))
+    deletion("s", options)._empty_folder(store)
+    delete_search(store.open("s"), "s")
+    (store.folder("s") / "search.json").unlink()  # and then it was killed
+    deletion("s", options).carry_out()
     assert not store.folder("s").exists()
 
 

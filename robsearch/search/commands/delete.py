@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from robsearch.study import (
     Lease,
     SearchRecord,
     Storage,
+    delete_leases,
     delete_search,
     living_owner,
     open_storage,
@@ -79,7 +81,8 @@ class Deletion:
         """
         store = self.options.store
         storage = open_storage(store.storage, self.folder)
-        with Lease.acquire(storage, self.name, say):
+        # Whoever comes meanwhile meets a lease that is held, and after it no search.
+        with Lease.acquire(storage, self.name, say) as lease:
             identity = read_search(self.folder).get("identity", "")
             if self.record is not None:
                 identity = self.record.identity
@@ -87,12 +90,24 @@ class Deletion:
             if self.record is not None or identity:
                 delete_experiment(self.uri, self.name, identity)
             self._empty_folder(store)
-        # Last goes what says that there is a search: until then another call finds it.
-        if store.storage is None:
-            (self.folder / JOURNAL).unlink(missing_ok=True)
-        else:
+            # It is half made from here on, so that another call finds it by its folder.
             delete_search(storage, self.name)
-        shutil.rmtree(self.folder)
+            if store.storage is None:
+                self._remove_journal(lease)
+            else:
+                shutil.rmtree(self.folder)
+                lease.abandon()
+                delete_leases(storage, self.name)
+
+    def _remove_journal(self, lease: Lease) -> None:
+        """The journal has the lease, so it goes last; a launch may begin as soon as it is gone."""
+        (self.folder / SEARCH).unlink(missing_ok=True)
+        lease.abandon()
+        for copy in self.folder.glob(f"{JOURNAL}.*"):
+            copy.unlink(missing_ok=True)
+        (self.folder / JOURNAL).unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _empty_folder(self, store: ResultsStore) -> None:
         for entry in self.folder.iterdir():
