@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ from command_processes import in_this_process
 from killed_beginnings import store_of
 from mlflow import MlflowClient
 from mlflow_stores import deliver, new_store, runs_of, trial
+from optuna.study import StudyDirection
 from rich.console import Console
 from search_records import search_record
 from small_spaces import pair, recipe
@@ -39,9 +41,11 @@ from robsearch.search.tables import fitted
 from robsearch.spaces import Space
 from robsearch.study import (
     Lease,
+    ask_to_end,
     delete_search,
     drop_trial,
     dropped_trials,
+    lease,
     open_storage,
     study_names,
 )
@@ -138,6 +142,37 @@ def test_a_trial_before_its_first_epoch_can_be_ended_too(driver, tmp_path):
     driver.next()
     driver.lease.release()
     stop_trial("s", "w4-000", RunOptions(results=tmp_path))
+    assert states(tmp_path) == {"w4-000": "PRUNED"}
+
+
+def test_a_trial_that_was_never_begun_is_not_said_to_have_ended(driver, tmp_path):
+    driver.next()
+    study = optuna.load_study(study_name="s@w4", storage=open_storage(None, tmp_path / "s"))
+    study.ask()  # and then the driver was killed
+    driver.lease.release()
+    assert states(tmp_path) == {"w4-000": "RUNNING", "w4-001": "RUNNING"}
+    said = []
+    with pytest.raises(InputError, match="a trial that has begun, got w4-001, whose driver had"):
+        stop_trial("s", "w4-001", RunOptions(results=tmp_path), said.append)
+    assert said == []
+    stop_trial("s", "w4-000", RunOptions(results=tmp_path))
+    assert states(tmp_path) == {"w4-000": "PRUNED", "w4-001": "RUNNING"}
+
+
+def test_a_dead_driver_elsewhere_is_watched_once_and_aloud(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "EXPIRE_SECONDS", 3.0)
+    store = begun(tmp_path)
+    storage, record = store.search("s")
+    scheduler = scheduler_of(SPACE, record, storage, recipe(4))
+    scheduler.full[0].ask()
+    held = storage.create_new_study([StudyDirection.MAXIMIZE], "s@lease-1")
+    owner = {"boot": "x", "pid": 7, "host": "pod-1", "renewal": 3, "started": 1.0, "renewed": 2.0}
+    storage.set_study_user_attr(held, "owner", owner)
+    said = []
+    began = time.monotonic()
+    stop_trial("s", "w4-000", RunOptions(results=tmp_path), said.append)
+    assert 3 <= time.monotonic() - began < 5.5
+    assert "this waits while it renews its lease" in said[1]
     assert states(tmp_path) == {"w4-000": "PRUNED"}
 
 
@@ -269,6 +304,15 @@ def test_a_trial_that_has_not_ended_is_not_dropped(driver, tmp_path):
     driver.next()
     with pytest.raises(InputError, match="ended with a value, got w4-000, which is RUNNING"):
         drop("s", "w4-000", "why", RunOptions(results=tmp_path))
+
+
+def test_a_storage_that_cannot_be_written_is_named(tmp_path):
+    file = tmp_path / "all.db"
+    begun(tmp_path, storage=f"sqlite:///{file}")
+    read_only = optuna.storages.RDBStorage(f"sqlite:///file:{file}?mode=ro&uri=true")
+    for ask in (ask_to_end, partial(drop_trial, why="a broken GPU")):
+        with pytest.raises(InputError, match="expected a storage that can be written, got"):
+            ask(read_only, "s", "w4-000")
 
 
 # --- delete ---
