@@ -81,6 +81,7 @@ from robsearch.study import (
     Storage,
     dropped_trials,
     living_owner,
+    note_folder,
     patient,
     recorded_trials,
     repair_journal,
@@ -443,6 +444,8 @@ def drive(
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)
+        if options.store.storage is not None:
+            note_folder(storage, record.name, folder)
         # Until MLflow has taken this driver, only the identity of the record is written.
         replace(SearchRecord.load(storage, record.name), identity=record.identity).save(storage)
         with _closing(tracker_of(record), record, options, console) as tracker:

@@ -14,7 +14,7 @@ from robsearch.search.options import RunOptions
 from robsearch.search.preflight import check_writable
 from robsearch.search.recording import Recorder
 from robsearch.search.result import Search, load_search, search_of
-from robsearch.search.results_store import search_names
+from robsearch.search.results_store import names_here
 from robsearch.study import (
     JOURNAL,
     Lease,
@@ -81,13 +81,14 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = print) -> 
 
 
 def sync_all(options: RunOptions, say: Callable[[str], None] = print) -> int:
-    """``sync`` for every search of a store; what one of them refuses is said, and the others go on.
+    """``sync`` for every search that has a folder in a store; what one of them refuses is said, and
+    the others go on.
 
     Returns:
         How many searches are not delivered.
     """
     troubled = 0
-    for name in search_names(options.store):
+    for name in names_here(options.store):
         try:
             troubled += bool(sync(name, options, say))
         except InputError as error:

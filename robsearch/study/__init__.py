@@ -47,7 +47,14 @@ if TYPE_CHECKING:
     )
     from robsearch.study.patience import PatientStorage, patient
     from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
-    from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
+    from robsearch.study.record import (
+        SearchRecord,
+        delete_search,
+        discard_half_made,
+        note_folder,
+        noted_folder,
+        record_names,
+    )
     from robsearch.study.recorded import (
         RecordedTrial,
         recorded_studies,
@@ -97,6 +104,8 @@ __all__ = [
     "is_number",
     "lacks_facts",
     "living_owner",
+    "note_folder",
+    "noted_folder",
     "number",
     "observations_of",
     "observations_of_other_widths",

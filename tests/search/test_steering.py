@@ -36,7 +36,7 @@ from robsearch.search.recording import DROPPED_TAG, Recorder
 from robsearch.search.requests import hearing_requests
 from robsearch.search.results_store import ResultsStore, claim_folder, note_driver, search_names
 from robsearch.search.scheduling import scheduler_of
-from robsearch.search.syncing import settle_dropped, sync
+from robsearch.search.syncing import settle_dropped, sync, sync_all
 from robsearch.search.tables import fitted
 from robsearch.spaces import Space
 from robsearch.study import (
@@ -46,6 +46,7 @@ from robsearch.study import (
     drop_trial,
     dropped_trials,
     lease,
+    note_folder,
     open_storage,
     study_names,
 )
@@ -374,6 +375,26 @@ def test_what_a_launch_left_half_made_can_be_deleted(tmp_path):
     assert not store.folder("s").exists()
 
 
+def test_a_search_whose_folder_is_lost_can_be_deleted_but_not_from_another_folder(tmp_path, capsys):
+    results = tmp_path / "results"
+    store = begun(results, storage=store_of(tmp_path, "sqlite").storage)
+    uri = new_store(results)
+    deliver(uri, results, trial(tags={SEARCH_ID: ONE}), identity=ONE)
+    note_folder(store.open("s"), "s", store.folder("s"))
+    words = ("delete", "s", "--yes", "--storage", store.storage)
+    assert in_this_process(tmp_path / "elsewhere", *words) == 2
+    said = capsys.readouterr().err
+    assert f"got no such folder: its last driver had them in {results / 's'}" in said
+    assert f"pass --results {results}, also if they are lost" in said
+    shutil.rmtree(store.folder("s"))
+    assert in_this_process(results, *words) == 0
+    said = capsys.readouterr().out
+    assert f"folder: {store.folder('s')} (it is gone already)" in said
+    assert study_names(open_storage(store.storage, results)) == set()
+    assert runs_of_search(uri, "s", ONE) == 0
+    assert new_name("s", pair, store, uri) == "s"
+
+
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_nobody_drives_a_search_while_it_is_deleted(tmp_path, kind, monkeypatch):
     store = begun(tmp_path, storage=store_of(tmp_path, kind).storage)
@@ -478,3 +499,15 @@ def test_the_list_has_every_search_with_its_state(driver, tmp_path, capsys):
     assert in_this_process(tmp_path, "list", "--json") == 0
     read = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in read["searches"]] == ["half", "idle", "lost", "s"]
+
+
+def test_searches_of_a_database_whose_results_lie_elsewhere_are_left_out(tmp_path):
+    database = store_of(tmp_path, "sqlite").storage
+    uri = new_store(tmp_path)
+    begun(tmp_path / "one", name="a", storage=database, tracking=uri)
+    begun(tmp_path / "two", name="a-grid", storage=database, tracking=uri)
+    options = RunOptions(results=tmp_path / "two", storage=database)
+    assert [row.name for row in listed_searches(options.store)] == ["a-grid"]
+    said = []
+    assert sync_all(options, said.append) == 0
+    assert len(said) == 1

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from robsearch.errors import counted, refused
 from robsearch.search.options import RunOptions
-from robsearch.search.results_store import ResultsStore, is_half_made, take_folder_over
+from robsearch.search.results_store import (
+    ResultsStore,
+    check_folder,
+    is_half_made,
+    take_folder_over,
+)
 from robsearch.search.resuming import check_only_copy
 from robsearch.study import (
     JOURNAL,
@@ -21,6 +26,7 @@ from robsearch.study import (
     delete_leases,
     delete_search,
     living_owner,
+    noted_folder,
     open_storage,
     owner_text,
     recorded_trials,
@@ -63,7 +69,8 @@ class Deletion:
         """What goes, for a person who has to agree."""
         storage = self.options.store.storage
         place = "its journal" if storage is None else without_password(storage)
-        yield f"folder: {self.folder} ({self.size / GIB:.2f} GiB)"
+        size = f"{self.size / GIB:.2f} GiB" if self.folder.exists() else "it is gone already"
+        yield f"folder: {self.folder} ({size})"
         yield f"storage: {counted(self.trials, 'trial')} in {place}"
         yield f"MLflow: {counted(self.runs, 'run')} in {without_password(self.uri)}"
 
@@ -89,13 +96,15 @@ class Deletion:
             # A half-made search without an identity has not come as far as MLflow.
             if self.record is not None or identity:
                 delete_experiment(self.uri, self.name, identity)
-            self._empty_folder(store)
+            if self.folder.exists():
+                self._empty_folder(store)
             # It is half made from here on, so that another call finds it by its folder.
             delete_search(storage, self.name)
             if store.storage is None:
                 self._remove_journal(lease)
             else:
-                shutil.rmtree(self.folder)
+                if self.folder.exists():
+                    shutil.rmtree(self.folder)
                 lease.abandon()
                 delete_leases(storage, self.name)
 
@@ -125,6 +134,8 @@ class Deletion:
 def deletion(name: str, options: RunOptions) -> Deletion:
     """What would go with a search; nothing is deleted yet.
 
+    Of one in a database whose folder is lost, there is the rest to delete.
+
     Args:
         name: of the search.
         options: where it is kept; its tracking URI, if given, stands in for that of the launch.
@@ -142,7 +153,12 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         trials = 0
         identity = read_search(folder).get("identity", "")
     else:
-        storage, record = store.search(name)
+        storage = store.open(name)
+        record = SearchRecord.load(storage, name)
+        if folder.exists():
+            check_folder(folder, record)
+        else:
+            _check_lost(storage, name, folder)
         uri = options.uri_of(record)
         trials = sum(1 for _ in recorded_trials(storage, record))
         identity = record.identity
@@ -158,6 +174,15 @@ def deletion(name: str, options: RunOptions) -> Deletion:
     runs = runs_of_search(uri, name, identity) if record is not None or identity else 0
     options = replace(options, results=store.results)
     return Deletion(name, options, record, uri, trials, runs, size_of(folder))
+
+
+def _check_lost(storage: Storage, name: str, folder: Path) -> None:
+    """Sees that the results were here, and do not lie in another folder."""
+    noted = noted_folder(storage, name)
+    if noted is not None and noted != folder.resolve():
+        got = f"no such folder: its last driver had them in {noted}"
+        do = f"pass {shlex.join(['--results', str(noted.parent)])}, also if they are lost"
+        raise refused(f"the results of {name!r} in {folder}", got, do)
 
 
 def _remove(folder: Path) -> str:
