@@ -52,8 +52,8 @@ def drop(
     if watch.lives(say):
         drop_trial(storage, name, trial, why or "")
         sync = options.command("sync", record)
-        told = f"the driver tells MLflow within seconds, or `{sync}` if it is just ending"
-        say(f"{trial} is {_word(why)}; {told}")
+        who = f"the driver tells MLflow within seconds, or `{sync}` if it is just ending"
+        say(f"{trial} is {_word(why)}; {who}")
         return
     with Lease.acquire(storage, name, say, watch):
         drop_trial(storage, name, trial, why or "")
