@@ -450,6 +450,10 @@ class Driver:
         if study.stage.deciding:
             self.weight_budget.finished(trial.trial, trial.width, trial.order)
 
+    def know_dropped(self, dropped: dict[str, str]) -> None:
+        """Takes over what is dropped, and MLflow has been told of."""
+        self.dropped = self._tagged = dropped
+
     def tag_dropped(self) -> None:
         """Tells MLflow what was dropped, or put back, since this was last called."""
         dropped = self.dropped

@@ -68,7 +68,7 @@ from robsearch.search.settings import (
     space_settings,
     with_later,
 )
-from robsearch.search.syncing import drop_spool
+from robsearch.search.syncing import drop_spool, settle_dropped
 from robsearch.search.upgrading import version_changes
 from robsearch.spaces import (
     UNNAMED,
@@ -89,6 +89,8 @@ from robsearch.study import (
     PatientStorage,
     SearchRecord,
     Storage,
+    dropped_trials,
+    note_folder,
     recorded_trials,
     repair_journal,
 )
@@ -372,7 +374,7 @@ def _go_on(
     # A torn line is cut off only where nobody writes any more.
     if options.store.storage is None:
         repair_journal(folder)
-    check_only_copy(folder, record)
+    check_only_copy(folder, record, options.store.storage)
     used = _used_up_budget(storage, record, options)
     if used:
         raise InputError(_used_up_problem(record, used, options))
@@ -392,10 +394,26 @@ def _go_on(
     tracker_of = partial(_patient_tracker, uri, not record.identity, options, console)
     with joined(options, space, folder, console):
         _check_precision(draws, check_capacity(options, space))
-        budgets = options.budgets(record)
-        record = replace(with_later(record, changed), trials=total(record.trials), budgets=budgets)
-        recipe = draws[0].recipe
-        return drive(space, record, storage, tracker_of, options, recipe, console, watch=watch)
+        return drive(
+            space,
+            record,
+            storage,
+            tracker_of,
+            options,
+            draws[0].recipe,
+            console,
+            watch=watch,
+            extended=partial(extended, space=space, total=total, options=options),
+        )
+
+
+def extended(
+    record: SearchRecord, space: Space, total: Callable[[int], int], options: RunOptions
+) -> SearchRecord:
+    """The record of a search that goes on: with what is another one in the space now, the trials
+    and the budgets that are asked for."""
+    later = with_later(record, changed_settings(record, space))
+    return replace(later, trials=total(record.trials), budgets=options.budgets(record))
 
 
 def _patient_tracker(
@@ -423,9 +441,14 @@ def drive(
     console: Console,
     lease: Lease | None = None,
     watch: LeaseWatch | None = None,
+    extended: Callable[[SearchRecord], SearchRecord] | None = None,
 ) -> Search:
     """Drives a search that exists until it has ended or is stopped; only this process does, by the
-    lease, which it acquires unless it is given, and may have watched before."""
+    lease, which it acquires unless it is given, and may have watched before.
+
+    ``extended`` makes the record of a search that goes on from the newest one: until the lease is
+    held, another driver may come and go.
+    """
     folder = options.store.folder(record.name)
     storage = PatientStorage(
         storage, options.storage_patience, printer(console), options.disk_patience
@@ -436,9 +459,16 @@ def drive(
         _held(lease, storage, record, watch, console) as held,
         _ending(storage),
     ):
+        if extended is not None:
+            record = SearchRecord.load(storage, record.name)
+            if watch is not None and held.number > watch.number + 1:
+                check_unchanged(storage, record, space, folder)
+            record = extended(record)
         # A search that robsearch 0.1 began has no identity yet.
         record = replace(record, identity=record.identity or new_identity())
         facts = note_driver(folder, record)
+        if options.store.storage is not None:
+            note_folder(storage, record.name, folder)
         # Until MLflow has taken this driver, only the identity of the record is written.
         replace(SearchRecord.load(storage, record.name), identity=record.identity).save(storage)
         with _closing(tracker_of(record), record, options, console) as tracker:
@@ -452,6 +482,8 @@ def drive(
             recorder.begin_search(record)
             tracker.watch_machine()
             recorder.settle(recorded_trials(storage, record))
+            driver.know_dropped(dropped_trials(storage, record.name))
+            settle_dropped(recorder, storage, record, options)
             _say_start(driver, record, folder, console)
             with _refused_when_full(driver, folder, go_on):
                 driver.trial_seconds = trial_seconds(record.budgets)
@@ -593,20 +625,26 @@ def _wait_for_space(driver: Driver) -> None:
 def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Console) -> Search:
     recorder, tracker = driver.recorder, driver.recorder.tracker
     driver.interrupt()
-    driver.tag_dropped()
     recorder.write_waiting()
     record = SearchRecord.load(storage, tracker.search)
-    search = search_of(options.store, storage, record)
-    with _said_when_full(driver, search.folder):
-        write_report(search, search.report, tracker.pages)
-    winners = [str(best["trial"]) for best in search.bests]
-    if options.models and not driver.stopping:
-        studies = driver.scheduler.counts_of
-        problems = log_models(winners, studies, recorder)
-        for trial, problem in problems.items():
-            printer(console)(f"{trial}  MLflow model: {problem}")
-    with _said_when_full(driver, search.folder):
-        recorder.conclude(search)
+    dropped = dropped_trials(storage, record.name)
+    while True:
+        driver.dropped = dropped
+        driver.tag_dropped()
+        search = search_of(options.store, storage, record)
+        with _said_when_full(driver, search.folder):
+            write_report(search, search.report, tracker.pages)
+        winners = [str(best["trial"]) for best in search.bests]
+        if options.models and not driver.stopping:
+            studies = driver.scheduler.counts_of
+            problems = log_models(winners, studies, recorder)
+            for trial, problem in problems.items():
+                printer(console)(f"{trial}  MLflow model: {problem}")
+        with _said_when_full(driver, search.folder):
+            recorder.conclude(search)
+        dropped = dropped_trials(storage, record.name)
+        if dropped == driver.dropped:
+            break
     recorder.stopped(SEARCH, "INTERRUPTED" if driver.stopping else "COMPLETE", time.time())
     if driver.problem:
         _print_after(console, "stopped:", "bold red", driver.problem)

@@ -192,6 +192,25 @@ class Recorder:
         """Facts that may change go to tags, because MLflow's parameters are immutable."""
         self._change(trial, tags)
 
+    def tag_dropped(self, dropped: Mapping[str, str]) -> bool:
+        """Tags every trial that a person took out of the results, and says of those that were put
+        back that they were.
+
+        Args:
+            dropped: the trials, each with the reason.
+
+        Returns:
+            Whether any tag said something else before.
+        """
+        changed = False
+        for trial in sorted(folder.name for folder in self.trials.glob("*")):
+            facts = self.facts(trial)
+            why = dropped.get(trial, "")
+            if facts and facts.tags.get(DROPPED_TAG, "") != why:
+                self.tag(trial, {DROPPED_TAG: why})
+                changed = True
+        return changed
+
     def settle(
         self, rows: Iterable[Mapping[str, Any]], interrupted: float | None = None
     ) -> set[str]:

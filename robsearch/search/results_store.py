@@ -164,6 +164,12 @@ def search_names(store: ResultsStore) -> list[str]:
     return [name for name in names if not is_half_made(store, name)]
 
 
+def names_here(store: ResultsStore) -> list[str]:
+    """The searches of a store that have a folder in it: a database may have others, whose results
+    lie elsewhere or are lost."""
+    return [name for name in search_names(store) if store.folder(name).exists()]
+
+
 # --- whose a folder is ---
 
 
@@ -279,7 +285,8 @@ def check_folder(folder: Path, record: SearchRecord) -> None:
     do = "pass the --results and the --storage with which this one was launched"
     if not folder.exists():
         got = "no such folder"
-        do += "; if its results are lost, launch a new search, which can learn from this one"
+        do += "; if its results are lost, launch a new search, which can learn from this one, or "
+        do += f"remove what is left of it with `{shlex.join(['robsearch', 'delete', record.name])}`"
     elif not identity and not (folder / "trials").exists():
         got = f"a folder without {SEARCH}"
     elif not identity and (folder / SEARCH).exists():

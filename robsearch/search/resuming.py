@@ -11,12 +11,15 @@ from robsearch.errors import InputError, refused
 from robsearch.search.settings import constraints, rungs, space_settings
 from robsearch.spaces import UNNAMED, Space, load_space
 from robsearch.study import Change, SearchRecord, Storage, recorded_controls, replay
-from robsearch.tracking import BESIDE
-from robsearch.trials.paths import stays_inside
+from robsearch.tracking import found_again, sqlite_file
+from robsearch.trials.paths import stays_inside, without_password
 from robsearch.trials.provenance import read_search
 
 SHOWN = 2
 """Trials named in a row of the table; the others are counted."""
+ONE_GOES_ON = (
+    "go on with the original, or remove it; a new search can learn from this one (learn_from)"
+)
 
 
 def load_recorded(reference: str, folder: Path) -> Space:
@@ -52,24 +55,44 @@ def _holds_code(root: Path, results: Path) -> bool:
     return root.is_absolute() and root.is_dir() and not stays_inside(root, results)
 
 
-def check_only_copy(folder: Path, record: SearchRecord) -> None:
-    """Refuses a copied folder while the original is there and both would write to the same MLflow
-    runs.
+def check_only_copy(
+    folder: Path, record: SearchRecord, storage: str | None = None, do: str = ONE_GOES_ON
+) -> None:
+    """Refuses a copied folder while the original is there and both have the same runs in MLflow, or
+    the same record in a database.
 
-    A search with the default record has one of its own in each results folder; so it may be copied.
+    A default record in MLflow, a journal, and a sqlite file in the results folder are copied with
+    the folder: then each has its own.
+
+    Args:
+        folder: of the search.
+        record: of the search.
+        storage: that it is in; None for a journal in its folder.
+        do: what a user who has a copy shall do.
 
     Raises:
         InputError: the folder in which the search was driven before still holds it.
     """
     before = read_search(folder).get("folder")
-    if record.tracking == BESIDE or before is None or Path(before).resolve() == folder.resolve():
+    if not before or not record.identity or Path(before).resolve() == folder.resolve():
         return
-    if record.identity and read_search(Path(before)).get("identity") == record.identity:
-        why = "both would write to the same runs in MLflow"
-        got = f"a copy, whose original {before} is still there: {why}"
-        otherwise = "a new search can learn from this one (learn_from)"
-        do = f"go on with the original, or remove it; {otherwise}"
+    if read_search(Path(before)).get("identity") != record.identity:
+        return
+    results = folder.parent
+    both = []
+    if _is_shared(found_again(record.tracking, record.name, results), results):
+        both.append("the same runs in MLflow")
+    if storage is not None and _is_shared(storage, results):
+        both.append(f"the same record in {without_password(storage)}")
+    if both:
+        got = f"a copy, whose original {before} is still there: both have {' and '.join(both)}"
         raise refused(f"the only folder of {record.name!r}", got, do)
+
+
+def _is_shared(uri: str, results: Path) -> bool:
+    """Whether a store is not one that a copied results folder has of its own."""
+    file = sqlite_file(uri)
+    return file is None or file.parent.resolve() != results.resolve()
 
 
 def check_unchanged(storage: Storage, record: SearchRecord, space: Space, folder: Path) -> None:

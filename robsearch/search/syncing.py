@@ -10,17 +10,19 @@ from pathlib import Path
 
 from robsearch.errors import InputError, counted
 from robsearch.printing import echo
+from robsearch.report import write as write_report
 from robsearch.search.options import RunOptions
 from robsearch.search.preflight import check_writable
 from robsearch.search.recording import Recorder
-from robsearch.search.result import Search, load_search
-from robsearch.search.results_store import search_names
+from robsearch.search.result import Search, load_search, search_of
+from robsearch.search.results_store import names_here
 from robsearch.study import (
     JOURNAL,
     Lease,
     LeaseWatch,
     SearchRecord,
     Storage,
+    dropped_trials,
     recorded_trials,
 )
 from robsearch.tracking import SEARCH, Tracker, check_tracking
@@ -64,6 +66,9 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> i
         with stopped_by_errors(tracker):
             recorder = Recorder(tracker, folder / "trials", record)
             interrupted = recorder.settle(recorded_trials(storage, record), last_sign)
+            if not settle_dropped(recorder, storage, record, options):
+                bests = load_search(name, options.results, options.storage).bests
+                recorder.mark_best({str(best["trial"]) for best in bests})
             interrupted |= _settle_search(recorder, record, options, last_sign)
             tracker.drain()
         behind = tracker.close(patience=1)
@@ -77,13 +82,14 @@ def sync(name: str, options: RunOptions, say: Callable[[str], None] = echo) -> i
 
 
 def sync_all(options: RunOptions, say: Callable[[str], None] = echo) -> int:
-    """``sync`` for every search of a store; what one of them refuses is said, and the others go on.
+    """``sync`` for every search that has a folder in a store; what one of them refuses is said, and
+    the others go on.
 
     Returns:
         How many searches are not delivered.
     """
     troubled = 0
-    for name in search_names(options.store):
+    for name in names_here(options.store):
         try:
             troubled += bool(sync(name, options, say))
         except InputError as error:
@@ -134,6 +140,32 @@ def stopped_by_errors(tracker: Tracker) -> Iterator[None]:
     except BaseException:
         tracker.close(patience=0)
         raise
+
+
+def settle_dropped(
+    recorder: Recorder, storage: Storage, record: SearchRecord, options: RunOptions
+) -> bool:
+    """Tells MLflow which trials a person has dropped or put back, where it has not heard of it, and
+    what is best without them; the report, if there is one, is written anew.
+
+    For the holder of the search's lease: a driver that was just ending may not have heard of it.
+
+    Returns:
+        Whether there was anything to tell.
+    """
+    if not recorder.tag_dropped(dropped_trials(storage, record.name)):
+        return False
+    answer_again(recorder, search_of(options.store, storage, record))
+    return True
+
+
+def answer_again(recorder: Recorder, search: Search) -> None:
+    """Tells MLflow what is best now; the report, if there is one, is written anew."""
+    if search.report.exists():
+        write_report(search, search.report, recorder.tracker.pages)
+        recorder.conclude(search)
+    else:
+        recorder.mark_best({str(best["trial"]) for best in search.bests})
 
 
 def begin_old_search(recorder: Recorder, record: SearchRecord, options: RunOptions) -> None:

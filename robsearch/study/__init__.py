@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Lease,
         LeaseWatch,
         ask_to_stop,
+        delete_leases,
         living_owner,
         owner_text,
         seconds_since_renewal,
@@ -47,7 +48,14 @@ if TYPE_CHECKING:
     )
     from robsearch.study.patience import PatientStorage
     from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
-    from robsearch.study.record import SearchRecord, delete_search, discard_half_made, record_names
+    from robsearch.study.record import (
+        SearchRecord,
+        delete_search,
+        discard_half_made,
+        note_folder,
+        noted_folder,
+        record_names,
+    )
     from robsearch.study.recorded import (
         RecordedTrial,
         recorded_studies,
@@ -87,6 +95,7 @@ __all__ = [
     "ask_to_end",
     "ask_to_stop",
     "asked_to_end",
+    "delete_leases",
     "delete_search",
     "discard_half_made",
     "drop_trial",
@@ -98,6 +107,8 @@ __all__ = [
     "is_number",
     "lacks_facts",
     "living_owner",
+    "note_folder",
+    "noted_folder",
     "number",
     "observations_of",
     "observations_of_other_widths",

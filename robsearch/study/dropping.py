@@ -5,14 +5,21 @@ from __future__ import annotations
 
 from optuna.storages import BaseStorage
 
+from robsearch.study.storage import refused_if_read_only
+
 DROP = "drop "
 """Begins the attribute of the search's own study with the reason; empty where it was undone."""
 
 
 def drop_trial(storage: BaseStorage, search: str, trial: str, why: str) -> None:
-    """Notes that a trial is dropped, or, without a reason, that it is not."""
+    """Notes that a trial is dropped, or, without a reason, that it is not.
+
+    Raises:
+        InputError: the storage cannot be written.
+    """
     study = storage.get_study_id_from_name(search)
-    storage.set_study_user_attr(study, f"{DROP}{trial}", why)
+    with refused_if_read_only():
+        storage.set_study_user_attr(study, f"{DROP}{trial}", why)
 
 
 def dropped_trials(storage: BaseStorage, search: str) -> dict[str, str]:

@@ -12,15 +12,21 @@ from optuna.trial import TrialState
 
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
 from robsearch.study.recorded import TRAININGS, RecordedTrial, recorded_studies, trials_of
+from robsearch.study.storage import refused_if_read_only
 
 END = "end "
 """Begins the attribute of the search's own study that asks for the end of a trial."""
 
 
 def ask_to_end(storage: BaseStorage, search: str, trial: str) -> None:
-    """Asks the process that drives a search, or the next one, to end a trial as pruned."""
+    """Asks the process that drives a search, or the next one, to end a trial as pruned.
+
+    Raises:
+        InputError: the storage cannot be written.
+    """
     study = storage.get_study_id_from_name(search)
-    storage.set_study_user_attr(study, f"{END}{trial}", time.time())
+    with refused_if_read_only():
+        storage.set_study_user_attr(study, f"{END}{trial}", time.time())
 
 
 def asked_to_end(storage: BaseStorage, search: str) -> set[str]:
@@ -43,7 +49,8 @@ def prune_interrupted(
         best: the number of the best of them, from 1.
 
     Returns:
-        Whether it was there and had not ended.
+        Whether it had begun and had not ended. One of which only the suggestion is there is left to
+        the next driver.
     """
     for stage, _, suggestions in recorded_studies(storage, search):
         for suggestion in suggestions:

@@ -44,19 +44,23 @@ class Lease:
     two drivers wins. A lease ends when it is released, when its process is gone from the observer's
     own process table, or when an observer has seen it rest for 60 seconds. A ``with`` block
     releases it at its end.
+
+    Attributes:
+        number: of the lease; those of a search are counted from 1.
     """
 
     def __init__(self, storage: BaseStorage, search: str, number: int) -> None:
         self._storage = storage
         self._search = search
-        self._number = number
+        self.number = number
         self._study = storage.get_study_id_from_name(_name(search, number))
         self._renewals = itertools.count()
         self._released = threading.Event()
         self._asked = threading.Event()
         self._on_stop: Callable[[], None] = lambda: None
         self._write()
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
 
     @classmethod
     def acquire(
@@ -102,7 +106,7 @@ class Lease:
         Raises:
             LeaseLostError: a newer lease exists.
         """
-        if _exists(self._storage, self._search, self._number + 1):
+        if _exists(self._storage, self._search, self.number + 1):
             raise LeaseLostError(
                 f"another driver took over {self._search!r}; this one stops and writes nothing more"
             )
@@ -123,10 +127,18 @@ class Lease:
 
     def release(self) -> None:
         """Gives the search free for the next driver."""
+        if self._released.is_set():
+            return
         self._released.set()
         # Where the storage cannot be written, the lease ends with this process.
         with contextlib.suppress(Exception):
             self._storage.set_study_user_attr(self._study, "owner", None)
+
+    def abandon(self) -> None:
+        """Writes nothing of it any more, not even that it is released: its search is deleted, and
+        its number in the storage may soon be another study's."""
+        self._released.set()
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -249,6 +261,14 @@ class LeaseWatch:
             # It is missing while a driver takes the lease, and None once it is released.
             self._stored = self._storage.get_study_user_attrs(study).get("owner", {})
             self.owner = _known(self._stored)
+
+
+def delete_leases(storage: BaseStorage, search: str) -> None:
+    """Removes the leases of a search that is deleted, the newest last; for its holder, who has
+    abandoned it."""
+    for number in range(1, _newest(storage, search) + 1):
+        with contextlib.suppress(KeyError):
+            storage.delete_study(storage.get_study_id_from_name(_name(search, number)))
 
 
 def ask_to_stop(

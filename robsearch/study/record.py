@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 
 from optuna.exceptions import DuplicatedStudyError
@@ -13,6 +14,9 @@ from optuna.study import StudyDirection
 
 from robsearch.errors import refused
 from robsearch.metrics import VALUE
+
+FOLDER = "folder"
+"""The attribute of the search's own study with the folder of its results."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,18 @@ class SearchRecord:
         storage.set_study_user_attr(study, "search", facts)
 
 
+def note_folder(storage: BaseStorage, search: str, folder: Path) -> None:
+    """Notes where a search has its results: a database may have those of several folders."""
+    study = storage.get_study_id_from_name(search)
+    storage.set_study_user_attr(study, FOLDER, str(folder.resolve()))
+
+
+def noted_folder(storage: BaseStorage, search: str) -> Path | None:
+    """Where the last driver of a search had its results, if that was noted."""
+    noted = storage.get_study_user_attrs(storage.get_study_id_from_name(search)).get(FOLDER)
+    return None if noted is None else Path(noted)
+
+
 def discard_half_made(storage: BaseStorage, search: str, is_own: bool) -> None:
     """Removes the studies that a launch left which ended before it had saved the record; for the
     holder of the search's lease.
@@ -146,12 +162,14 @@ def discard_half_made(storage: BaseStorage, search: str, is_own: bool) -> None:
 
 
 def delete_search(storage: BaseStorage, search: str) -> None:
-    """Removes all that a storage has of a search, its record last."""
-    for study in storage.get_all_studies():
-        if study.study_name.startswith(f"{search}@"):
-            storage.delete_study(storage.get_study_id_from_name(study.study_name))
+    """Removes all that a storage has of a search but its leases, its record first; for the holder
+    of its lease."""
     with contextlib.suppress(KeyError):  # a launch that was ended early has left none
         storage.delete_study(storage.get_study_id_from_name(search))
+    for study in storage.get_all_studies():
+        name = study.study_name
+        if name.startswith(f"{search}@") and not name.startswith(f"{search}@lease-"):
+            storage.delete_study(storage.get_study_id_from_name(name))
 
 
 def record_names(storage: BaseStorage) -> list[str]:

@@ -4,6 +4,7 @@ the last test."""
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from subprocess import PIPE, Popen
 
 import pytest
@@ -21,13 +22,13 @@ from robsearch.claims.running import validate
 from robsearch.papers.war import WidthStudy, digits_recipe
 from robsearch.search.commands.promote import promote
 from robsearch.search.commands.targets import find_target, load_target
-from robsearch.search.engine import drive
+from robsearch.search.engine import drive, extended
 from robsearch.search.preflight import new_name
 from robsearch.search.result import load_search
 from robsearch.search.results_store import ResultsStore, claim_folder, new_identity, note_driver
 from robsearch.search.resuming import check_only_copy
 from robsearch.search.syncing import sync
-from robsearch.study import open_storage
+from robsearch.study import Lease, LeaseWatch, open_storage
 from robsearch.tracking import (
     SEARCH_ID,
     Promoted,
@@ -182,7 +183,11 @@ def test_a_copy_beside_its_original_does_not_write_to_the_same_runs(tmp_path):
     with pytest.raises(InputError, match=r"got a copy, whose original .*/results/s is still there"):
         check_only_copy(copy.folder("s"), known)
     check_only_copy(store.folder("s"), known)
-    check_only_copy(copy.folder("s"), search_record())  # it has a store of its own
+    own = search_record(identity=ONE)
+    check_only_copy(copy.folder("s"), own)  # it has stores of its own
+    check_only_copy(copy.folder("s"), own, url(tmp_path / "copy", "all"))
+    with pytest.raises(InputError, match=r"both have the same record in sqlite:.*all\.db: go on"):
+        check_only_copy(copy.folder("s"), own, url(tmp_path, "all"))
     shutil.rmtree(store.folder("s"))
     check_only_copy(copy.folder("s"), known)  # it was moved
 
@@ -321,6 +326,46 @@ def test_a_resume_that_mlflow_refuses_adds_no_trials(uri, tmp_path):
             Console(quiet=True),
         )
     assert store.search("s")[1].trials == known.trials
+
+
+class StoppedError(Exception):
+    """Ends a drive before it trains."""
+
+
+def test_a_resume_keeps_what_another_one_added_while_it_was_loading(tmp_path):
+    store = begun(tmp_path, trials=4)
+    storage, known = store.search("s")
+    watch = LeaseWatch(storage, "s")
+    with Lease.acquire(store.open("s"), "s"):
+        replace(known, trials=24, budgets={"max_hours": 9.0}).save(store.open("s"))
+    options = RunOptions(results=tmp_path)
+    taken = []
+
+    def stop(record):
+        taken.append(record)
+        raise StoppedError
+
+    def resume(space):
+        more = partial(extended, space=space, total=lambda before: before + 2, options=options)
+        drive(
+            space,
+            known,
+            storage,
+            stop,
+            options,
+            None,
+            Console(quiet=True),
+            watch=watch,
+            extended=more,
+        )
+
+    with pytest.raises(StoppedError):
+        resume(pair)
+    (record,) = taken
+    assert (record.trials, record.budgets) == (26, {"max_hours": 9.0})
+    # The other one may have begun suggestions of another space.
+    with pytest.raises(InputError, match="expected the space that 's' was begun with"):
+        resume(replace(pair, widths=(4, 8, 16)))
 
 
 @pytest.mark.slow

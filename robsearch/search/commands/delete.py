@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,14 +12,22 @@ from pathlib import Path
 from robsearch.errors import counted, refused
 from robsearch.printing import echo
 from robsearch.search.options import RunOptions
-from robsearch.search.results_store import ResultsStore, is_half_made, take_folder_over
+from robsearch.search.results_store import (
+    ResultsStore,
+    check_folder,
+    is_half_made,
+    take_folder_over,
+)
+from robsearch.search.resuming import check_only_copy
 from robsearch.study import (
     JOURNAL,
     Lease,
     SearchRecord,
     Storage,
+    delete_leases,
     delete_search,
     living_owner,
+    noted_folder,
     open_storage,
     owner_text,
     recorded_trials,
@@ -60,7 +70,8 @@ class Deletion:
         """What goes, for a person who has to agree."""
         storage = self.options.store.storage
         place = "its journal" if storage is None else without_password(storage)
-        yield f"folder: {self.folder} ({self.size / GIB:.2f} GiB)"
+        size = f"{self.size / GIB:.2f} GiB" if self.folder.exists() else "it is gone already"
+        yield f"folder: {self.folder} ({size})"
         yield f"storage: {counted(self.trials, 'trial')} in {place}"
         yield f"MLflow: {counted(self.runs, 'run')} in {without_password(self.uri)}"
 
@@ -78,20 +89,35 @@ class Deletion:
         """
         store = self.options.store
         storage = open_storage(store.storage, self.folder)
-        with Lease.acquire(storage, self.name, say):
+        # Whoever comes meanwhile meets a lease that is held, and after it no search.
+        with Lease.acquire(storage, self.name, say) as lease:
             identity = read_search(self.folder).get("identity", "")
             if self.record is not None:
                 identity = self.record.identity
             # A half-made search without an identity has not come as far as MLflow.
             if self.record is not None or identity:
                 delete_experiment(self.uri, self.name, identity)
-            self._empty_folder(store)
-        # Last goes what says that there is a search: until then another call finds it.
-        if store.storage is None:
-            (self.folder / JOURNAL).unlink(missing_ok=True)
-        else:
+            if self.folder.exists():
+                self._empty_folder(store)
+            # It is half made from here on, so that another call finds it by its folder.
             delete_search(storage, self.name)
-        shutil.rmtree(self.folder)
+            if store.storage is None:
+                self._remove_journal(lease)
+            else:
+                if self.folder.exists():
+                    shutil.rmtree(self.folder)
+                lease.abandon()
+                delete_leases(storage, self.name)
+
+    def _remove_journal(self, lease: Lease) -> None:
+        """The journal has the lease, so it goes last; a launch may begin as soon as it is gone."""
+        (self.folder / SEARCH).unlink(missing_ok=True)
+        lease.abandon()
+        for copy in self.folder.glob(f"{JOURNAL}.*"):
+            copy.unlink(missing_ok=True)
+        (self.folder / JOURNAL).unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _empty_folder(self, store: ResultsStore) -> None:
         for entry in self.folder.iterdir():
@@ -109,13 +135,15 @@ class Deletion:
 def deletion(name: str, options: RunOptions) -> Deletion:
     """What would go with a search; nothing is deleted yet.
 
+    Of one in a database whose folder is lost, there is the rest to delete.
+
     Args:
         name: of the search.
         options: where it is kept; its tracking URI, if given, stands in for that of the launch.
 
     Raises:
-        InputError: there is no such search, a driver lives, its folder is a link, or MLflow does
-            not answer.
+        InputError: there is no such search, it is a copy of one that is still there and shares its
+            record with that, a driver lives, its folder is a link, or MLflow does not answer.
     """
     store = options.store
     folder = store.folder(name)
@@ -129,10 +157,18 @@ def deletion(name: str, options: RunOptions) -> Deletion:
         trials = 0
         identity = read_search(folder).get("identity", "")
     else:
-        storage, record = store.search(name)
+        storage = store.open(name)
+        record = SearchRecord.load(storage, name)
+        if folder.exists():
+            check_folder(folder, record)
+        else:
+            _check_lost(storage, name, folder)
         uri = options.uri_of(record)
         trials = sum(1 for _ in recorded_trials(storage, record))
         identity = record.identity
+        # Whoever removes a copy does not mean what it has in common with its original.
+        copy = f"nothing but its folder is the copy's: remove it with `{_remove(folder)}`"
+        check_only_copy(folder, record, store.storage, copy)
     owner = living_owner(storage, name)
     # Of a driver elsewhere one look cannot tell; its lease is watched before anything goes.
     if owner is not None and owner["alive"]:
@@ -142,3 +178,16 @@ def deletion(name: str, options: RunOptions) -> Deletion:
     runs = runs_of_search(uri, name, identity) if record is not None or identity else 0
     options = replace(options, results=store.results)
     return Deletion(name, options, record, uri, trials, runs, size_of(folder))
+
+
+def _check_lost(storage: Storage, name: str, folder: Path) -> None:
+    """Sees that the results were here, and do not lie in another folder."""
+    noted = noted_folder(storage, name)
+    if noted is not None and noted != folder.resolve():
+        got = f"no such folder: its last driver had them in {noted}"
+        do = f"pass {shlex.join(['--results', str(noted.parent)])}, also if they are lost"
+        raise refused(f"the results of {name!r} in {folder}", got, do)
+
+
+def _remove(folder: Path) -> str:
+    return shlex.join(["rm", "-r", str(folder)])

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from robsearch.errors import refused
 from robsearch.printing import echo
-from robsearch.report import write as write_report
 from robsearch.search.options import RunOptions
-from robsearch.search.recording import DROPPED_TAG, Recorder
+from robsearch.search.recording import Recorder
 from robsearch.search.result import load_search
+from robsearch.search.syncing import answer_again
 from robsearch.study import (
     Lease,
     LeaseWatch,
@@ -52,11 +52,13 @@ def drop(
     watch = LeaseWatch(storage, name)
     if watch.lives(say):
         drop_trial(storage, name, trial, why or "")
-        say(f"{trial} is {_word(why)}; the driver tells MLflow within seconds")
+        sync = options.command("sync", record)
+        who = f"the driver tells MLflow within seconds, or `{sync}` if it is just ending"
+        say(f"{trial} is {_word(why)}; {who}")
         return
     with Lease.acquire(storage, name, say, watch):
         drop_trial(storage, name, trial, why or "")
-        behind = _tell(record, trial, why, options)
+        behind = _tell(storage, record, options)
     say(f"{trial} is {_word(why)}")
     if behind:
         say(f"MLflow does not answer; `{options.command('sync', record)}` tells it")
@@ -80,7 +82,7 @@ def _check(storage: Storage, record: SearchRecord, trial: str, why: str | None) 
         raise refused("the reason", "none", 'pass --why "..."')
 
 
-def _tell(record: SearchRecord, trial: str, why: str | None, options: RunOptions) -> int:
+def _tell(storage: Storage, record: SearchRecord, options: RunOptions) -> int:
     """Writes the report and the record in MLflow anew; returns how many runs are behind."""
     search = load_search(record.name, options.results, options.storage)
     results = options.store.results
@@ -88,10 +90,8 @@ def _tell(record: SearchRecord, trial: str, why: str | None, options: RunOptions
     tracker = Tracker(uri, record.name, results, record.identity, patient=True)
     try:
         recorder = Recorder(tracker, search.folder / "trials", record)
-        recorder.tag(trial, {DROPPED_TAG: why or ""})
-        if search.report.exists():
-            write_report(search, search.report, tracker.pages)
-            recorder.conclude(search)
+        recorder.tag_dropped(dropped_trials(storage, record.name))
+        answer_again(recorder, search)
     finally:
         behind = tracker.close(patience=10.0)
     return behind

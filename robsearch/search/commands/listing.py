@@ -12,7 +12,7 @@ from rich.text import Text
 from robsearch.errors import InputError
 from robsearch.search.grid import Grid, duration
 from robsearch.search.result import load_search
-from robsearch.search.results_store import ResultsStore, is_half_made, search_names
+from robsearch.search.results_store import ResultsStore, is_half_made, names_here
 from robsearch.study import JOURNAL
 from robsearch.training.memory import GIB
 from robsearch.trials.disk import size_of
@@ -53,9 +53,9 @@ class ListedSearch(NamedTuple):
 
 
 def listed_searches(store: ResultsStore) -> list[ListedSearch]:
-    """Every search that is kept in a store; one that cannot be read is among them, with the
+    """Every search that has a folder in a store; one that cannot be read is among them, with the
     reason."""
-    names = set(search_names(store))
+    names = set(names_here(store))
     for file in store.results.glob("*/*"):
         if file.name in (JOURNAL, SEARCH) and is_half_made(store, file.parent.name):
             names.add(file.parent.name)

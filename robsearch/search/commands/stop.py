@@ -88,8 +88,9 @@ def stop_trial(
         say: prints one line.
 
     Raises:
-        InputError: there is no such search or trial, the trial has ended, or its suggestion
-            consists of several trainings, which end together.
+        InputError: there is no such search or trial, the trial has ended or was never begun, its
+            suggestion consists of several trainings, which end together, or the storage cannot be
+            written.
     """
     storage, record = options.store.search(name)
     if record.trainings > 1:
@@ -105,23 +106,37 @@ def stop_trial(
         ask_to_end(storage, name, trial)
         driver = owner_text(watch.owner)
         say(f"asked the driver {driver} to end {trial}; it does when the running epoch has ended")
+        if watch.owner["alive"] is None:
+            say(f"{hint_of_life(watch.owner)}; this waits while it renews its lease")
         while state == "RUNNING" and not (watch.free or watch.superseded):
             time.sleep(POLL_SECONDS)
             watch.look()
             state = _state(storage, record, trial)
     if state == "RUNNING":
-        state = _prune_here(storage, record, trial, options)
+        state = _prune_here(storage, record, trial, options, say, watch)
         sync = options.command("sync", record)
         say(f"nobody drives {name}; `{sync}` or the next driver tells MLflow")
     say(f"{trial} has ended: {state}")
 
 
-def _prune_here(storage: Storage, record: SearchRecord, trial: str, options: RunOptions) -> str:
+def _prune_here(
+    storage: Storage,
+    record: SearchRecord,
+    trial: str,
+    options: RunOptions,
+    say: Callable[[str], None],
+    watch: LeaseWatch,
+) -> str:
     history = read_history(options.store.folder(record.name) / "trials" / trial)
-    with Lease.acquire(storage, record.name):
+    with Lease.acquire(storage, record.name, say, watch):
         best = best_epoch(history) if history else 0
-        prune_interrupted(storage, record.name, trial, history, best)
-        return _state(storage, record, trial)
+        ended = prune_interrupted(storage, record.name, trial, history, best)
+        state = _state(storage, record, trial)
+    if state == "RUNNING" and not ended:
+        got = f"{trial}, whose driver had ended before it began it"
+        do = f"`{options.command('resume', record)}` begins it, and can be told to end it then"
+        raise refused("a trial that has begun", got, do)
+    return state
 
 
 def _state(storage: Storage, record: SearchRecord, trial: str) -> str:
