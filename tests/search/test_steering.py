@@ -172,6 +172,8 @@ def test_a_dropped_trial_is_in_no_result_until_it_is_put_back(driver, tmp_path, 
     done(driver)
     driver.unmeasured.clear()
     done(driver)
+    # As a driver that ends: what it has not delivered yet would be made twice.
+    driver.recorder.tracker.close()
     driver.lease.release()
     before = robsearch.load_search("s", tmp_path)
     report = Evidence.of(before)
