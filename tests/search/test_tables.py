@@ -74,6 +74,7 @@ def driven(trials, widths=WIDTHS, parallel=4, trouble=None, **how):
         parallel=parallel,
         started=time.time() - 100,
         recorder=SimpleNamespace(tracker=tracker),
+        free_space=SimpleNamespace(text=""),
     )
 
 

@@ -92,9 +92,11 @@ def test_a_space_is_found_again_from_another_folder(tmp_path, monkeypatch):
     (project / "my_spaces" / "mine.py").write_text(
         "from made_spaces import make\nfound_again = make(2)\n"
     )
-    write_json(tmp_path / "search.json", {"project": str(project), "imports_from": str(project)})
+    folder = tmp_path / "results" / "s"
+    folder.mkdir(parents=True)
+    write_json(folder / "search.json", {"project": str(project), "imports_from": str(project)})
     monkeypatch.setattr(sys, "path", list(sys.path))
-    space = load_recorded("my_spaces.mine:found_again", tmp_path)
+    space = load_recorded("my_spaces.mine:found_again", folder)
     assert space.reference == "my_spaces.mine:found_again"
     assert import_root(space.reference) == import_root("my_spaces:x") == project
     assert import_root("made_spaces:short") == Path(TESTS).resolve()

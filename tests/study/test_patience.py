@@ -139,7 +139,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_the_lease_is_kept(url, tmp_path)
 
 def test_patience_without_an_end_waits_until_the_storage_is_back(url, tmp_path):
     said = []
-    storage = patient(open_storage(url, tmp_path), math.inf, said.append)
+    storage = PatientStorage(open_storage(url, tmp_path), math.inf, said.append)
     ready = threading.Event()
     other = threading.Thread(target=locked, args=(tmp_path, 8.0, ready))
     other.start()
