@@ -111,10 +111,11 @@ def image_differences(
     if not {arm, other} <= set(table):
         return None
     images = int(trials[NUMBER].dropna().iloc[0])
-    pairs = table[[arm, other]].dropna()
+    # An arm may be held against itself, so the two columns have names of their own.
+    pairs = pd.DataFrame({"ours": table[arm], "theirs": table[other]}).dropna()
     by_seed: dict[int, list[Numbers]] = {}
     for seed, ours, theirs in zip(
-        pairs.index.get_level_values("seed"), pairs[arm], pairs[other], strict=True
+        pairs.index.get_level_values("seed"), pairs["ours"], pairs["theirs"], strict=True
     ):
         difference = from_bits(ours, images) - from_bits(theirs, images)
         by_seed.setdefault(seed, []).append(difference)

@@ -51,6 +51,7 @@ def test_differences_are_of_each_seed_and_image() -> None:
         }
     )
     assert image_differences(table, RIGHT, "a", "b").tolist() == [[0, 1, 0], [-1, 0, 0]]
+    assert image_differences(table, RIGHT, "a", "a").tolist() == [[0, 0, 0]] * 3
     both = pd.concat([table, trials({(0, "a"): [1, 1, 1], (0, "b"): [0, 0, 0]}, width=2.0)])
     assert image_differences(both, RIGHT, "a", "b")[0].tolist() == [0.5, 1, 0.5]
     assert image_differences(table.drop(columns=f"{IMAGES}{RIGHT}"), RIGHT, "a", "b") is None

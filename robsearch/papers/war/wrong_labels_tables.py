@@ -272,8 +272,10 @@ def regrets(ways: pd.DataFrame) -> Drawing:
     unit = "regret (points of robust accuracy below the full search)"
     parts = []
     for way in ways["arm"].unique():
+        if way == ORACLE:
+            continue
         regret = accuracy_effect(way, ways, "robust", ORACLE, way, SHORTFALL)
-        if way != ORACLE and regret.per_seed:
+        if regret.per_seed:
             parts.append(Part.of(regret._replace(unit=unit)))
     parts.sort(key=lambda part: part.estimate.mean)
     caption = (
