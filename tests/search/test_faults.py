@@ -285,11 +285,10 @@ def test_a_disk_that_stays_full_ends_the_driver_with_one_sentence_and_resume_goe
         wait_until(lambda: len(read_history(elsewhere / "s" / "trials" / "w4-000")) > 4, launch)
         full = ballast(elsewhere)
         said, _ = launch.communicate(timeout=300)
-        assert launch.returncode == 1, said
-        assert (
-            f"error: expected room for the search in {elsewhere}/s, got 0 bytes (No space left "
-            "on device)" in said
-        )
+        # Whether a decision or the next trial meets the full disk first is a matter of the moment.
+        assert launch.returncode in (1, 130), said
+        no_room = f"expected room for the search in {elsewhere}/s, got 0 bytes (No space left"
+        assert no_room in said or f"in {elsewhere}/s for 1 second (--disk-patience)" in said
         assert "go on with: robsearch resume s" in said
         assert "Traceback" not in said
         lines = (elsewhere / "s" / JOURNAL).read_bytes()
