@@ -285,16 +285,23 @@ def test_a_disk_that_stays_full_ends_the_driver_with_one_sentence_and_resume_goe
         wait_until(lambda: len(read_history(elsewhere / "s" / "trials" / "w4-000")) > 4, launch)
         full = ballast(elsewhere)
         said, _ = launch.communicate(timeout=300)
-        # Whether a decision or the next trial meets the full disk first is a matter of the moment.
-        assert launch.returncode in (1, 130), said
-        no_room = f"expected room for the search in {elsewhere}/s, got 0 bytes (No space left"
-        assert no_room in said or f"in {elsewhere}/s for 1 second (--disk-patience)" in said
+        # A line of the journal may still fit into its last block. Then no decision fails, and the
+        # driver gives up waiting for room.
+        words = {
+            1: f"error: expected room for the search in {elsewhere}/s, got 0 bytes (No space left "
+            "on device)",
+            130: f"stopped: waiting for 5 MB in {elsewhere}/s for 1 second (--disk-patience)",
+        }
+        assert words[launch.returncode] in said
         assert "go on with: robsearch resume s" in said
         assert "Traceback" not in said
         lines = (elsewhere / "s" / JOURNAL).read_bytes()
         assert lines.endswith(b"}\n")
         assert all(json.loads(line) for line in lines.splitlines())
         full.unlink()
+        # What Tune itself wrote of that driver is torn; ours is not, and nothing reads Tune's.
+        for torn in (elsewhere / "s" / "ray").glob("experiment_state-*.json"):
+            torn.unlink()
         search = robsearch.resume(
             "s",
             space=sound,
