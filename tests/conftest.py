@@ -6,11 +6,11 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import full_disks
 import jaxtyping
 import pytest
 import shared_ray
@@ -80,13 +80,8 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture
 def tiny(tmp_path):
     """A disk of 256 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with full_disks.disk_of("256k", tmp_path / "disk") as disk:
+        yield disk
 
 
 @pytest.fixture

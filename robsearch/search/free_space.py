@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from robsearch.errors import counted
-from robsearch.trials.disk import Waiting, largest_checkpoint, size_text, weights_of
+from robsearch.trials.disk import Waiting, checkpoint_sizes, size_text
 
 CHECKPOINTS = 4
 """A trial keeps three at most, and writes the next one before an older one goes."""
@@ -19,30 +20,28 @@ LOOK_SECONDS = 1.0
 """Between two looks at a disk that is full."""
 
 
-def needed_bytes(trials: Path, running: Collection[str], largest: int, begins: bool) -> int:
+def needed_bytes(running: Iterable[Sequence[int]], largest: int, begins: bool) -> int:
     """What a search is about to write: what running trials have not written yet of their
     checkpoints, and those of one more.
 
     Args:
-        trials: the folder of the trials' folders.
-        running: trials that are being trained.
+        running: of each trial that is being trained, the bytes of the checkpoints that it has.
         largest: bytes of the largest checkpoint that is known.
         begins: whether one more trial is to begin.
     """
     needed = RESERVE
-    for trial in running:
-        size = largest_checkpoint(trials / trial) or largest
-        needed += max(0, CHECKPOINTS * size - weights_of(trials / trial))
+    for sizes in running:
+        size = max(sizes, default=0) or largest
+        needed += max(0, CHECKPOINTS * size - sum(sizes))
     return needed + CHECKPOINTS * largest * begins
 
 
 def lacking_bytes(trials: Path, running: Collection[str]) -> int:
     """How many bytes are missing for the next trial of a search that is being driven, as anybody
     can see it on the disk; 0 where it finds room."""
-    folder = trials.parent
-    largest = _largest(trials)
-    needed = needed_bytes(trials, running, largest, begins=True)
-    return max(0, needed - shutil.disk_usage(folder).free)
+    sizes = [checkpoint_sizes(trials / trial) for trial in running]
+    needed = needed_bytes(sizes, _largest(trials.glob("*")), begins=True)
+    return max(0, needed - shutil.disk_usage(trials.parent).free)
 
 
 def waiting_text(lacking: int, folder: Path) -> str:
@@ -119,10 +118,10 @@ class FreeSpace:
 
     def _lacking(self, running: Collection[str], begins: bool) -> int:
         if self._largest is None:
-            self._largest = _largest(self._trials)
-        for trial in running:
-            self._largest = max(self._largest, largest_checkpoint(self._trials / trial))
-        needed = needed_bytes(self._trials, running, self._largest, begins)
+            self._largest = _largest(self._trials.glob("*"))
+        sizes = [checkpoint_sizes(self._trials / trial) for trial in running]
+        self._largest = max([self._largest, *chain.from_iterable(sizes)])
+        needed = needed_bytes(sizes, self._largest, begins)
         lacking = needed - shutil.disk_usage(self.folder).free
         if self.workers:
             # A quota does not show in the bytes that are free.
@@ -136,5 +135,6 @@ class FreeSpace:
             self._say(f"there is room in {self.folder} again, after {waited}")
 
 
-def _largest(trials: Path) -> int:
-    return max(map(largest_checkpoint, trials.glob("*")), default=0)
+def _largest(trials: Iterable[Path]) -> int:
+    """The bytes of the largest checkpoint of some trials; 0 before the first."""
+    return max(chain.from_iterable(map(checkpoint_sizes, trials)), default=0)

@@ -58,17 +58,17 @@ def weights(trials: Path) -> dict[str, int]:
 
 
 def weights_of(trial: Path) -> int:
-    """The bytes of a trial's weights (``state.pt``), in all its attempts; no file is read.
+    """The bytes of a trial's weights, see ``checkpoint_sizes``."""
+    return sum(checkpoint_sizes(trial))
+
+
+def checkpoint_sizes(trial: Path) -> list[int]:
+    """The bytes of each of a trial's weights (``state.pt``), in all its attempts; no file is read.
 
     A file that vanishes meanwhile counts nothing, and one that an attempt linked from another
     counts for each.
     """
-    return sum(_size(file) for file in trial.glob("a*/epoch-*/state.pt"))
-
-
-def largest_checkpoint(trial: Path) -> int:
-    """The bytes of a trial's largest checkpoint; 0 before its first."""
-    return max(map(_size, trial.glob("a*/epoch-*/state.pt")), default=0)
+    return [_size(file) for file in trial.glob("a*/epoch-*/state.pt")]
 
 
 def size_text(size: float) -> str:

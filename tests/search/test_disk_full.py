@@ -12,7 +12,7 @@ import pytest
 from agreement import in_mlflow, in_optuna, stated
 from begun_searches import begun, driven
 from command_processes import in_this_process, started, wait_until
-from full_disks import ballast
+from full_disks import ballast, disk_of
 from mlflow import MlflowClient
 from mlflow_stores import new_store, runs_of
 
@@ -23,7 +23,7 @@ from robsearch.search.commands.clean import clean
 from robsearch.search.commands.status import driver_line, status_json
 from robsearch.search.free_space import RESERVE, needed_bytes
 from robsearch.trials import trial as trials
-from robsearch.trials.disk import Waiting, size_text
+from robsearch.trials.disk import Waiting, checkpoint_sizes, size_text
 from robsearch.trials.loading import newest_checkpoint, read_history, read_test
 from robsearch.trials.trial import Report
 
@@ -33,13 +33,8 @@ EPOCHS = list(range(1, 21))
 @pytest.fixture
 def disk(tmp_path):
     """A disk of 24 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disk_of("24m", tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +57,12 @@ def test_needed_are_four_checkpoints_of_each_trial_less_what_is_written(tmp_path
     state = tmp_path / "w4-000" / "a1" / "epoch-0001" / "state.pt"
     state.parent.mkdir(parents=True)
     state.write_bytes(bytes(1000))
-    assert needed_bytes(tmp_path, [], 1000, begins=False) == RESERVE
-    assert needed_bytes(tmp_path, [], 1000, begins=True) == RESERVE + 4000
-    assert needed_bytes(tmp_path, ["w4-000"], 1000, begins=True) == RESERVE + 3000 + 4000
-    assert needed_bytes(tmp_path, ["w4-000", "w4-001"], 1000, begins=False) == RESERVE + 7000
+    first, second = (checkpoint_sizes(tmp_path / trial) for trial in ("w4-000", "w4-001"))
+    assert (first, second) == ([1000], [])
+    assert needed_bytes([], 1000, begins=False) == RESERVE
+    assert needed_bytes([], 1000, begins=True) == RESERVE + 4000
+    assert needed_bytes([first], 1000, begins=True) == RESERVE + 3000 + 4000
+    assert needed_bytes([first, second], 1000, begins=False) == RESERVE + 7000
 
 
 def test_bytes_in_words():
@@ -236,6 +233,23 @@ def test_clean_says_what_may_go_and_removes_that_alone(cleanable, capsys):
     capsys.readouterr()
     assert in_this_process(cleanable, "clean", "s") == 0
     assert capsys.readouterr().out == f"there is nothing to remove in {folder}\n"
+
+
+def test_clean_removes_nothing_to_which_a_link_leads(cleanable, tmp_path):
+    trials = cleanable / "s" / "trials"
+    states = robsearch.load_search("s", cleanable).trials.set_index("trial")["state"]
+    failed = next(trial for trial, state in states.items() if state in ("FAIL", "PRUNED"))
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(trials / failed, elsewhere)
+    (trials / failed).symlink_to(elsewhere)
+    before = states_of_trial(elsewhere)
+    assert before
+    clean("s", RunOptions(results=cleanable))
+    assert states_of_trial(elsewhere) == before
+
+
+def states_of_trial(folder):
+    return sorted(folder.glob("a*/epoch-*/state.pt"))
 
 
 def test_clean_keeps_the_weights_of_the_best_alone_where_it_is_asked_to(cleanable):

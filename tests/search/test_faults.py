@@ -7,8 +7,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 import time
 
 import pandas as pd
@@ -18,7 +16,7 @@ import shared_ray
 from agreement import BROKE_DOWN, in_ray, settled, stated
 from command_processes import started, wait_until, when
 from faulty_spaces import ROOM, greedy, many, silent, sound
-from full_disks import ballast
+from full_disks import ballast, disk_of
 from mlflow import MlflowClient
 from mlflow_stores import new_store
 from rich.console import Console
@@ -276,10 +274,7 @@ LAUNCH = ("launch", "faulty_spaces:sound", "--name", "s", "--trials", "2", "--pa
 def test_a_disk_that_stays_full_ends_the_driver_with_one_sentence_and_resume_goes_on(
     elsewhere, two_cpus
 ):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(elsewhere)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs")
-    try:
+    with disk_of("16m", elsewhere):
         new_store(elsewhere)
         launch = started(elsewhere, *LAUNCH, "--disk-patience", "1")
         wait_until(lambda: len(read_history(elsewhere / "s" / "trials" / "w4-000")) > 4, launch)
@@ -310,8 +305,6 @@ def test_a_disk_that_stays_full_ends_the_driver_with_one_sentence_and_resume_goe
         )
         assert settled(search) == {"w4-000": "COMPLETE", "w4-001": "COMPLETE"}
         assert list(search.epochs["epoch"]) == [*range(1, 21), *range(1, 21)]
-    finally:
-        subprocess.run(["umount", "--lazy", str(elsewhere)], check=True)
 
 
 @pytest.mark.timeout(900)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robsearch.errors import counted, refused
+from robsearch.printing import echo
 from robsearch.search.commands.targets import best_trials
 from robsearch.search.options import RunOptions
 from robsearch.search.result import Search, search_of
@@ -17,6 +18,7 @@ from robsearch.study import Lease, LeaseWatch, Storage, living_owner, owner_text
 from robsearch.trials.disk import full_behind, size_text
 from robsearch.trials.files import remove
 from robsearch.trials.loading import newest_checkpoint, read_test
+from robsearch.trials.paths import stays_inside
 
 RAY = "ray"
 """The folder of Ray's notes in that of a search."""
@@ -36,6 +38,11 @@ class Leftover:
     files: tuple[Path, ...]
     trials: int = 0
 
+    def within(self, folder: Path) -> Leftover | None:
+        """Without what only a link in the folder leads to: it may be another search's."""
+        files = tuple(file for file in self.files if stays_inside(file.parent, folder))
+        return replace(self, files=files) if files else None
+
     @property
     def size(self) -> int:
         """Bytes that are free afterwards: of a file with several names only if all of them go."""
@@ -54,7 +61,7 @@ def clean(
     *,
     dry_run: bool = False,
     top: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = echo,
 ) -> list[Leftover]:
     """Removes what neither ``resume``, ``evaluate``, ``report`` nor ``promote`` needs; says of each
     kind how much it is.
@@ -90,7 +97,8 @@ def clean(
     if not dry_run:
         watch.wait(say)
     search = search_of(options.store, storage, record)
-    leftovers = list(_leftovers(search, top))
+    found_here = (leftover.within(search.folder) for leftover in _leftovers(search, top))
+    leftovers = [leftover for leftover in found_here if leftover is not None]
     for leftover in leftovers:
         say(leftover.line)
     files = [file for leftover in leftovers for file in leftover.files]
