@@ -32,14 +32,15 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def echo(text: str, err: bool = False) -> None:
+def echo(text: str, err: bool = False, end: str = "\n") -> None:
     """Prints a line, or several.
 
     Args:
         text: of any origin.
         err: whether it belongs to standard error.
+        end: what ends it, or nothing for a piece of a line.
     """
-    print(printable(text), file=sys.stderr if err else sys.stdout, flush=True)
+    print(printable(text), file=sys.stderr if err else sys.stdout, end=end, flush=True)
 
 
 def keep_printable() -> None:

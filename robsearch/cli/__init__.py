@@ -14,6 +14,7 @@ from robsearch.cli.data import data_app
 from robsearch.cli.looking import check, compare, doctor, report, status, ui
 from robsearch.cli.options import (
     Address,
+    AddressOrUrl,
     DiskBudget,
     DiskPatience,
     Gpus,
@@ -34,6 +35,7 @@ from robsearch.cli.options import (
     TrialMaxHours,
 )
 from robsearch.cli.steering import clean, delete, drop, list_searches
+from robsearch.cli.submitting import Follow, JobAddress, Launching, Looking
 from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
 from robsearch.printing import echo, keep_printable
 
@@ -82,7 +84,7 @@ app.add_typer(data_app, name="data")
 app.command()(check)
 
 
-@app.command()
+@app.command(cls=Launching)
 def launch(
     space: SpaceArgument,
     name: Annotated[
@@ -96,7 +98,8 @@ def launch(
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
-    address: Address = None,
+    address: AddressOrUrl = None,
+    follow: Follow = False,
     parallel: Parallel = None,
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
@@ -136,7 +139,7 @@ def launch(
     _conclude(search, options, is_enough=or_resume and not search.stopped)
 
 
-@app.command()
+@app.command(cls=Launching)
 def resume(
     name: NameArgument,
     trials: Annotated[int, typer.Option(help="to add to those asked for before")] = 0,
@@ -144,7 +147,8 @@ def resume(
     results: Results = None,
     storage: Storage = None,
     tracking: Tracking = None,
-    address: Address = None,
+    address: AddressOrUrl = None,
+    follow: Follow = False,
     parallel: Parallel = None,
     gpus_per_trial: GpusOrAuto = None,
     hang_after: HangAfter = 7200.0,
@@ -179,7 +183,7 @@ def resume(
     _conclude(resume_search(name, trials=trials, space=space, options=options), options)
 
 
-@app.command()
+@app.command(cls=Looking)
 def stop(
     name: NameArgument,
     trial: Annotated[
@@ -187,6 +191,7 @@ def stop(
     ] = None,
     results: Results = None,
     storage: Storage = None,
+    address: JobAddress = None,
 ) -> None:
     """End a search that runs in another terminal or on another machine, cleanly; `resume` goes
     on."""
@@ -256,7 +261,10 @@ app.command()(clean)
 app.command()(delete)
 app.command("list")(list_searches)
 # Commands stand in the help in the order in which they are added.
-for _look in (status, compare, report, ui, doctor, validate):
+app.command(cls=Looking)(status)
+app.command()(compare)
+app.command(cls=Looking)(report)
+for _look in (ui, doctor, validate):
     app.command()(_look)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
+from robsearch.cli.submitting import JobAddress
 from robsearch.errors import InputError
 from robsearch.printing import echo
 
@@ -111,6 +112,7 @@ def status(
     ] = None,
     results: Results = None,
     storage: Storage = None,
+    address: JobAddress = None,
     as_json: Json = False,
 ) -> None:
     """Show how a search stands: trials by width and state, failures with their reasons, the law so
@@ -221,19 +223,26 @@ def report(
     name: NameArgument,
     out: Annotated[
         Path | None,
-        typer.Option(help="file for the report (default: report.html in the search's folder)"),
+        typer.Option(
+            help="file for the report, or - for standard output (default: report.html in the "
+            "search's folder)"
+        ),
     ] = None,
     results: Results = None,
     storage: Storage = None,
+    address: JobAddress = None,
 ) -> None:
     """Write a search's HTML report anew, from whatever is there."""
-    from robsearch.report import write
+    from robsearch.report import page, write
     from robsearch.search import RunOptions, load_search
     from robsearch.tracking import run_pages
 
     search = load_search(name, results, storage)
     uri = RunOptions(results=results, storage=storage).uri(search.record.tracking)
     pages = run_pages(uri, name, search.record.identity)
+    if out == Path("-"):
+        echo(page(search, pages))
+        return
     written = write(search, out or search.report, pages, follow_link=out is not None)
     echo(f"report: {written}")
 

@@ -47,6 +47,13 @@ Address = Annotated[
     str | None,
     typer.Option(help="of a running Ray cluster: auto or HOST:PORT (default: this machine)"),
 ]
+AddressOrUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="of a running Ray cluster: auto or HOST:PORT, or https://HEAD:8265 to send the search "
+        "there as a job (default: this machine)"
+    ),
+]
 Parallel = Annotated[
     int | None, typer.Option(help="trainings at once (default: as many as there is room for)")
 ]

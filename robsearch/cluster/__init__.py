@@ -1,7 +1,7 @@
 """The only door to Ray: places jobs on workers, retries those whose process died, and passes
 reports on."""
 
-from robsearch.cluster.connection import check_address, connected, head_address
+from robsearch.cluster.connection import check_address, connected, head_address, user_of
 from robsearch.cluster.jobs import Job, JobQueue, Jobs, Stoppable, Work
 from robsearch.cluster.nodes import (
     capacity,
@@ -29,4 +29,5 @@ __all__ = [
     "node_count",
     "run",
     "total",
+    "user_of",
 ]

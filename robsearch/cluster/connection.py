@@ -160,17 +160,22 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables in the environment, which then have the values they had before."""
+def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """These variables in the environment, without those that are None; then all have the values
+    they had before."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    _set(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -248,6 +253,12 @@ def check_address(address: str | None) -> str | None:
             "--address auto"
         )
         raise refused("--address auto or HOST:PORT", address, do)
+    if address.startswith(("http://", "https://")):
+        do = (
+            "launch, resume, status, stop and report take a URL; run any other command on the "
+            "cluster itself"
+        )
+        raise refused("--address auto or HOST:PORT", address, do)
     expected = f"a Ray cluster at --address {address}"
     host, _, port = address.rpartition(":")
     do = "start it with `ray start --head`, or leave --address out for a cluster on this machine"
@@ -268,9 +279,9 @@ def resolve_address(address: str | None) -> str | None:
     """The address that was meant: None for a Ray of one's own, ``HOST:PORT`` for ``auto``, others
     as they are.
 
-    ``auto`` is what ``RAY_ADDRESS`` names, else the only cluster that ``ray start`` started on this
-    machine. A Ray that another program started for itself has no capacity for others, and ends when
-    that program does.
+    ``auto`` is what ``RAY_ADDRESS`` names, else the only cluster that this user's ``ray start``
+    started on this machine. A Ray that another program started for itself has no capacity for
+    others, and ends when that program does. Another user's cluster runs as that user.
 
     Raises:
         InputError: ``auto``, and there is no such cluster here, or several; says what there is.
@@ -283,19 +294,22 @@ def resolve_address(address: str | None) -> str | None:
         return address
     clusters = list(local_clusters())
     private = {cluster.address: cluster.owner for cluster in clusters if cluster.owner is not None}
-    shared = sorted({cluster.address for cluster in clusters} - private.keys())
-    if len(shared) == 1:
-        return shared[0]
-    got = ", ".join(shared) or "none"
-    do = "pass one as --address"
-    if not shared:
+    users = {cluster.address: cluster.user for cluster in clusters if cluster.owner is None}
+    for at in private:
+        users.pop(at, None)
+    me = psutil.Process().username()
+    mine = sorted(at for at, user in users.items() if user == me)
+    if len(mine) == 1:
+        return mine[0]
+    others = [f"{at} belongs to user {user}" for at, user in users.items() if user != me]
+    others += [
+        f"{at} belongs to process {owner.pid}, {_command(owner)}" for at, owner in private.items()
+    ]
+    got, do = ", ".join(mine), "pass one as --address"
+    if not mine:
+        got = f"none ({'; '.join(sorted(others))})" if others else "none"
         do = "start one with `ray start --head`, or leave --address out"
-        owned = sorted(
-            f"{at} belongs to process {owner.pid}, {_command(owner)}"
-            for at, owner in private.items()
-        )
-        got += f" ({'; '.join(owned)})" if owned else ""
-    expected = "one Ray that `ray start` started on this machine, for --address auto"
+    expected = f"one Ray that `ray start` of user {me} started on this machine, for --address auto"
     raise refused(expected, got, do)
 
 
@@ -306,20 +320,29 @@ class LocalCluster(NamedTuple):
         address: of its head.
         owner: the process that started it for itself with ``ray.init``, and with which it ends;
             None where ``ray start`` started it.
+        user: whose it is.
     """
 
     address: str
     owner: psutil.Process | None
+    user: str = ""
 
 
 def local_clusters() -> Iterator[LocalCluster]:
     """Every Ray with a node on this machine: a node's main process has its cluster's address as an
     argument."""
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "username"]):
         words = process.info["cmdline"] or [""]
         options = dict(word.partition("=")[::2] for word in words[1:])
         if Path(words[0]).stem == "raylet" and options.get("--gcs-address"):
-            yield LocalCluster(options["--gcs-address"], _owner(process, options))
+            user = process.info["username"] or "somebody else"
+            yield LocalCluster(options["--gcs-address"], _owner(process, options), user)
+
+
+def user_of(address: str) -> str:
+    """The user as whom a cluster runs that has a node on this machine; empty for another one."""
+    users = {cluster.address: cluster.user for cluster in local_clusters()}
+    return users.get(address, "")
 
 
 def _owner(process: psutil.Process, options: dict[str, str]) -> psutil.Process | None:

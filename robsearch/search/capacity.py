@@ -59,7 +59,9 @@ def joined(options: RunOptions, space: Space, folder: Path, console: Console) ->
     variables = {"ROBSEARCH_RESULTS": str(options.store.results)}
     with cluster.connected(options.address, own_cpus(options, space), variables):
         if options.address:
-            printer(console)(f"joined the Ray cluster at {cluster.head_address()}: {description()}")
+            at = cluster.head_address()
+            whose = f" of user {user}" if (user := cluster.user_of(at)) else ""
+            printer(console)(f"joined the Ray cluster{whose} at {at}: {description()}")
         if cluster.node_count() > 1:
             cluster.check_shared(folder)
         check_capacity(options, space)

@@ -317,17 +317,45 @@ def test_auto_is_the_named_cluster_or_the_only_one_and_never_a_guess(monkeypatch
         (("h:1", "h:2"), "got h:1, h:2: pass one"),
         (("h:0",), own),
     ):
-        found = [connection.LocalCluster(at, me if at == "h:0" else None) for at in running]
+        found = [
+            connection.LocalCluster(at, me if at == "h:0" else None, me.username())
+            for at in running
+        ]
         monkeypatch.setattr(connection, "local_clusters", lambda found=found: found)
         with pytest.raises(InputError, match=f"expected one Ray that .* --address auto, {said}"):
             connection.resolve_address("auto")
     found = [
-        connection.LocalCluster("h:0", me),
-        connection.LocalCluster("h:1", None),
-        connection.LocalCluster("h:1", None),
+        connection.LocalCluster("h:0", me, me.username()),
+        connection.LocalCluster("h:1", None, me.username()),
+        connection.LocalCluster("h:1", None, me.username()),
+        connection.LocalCluster("h:2", None, "somebody"),
     ]
     monkeypatch.setattr(connection, "local_clusters", lambda: found)
     assert connection.resolve_address("auto") == "h:1"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process as another user")
+def test_auto_is_never_the_cluster_of_another_user(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    others = subprocess.Popen(
+        ["raylet", "-c", "sleep 60; true", "--gcs-address=192.0.2.9:6379"],
+        executable="/bin/sh",
+        user="nobody",
+    )
+    running = connection.local_clusters
+    try:
+        assert connection.user_of("192.0.2.9:6379") == "nobody"
+        # Another Ray may run on the machine of these tests.
+        monkeypatch.setattr(
+            connection,
+            "local_clusters",
+            lambda: [each for each in running() if each.address == "192.0.2.9:6379"],
+        )
+        with pytest.raises(InputError, match=r"got none .*192.0.2.9:6379 belongs to user nobody"):
+            connection.resolve_address("auto")
+    finally:
+        others.kill()
+        others.wait()
 
 
 def test_a_ray_that_a_program_started_for_itself_has_that_program_as_its_owner(two_cpus):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
@@ -268,7 +269,8 @@ def test_a_cluster_that_is_joined_is_named(tmp_path, two_cpus):
     console = Console(record=True, file=io.StringIO(), width=200)
     with joined(RunOptions(results=tmp_path, address="auto"), pair, tmp_path, console):
         at = cluster.head_address()
-    assert console.export_text() == f"joined the Ray cluster at {at}: 2 CPUs, 0 GPUs on 1 node\n"
+    whose = f"of user {psutil.Process().username()} at {at}"
+    assert console.export_text() == f"joined the Ray cluster {whose}: 2 CPUs, 0 GPUs on 1 node\n"
 
 
 def test_a_recipe_with_everything_in_it_is_searched_like_any_other(
