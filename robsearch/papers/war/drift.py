@@ -247,13 +247,21 @@ class DriftStudy:
         rows = []
         for name in self.words:
             trials = self.trials_of(evidence, name)
-            row = {"setting": name}
+            texts = dict.fromkeys(FAMILIES, "")
+            reason = ""
             try:
                 slopes = peak_slopes(trials, LAST)
-                row |= {family: estimate(values).text() for family, values in slopes.items()}
-            except NotDecidableError as reason:
-                row |= dict.fromkeys(FAMILIES, str(reason))
-            rows.append({**row, "seeds": trials["seed"].nunique()})
+                texts = {family: estimate(values).text() for family, values in slopes.items()}
+            except NotDecidableError as error:
+                reason = str(error)
+            rows.append(
+                {
+                    "setting": name,
+                    **texts,
+                    "seeds": trials["seed"].nunique(),
+                    "why there is none": reason,
+                }
+            )
         return pd.DataFrame(rows)
 
     def _differences(self, evidence: Evidence) -> Mapping[str, pd.DataFrame]:
