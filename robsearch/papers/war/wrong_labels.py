@@ -1,7 +1,8 @@
 """WAR (arXiv 2010.01279) where the thin net's lambda costs a wide net points: under wrong labels.
 
 A wide net memorises wrong labels at a lambda at which a thin one cannot, so it takes a larger one,
-and reusing the thin net's costs it points. Each replicate is what one lab would do: it draws its
+and reusing the thin net's costs it points. (With right labels alone it costs some, too: see the
+design ``dose-0`` in ``benchmarks/RESULTS.md``.) Each replicate is what one lab would do: it draws its
 images and wrong labels, chooses everything on its own ``val``, and trains its own wide nets. Only
 the images of ``test``, which judge, are those of all replicates. Nets are judged as they are after
 their last epoch.
@@ -239,8 +240,7 @@ class WrongLabelsStudy:
         return figures(findings, self._ways(findings))
 
     def _ways(self, findings: Findings) -> pd.DataFrame:
-        if not self.ways:
-            return pd.DataFrame()
+        """Also of a grid alone, which says what the thin net's lambda loses."""
         return ways_frame(pooled(findings), self.thin, self.wide)
 
     # --- recipes ---
