@@ -1,16 +1,25 @@
 """The preflight: what is tried, what is said of it, and that nothing is left behind, started or
 given away."""
 
+import importlib
 import json
+import pickle
+import platform
 import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import ray
 from small_spaces import pair
 from typer.testing import CliRunner
 
-from robsearch import RunOptions, cli
+from robsearch import MNIST, RunOptions, cli, cluster
+from robsearch.cluster import node_probe
+from robsearch.data import check_source
 from robsearch.doctor import Finding, examine, finding_lines
+from robsearch.doctor.nodes import node_finding
 from robsearch.study import open_storage, record_names
 
 WHAT = ["results", "storage", "tracking", "data cache", "cluster", "GPUs here"]
@@ -122,19 +131,121 @@ def test_the_exit_code_and_the_json(tmp_path):
     assert [one["what"] for one in told["findings"] if not one["ok"]] == ["tracking"]
 
 
-def test_problems_are_counted():
-    lines = [
-        str(line)
-        for line in finding_lines(
-            [Finding("a", "fine"), Finding("b", "", ("expected x, got y: do z",))]
-        )
+def test_each_line_says_ok_warn_or_fail_and_a_warning_is_no_problem():
+    fine = Finding("a", "fine")
+    warned = Finding("b", "fine", warnings=("expected u, got v: do w",))
+    failed = Finding("c", "", ("expected x, got y: do z",))
+    assert [str(line) for line in finding_lines([fine, warned, failed])] == [
+        "ok    a: fine",
+        "warn  b: fine",
+        "      warn  expected u, got v: do w",
+        "fail  c",
+        "      fail  expected x, got y: do z",
+        "1 of 3 have a problem, 1 warning",
     ]
-    assert lines == [
-        "ok       a: fine",
-        "PROBLEM  b",
-        "         expected x, got y: do z",
-        "1 of 2 have a problem",
-    ]
+    assert str(list(finding_lines([fine, warned]))[-1]) == "ready to launch, 1 warning"
+    assert warned.ok
+    assert [finding.facts["level"] for finding in (fine, warned, failed)] == ["ok", "warn", "fail"]
+    assert {"what", "ok", "found", "problems"} <= fine.facts.keys()
+
+
+# What a node of 10 GiB with nothing to complain of says; the tests change one thing each.
+GIB = 2**30
+FOLDERS = {"results": "/r", "temporary": "/tmp/ray", "cache": "/c"}
+SAID = {
+    "sharing": None,
+    "lacking": None,
+    "error": None,
+    "result": None,
+    "host": "h",
+    "python": platform.python_version(),
+    "versions": {"robsearch": "1", "torch": "2", "ray": "3", "numpy": "4", "scipy": "5"},
+    "gpus": [],
+    "gpu_error": None,
+    "folders": FOLDERS,
+    "free": dict.fromkeys(FOLDERS, 5 * GIB),
+    "size": dict.fromkeys(FOLDERS, 10 * GIB),
+    "unwritable": None,
+    "data": "/d",
+    "data_there": True,
+    "token": {"where": None, "open": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "said"),
+    [
+        ({}, "ok", ""),
+        ({"versions": {**SAID["versions"], "scipy": None}}, "fail", "to have scipy, got none"),
+        ({"versions": {**SAID["versions"], "torch": "2.1"}}, "warn", "torch 2, got torch 2.1"),
+        ({"python": "3.0.1"}, "warn", "got Python 3.0.1"),
+        ({"sharing": "another folder there"}, "fail", "to share /r, got another folder there"),
+        ({"lacking": "timm"}, "fail", "to import what a trial takes, got no module named 'timm'"),
+        ({"error": "expected the images of SVHN"}, "fail", "got expected the images of SVHN"),
+        ({"unwritable": "Read-only"}, "fail", "to write its data cache /c, got Read-only"),
+        ({"free": {**SAID["free"], "results": GIB / 2}}, "warn", "/r of node h, got 0.5 of 10 GiB"),
+        ({"free": {**SAID["free"], "temporary": 0}}, "warn", "/tmp/ray of node h, got 0.0 of 10"),
+        ({"data_there": False}, "warn", "to see ROBSEARCH_DATA, got no folder /d"),
+        ({"data_there": False, "result": "Digits, which needs no files"}, "ok", ""),
+        ({"token": {"where": "/t", "open": True}}, "warn", "chmod 600 /t"),
+        ({"gpus": ["H100"]}, "warn", "expected Ray to use 1 GPU of node h, got 0"),
+    ],
+)
+def test_what_a_node_says_is_ok_or_a_warning_or_a_problem(changes, level, said):
+    answer = cluster.NodeAnswer(cluster.Node("i", "h", "127.0.0.1", 0), {**SAID, **changes}, None)
+    finding = node_finding(replace(answer, skew=(0.1, 0.1)), Path("/r"), SAID["versions"])
+    assert finding.level == level
+    assert said in "".join([*finding.problems, *finding.warnings])
+    assert len(finding.problems) + len(finding.warnings) == (level != "ok")
+    json.dumps(finding.facts)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "said"),
+    [(2, ["H100", "H100"], None), (2, ["H100"], "to use its 2 GPUs, got 1"), (1, [], "got boom")],
+)
+def test_a_gpu_of_ray_that_torch_does_not_see_is_a_problem(gpus, there, said):
+    facts = {**SAID, "gpus": there, "gpu_error": None if there else "boom"}
+    answer = cluster.NodeAnswer(cluster.Node("i", "h", "10.0.0.1", gpus), facts, None, (0, 0))
+    finding = node_finding(answer, Path("/r"), SAID["versions"])
+    assert finding.ok == (said is None)
+    assert (said or "") in "".join(finding.problems)
+
+
+@pytest.mark.parametrize(
+    ("skew", "said"),
+    [
+        ((5.1, 0.0), "one that is 5 s ahead"),
+        ((-61.0, 2.0), "one that is 61 s behind"),
+        ((8.0, 4.0), ""),  # perhaps 4 s
+        (None, "to tell the time, got no answer"),
+    ],
+)
+def test_a_clock_that_surely_differs_is_warned_of(skew, said):
+    answer = cluster.NodeAnswer(cluster.Node("i", "h", "10.0.0.1", 0), SAID, None, skew)
+    finding = node_finding(answer, Path("/r"), SAID["versions"])
+    assert finding.ok
+    assert finding.level == ("warn" if said else "ok")
+    assert said in "".join(finding.warnings)
+
+
+def test_the_probe_names_the_first_package_that_was_missing_and_shares_the_folder(tmp_path):
+    (tmp_path / "driver").write_text("token")
+
+    class Lacks:
+        def __reduce__(self):
+            return importlib.import_module, ("no_such_module.inner",)
+
+    facts = node_probe.answer(tmp_path, "node", pickle.dumps(Lacks()))
+    assert facts["lacking"] == "no_such_module"
+    assert facts["error"] is facts["sharing"] is None
+    assert (tmp_path / "node").read_text() == "token"
+    data = partial(check_source, MNIST(root=str(tmp_path)))
+    facts = node_probe.answer(tmp_path / "other", "node", pickle.dumps(data))
+    assert facts["sharing"] == "another folder there"
+    assert f"expected the images of MNIST, got no folder {tmp_path}/MNIST/raw" in facts["error"]
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    assert check_source(MNIST(root=str(tmp_path))) == f"MNIST in {tmp_path}/MNIST/raw"
 
 
 @pytest.mark.slow

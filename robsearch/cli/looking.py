@@ -193,8 +193,8 @@ def doctor(
         typer.Option(
             "--connect",
             help=(
-                "also join the Ray cluster, or start one here: its room, and whether nodes "
-                "share the results"
+                "also join the Ray cluster, or start one here: its room, and what each node "
+                "has: versions, GPUs, clock, disk, results, data"
             ),
         ),
     ] = False,

@@ -30,9 +30,10 @@ FORWARDED = ("ROBSEARCH_EMULATE_BF16", PASSED)
 SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 ANSWER_SECONDS = 5
 """How long something at an address has to answer."""
-ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
-"""What the head of every Ray cluster answers to; also without its token, with a refusal of its
-own."""
+FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""What whoever joins a Ray cluster asks its head first; without its token the head refuses to
+answer."""
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts for which Ray puts the address that other machines know this one by."""
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
@@ -45,9 +46,10 @@ WRITABLE = (
     "set RAY_TMPDIR, or TMPDIR, to a folder on a local disk with space that you may write, of a "
     "short path"
 )
+JOIN = "run on a node of that cluster, with its versions of Ray and Python"
 TOKEN = (
-    "run on a node of that cluster, with its versions of Ray and Python; if it asks for a token, "
-    "set RAY_AUTH_MODE=token"
+    "put that cluster's token into ~/.ray/auth_token, as `ray get-auth-token` prints it on its "
+    "head, and set RAY_AUTH_MODE=token"
 )
 CAUSES = {
     r"No space left|Disk quota|Read-only file system|Permission denied": WRITABLE,
@@ -133,6 +135,11 @@ def _hide_token() -> None:
 def head_address() -> str:
     """The address of the connected cluster's head."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def asks_for_token() -> bool:
+    """Whether the connected cluster's head refuses whoever has no token."""
+    return _answer(head_address()) in REFUSALS
 
 
 def _own_paths() -> list[str]:
@@ -237,9 +244,10 @@ def check_address(address: str | None) -> str | None:
 
     Raises:
         InputError: the address is a Ray Client's, not one at all, or something else or nothing
-            answers there; for ``auto`` also that no Ray runs on this machine that ``ray start``
-            started, or several do; or this process is in another cluster. Without an address, that
-            a Ray of this machine would have no place for its temporary files.
+            answers there, or the cluster asks for a token that is not here; for ``auto`` also that
+            no Ray runs on this machine that ``ray start`` started, or several do; or this process
+            is in another cluster. Without an address, that a Ray of this machine would have no
+            place for its temporary files.
     """
     if ray.is_initialized():
         return _own_cluster(address)
@@ -266,7 +274,10 @@ def check_address(address: str | None) -> str | None:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise refused(expected, error, do) from error
-    if not _is_head(address):
+    answer = _answer(address)
+    if answer in REFUSALS:
+        _check_token(address)
+    elif answer != grpc.StatusCode.OK:
         do = (
             "give the address that `ray start --head` printed, usually with port 6379, not its "
             "dashboard or client"
@@ -406,13 +417,45 @@ def _endpoint(address: str) -> tuple[str, str]:
 
 
 def _is_head(address: str) -> bool:
-    refusals = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+    return _answer(address) in (grpc.StatusCode.OK, *REFUSALS)
+
+
+def _answer(address: str, token: str | None = None) -> Any:
+    """The status with which whoever listens at an address answers the first call of those who join
+    a cluster."""
+    metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_SECONDS)
+            channel.unary_unary(FIRST_CALL)(b"", timeout=ANSWER_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
-            return error.code() in refusals
-    return True
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def _check_token(address: str) -> None:
+    """Refuses a cluster for which there is no token here, or another one.
+
+    Ray would try it twenty times, print a line of its log for each, and not say what to do.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
+    if mode not in ("token", "disabled"):
+        return  # Ray asks another service for the token
+    token = _token() if mode == "token" else None
+    if token is None or _answer(address, token) in REFUSALS:
+        got = "none" if token is None else "another one, which it refuses"
+        raise refused(f"the token of the Ray cluster at --address {address}", got, TOKEN)
+
+
+def _token() -> str | None:
+    """The token that Ray sends from here, by the rules of its documentation."""
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if token is None:
+        default = Path.home() / ".ray" / "auth_token"
+        try:
+            token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default).read_text()
+        except (OSError, UnicodeDecodeError):
+            return None
+    return token.strip() or None
 
 
 # --- a Ray that starts on this machine ---
@@ -449,7 +492,7 @@ def _not_started(address: str | None, error: Exception) -> InputError:
     """The refusal for a Ray that could not be joined, or did not start here, with the advice that
     fits."""
     if address:
-        return refused(f"a Ray cluster at {address}", error, TOKEN)
+        return refused(f"a Ray cluster at {address}", error, JOIN)
     do = f"its logs say why: {_temporary_folder() / 'session_latest' / 'logs'}"
     for pattern, advice in CAUSES.items():
         if re.search(pattern, str(error)):

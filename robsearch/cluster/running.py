@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from ray.tune.search import Searcher
 
 from robsearch.cluster.connection import environment
 from robsearch.cluster.jobs import Job, Jobs
+from robsearch.cluster.nodes import INSTALL
 from robsearch.cluster.watching import CapacityNotice, Unsaved, Watchdog
 from robsearch.cluster.worker import limit_memory, wait_for_memory, with_warnings
-from robsearch.errors import shortened
+from robsearch.errors import refusal, shortened
 from robsearch.training.costs import hold_gpus
 from robsearch.trials.files import ERROR, shortened_into
 from robsearch.trials.trial import Report
@@ -41,6 +43,11 @@ SETTINGS = {
 }
 """Read by Tune when it runs: no output, no files beside ours, no handler of Ctrl-C of its own."""
 NO_REPORT = Report()
+CREATION = "because of an error raised in its creation task"
+"""In what Ray says of a process that could not begin."""
+LACKING = re.compile(r"(?<=ModuleNotFoundError: )No module named '[^'\n]*'")
+"""The first is the cause of those behind it."""
+ADDRESS = re.compile(r"\bip=([^,)\s]+)")
 
 
 def run(
@@ -199,7 +206,7 @@ class _Scheduler(Unsaved, FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        reason = self._watchdog.reasons.get(trial.trial_id) or _in_one_line(trial)
+        reason = self._watchdog.reasons.get(trial.trial_id) or _reason(trial)
         job = self._searcher.running.get(trial.trial_id)
         short = shortened_into(reason, job.folder / ERROR) if job else shortened(reason)
         self._searcher.errors[trial.trial_id] = short
@@ -217,13 +224,25 @@ class _Forget(Unsaved, Callback):
         metadata.last_result = {**metadata.last_result, "report": NO_REPORT}
 
 
-def _in_one_line(trial: Any) -> str:
+def _reason(trial: Any) -> str:
+    """Why a job's process broke down, in one line."""
     try:
         # Not by ``get_pickled_error``: at this moment Tune has not copied the file to where that
         # looks for it.
         text = str(pickle.loads(Path(trial.pickled_error_file).read_bytes()))
     except Exception as error:  # one of the user's may not unpickle here; the trial still fails
         return f"an error that the driver cannot read ({type(error).__name__}: {error})"
+    return in_one_line(text)
+
+
+def in_one_line(text: str) -> str:
+    """Of what Ray says of an error: the package and the node where a process could not import what
+    it was given; else the error without its traceback."""
+    lacking = LACKING.search(text)
+    if lacking and CREATION in text:
+        address = ADDRESS.search(text)
+        node = f"the node {address[1]}" if address else "a node"
+        return refusal(f"{node} to import what a trial takes", lacking[0], INSTALL)
     lines = [line for line in text.splitlines() if line.strip()] or ["unknown error"]
     raised = lines[0].startswith(("\x1b", "ray::")) or "traceback" in lines[0].lower()
     return lines[-1] if raised else lines[0]

@@ -23,6 +23,7 @@ from robsearch.data.sets import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionM
 from robsearch.data.splits import wrong_labels
 from robsearch.data.store import (
     arrow_file,
+    check_source,
     commonest_share,
     content_digest,
     content_digests,
@@ -40,6 +41,7 @@ __all__ = [
     "FashionMNIST",
     "Folder",
     "arrow_file",
+    "check_source",
     "commonest_share",
     "content_digest",
     "content_digests",

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import mmap
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,6 +32,7 @@ from robsearch.data.cache import cache_folder, caching_in, locked, replacing
 from robsearch.data.contents import Facts, facts_of, lasting
 from robsearch.data.folder import Folder, parts
 from robsearch.data.maps import mapped, pieces
+from robsearch.data.remote import is_remote
 from robsearch.data.splits import Parts
 from robsearch.errors import InputError, problems_of, refusal, refuse
 from robsearch.identity import recorded_fields
@@ -95,6 +97,31 @@ def arrow_file(dataset: Dataset, cache: Path | None = None) -> Path:
     """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest``
     does."""
     return cache_folder(cache) / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
+
+
+def check_source(dataset: Dataset, cache: Path | None = None) -> str:
+    """Where this node would take a data set from; nothing is read.
+
+    Returns:
+        In words: its file in the cache, the folder or URI of its images, or that none is needed.
+
+    Raises:
+        InputError: there is neither a file in the cache nor such a folder.
+    """
+    name = type(dataset).__name__
+    if arrow_file(dataset, cache).exists():
+        return f"{name} in the cache"
+    if not hasattr(dataset, "root"):
+        return f"{name}, which needs no files"
+    root = dataset.root or os.environ.get("ROBSEARCH_DATA") or ""
+    if is_remote(root):
+        return f"{name} in an object store, which was not asked"
+    folder = Path(root).expanduser() / getattr(dataset, "FOLDER", "")
+    if not (root and folder.is_dir()):
+        got = f"no folder {folder}" if root else "neither root nor ROBSEARCH_DATA"
+        do = "copy the images there, or set ROBSEARCH_DATA before `ray start` on that node"
+        raise InputError(refusal(f"the images of {name}", got, do))
+    return f"{name} in {folder}"
 
 
 def content_digest(dataset: Dataset, cache: Path | None = None) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -41,7 +41,13 @@ of 30 seconds."""
 
 
 @contextlib.contextmanager
-def joined(options: RunOptions, space: Space, folder: Path, console: Console) -> Iterator[None]:
+def joined(
+    options: RunOptions,
+    space: Space,
+    folder: Path,
+    recipes: Sequence[Recipe],
+    console: Console,
+) -> Iterator[None]:
     """A cluster to run a space on, after everything that only it can tell; one that is joined is
     named in a line.
 
@@ -49,11 +55,12 @@ def joined(options: RunOptions, space: Space, folder: Path, console: Console) ->
         options: where and how much.
         space: for each width of which there must be room.
         folder: that all nodes must share.
+        recipes: such as trials will have; every node must be able to import what they are made of.
         console: where it is said.
 
     Raises:
         InputError: no cluster answers, or it has no room, or one of its nodes does not share the
-            folder.
+            folder, or lacks a package that a trial imports.
     """
     # Workers may import a module that reads a search.
     variables = {"ROBSEARCH_RESULTS": str(options.store.results)}
@@ -62,8 +69,9 @@ def joined(options: RunOptions, space: Space, folder: Path, console: Console) ->
             at = cluster.head_address()
             whose = f" of user {user}" if (user := cluster.user_of(at)) else ""
             printer(console)(f"joined the Ray cluster{whose} at {at}: {description()}")
-        if cluster.node_count() > 1:
-            cluster.check_shared(folder)
+        # The one node of a cluster that is joined may have another Python than this process.
+        if options.address or cluster.node_count() > 1:
+            cluster.check_nodes(folder, recipes)
         check_capacity(options, space)
         yield
 

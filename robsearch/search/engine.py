@@ -171,7 +171,8 @@ def launch(
     )
     record = replace(record, budgets=options.budgets(record))
     # A cluster that refuses leaves no search behind, so it is joined first.
-    with joined(options, space, options.store.results, console):
+    drawn = [draw.recipe for draw in draws]
+    with joined(options, space, options.store.results, drawn, console):
         _check_precision(draws, check_capacity(options, space))
         tracker_of = partial(_new_tracker, options)
         learn = partial(
@@ -392,7 +393,7 @@ def _go_on(
     if not served(uri):
         check_tracking(uri)
     tracker_of = partial(_patient_tracker, uri, not record.identity, options, console)
-    with joined(options, space, folder, console):
+    with joined(options, space, folder, [draw.recipe for draw in draws], console):
         _check_precision(draws, check_capacity(options, space))
         return drive(
             space,

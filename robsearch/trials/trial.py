@@ -3,6 +3,7 @@ in here."""
 
 from __future__ import annotations
 
+import platform
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -204,6 +205,8 @@ def _reason(error: Exception, folder: Path) -> str:
     that is too long for the driver."""
     file = folder / ERROR
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ImportError):  # perhaps only there
+        text += f" on {platform.node()}"
     try:
         write_text(file, traceback.format_exc())
     except OSError as unwritten:  # a full disk must not hide what went wrong

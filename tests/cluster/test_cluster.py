@@ -20,6 +20,7 @@ from small_jobs import Listed, alive, notes, soon, steps, tells_environment
 from robsearch import InputError, cluster
 from robsearch.cluster import connection, watching
 from robsearch.cluster.jobs import Job
+from robsearch.cluster.running import in_one_line
 from robsearch.cluster.watching import Watchdog
 from robsearch.cluster.worker import wait_for_memory
 from robsearch.spaces.resources import Resources
@@ -83,9 +84,10 @@ def test_a_local_cluster_is_on_loopback_and_workers_do_not_see_the_drivers_secre
         ("nonsense", "expected a Ray cluster at --address nonsense"),
     ],
 )
-def test_an_address_without_a_cluster_is_refused_at_once(address, said):
+def test_an_address_without_a_cluster_is_refused_at_once(address, said, capfd):
     with pytest.raises(InputError, match=said), cluster.connected(address, None):
         pass
+    assert capfd.readouterr() == ("", "")  # not a line of Ray's log
 
 
 @contextlib.contextmanager
@@ -117,6 +119,56 @@ def other_grpc():
     server.start()
     yield port
     server.stop(0)
+
+
+@contextlib.contextmanager
+def head_with_token():
+    """A server that answers as the head of a cluster does that has a token."""
+
+    class Asks(grpc.GenericRpcHandler):
+        def service(self, details):
+            def answer(request, context):
+                if ("authorization", "Bearer right") not in details.invocation_metadata:
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[Asks()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "said"),
+    [
+        ("right", "token", None),
+        ("right", None, None),  # Ray sends one that is there, if none is switched off
+        ("wrong", "token", "got another one, which it refuses: put that cluster's token"),
+        (None, "token", "got none: put that cluster's token"),
+        ("right", "disabled", "got none: .*set RAY_AUTH_MODE=token"),
+    ],
+)
+def test_a_cluster_whose_token_is_not_here_is_refused_and_ray_is_not_heard(
+    token, mode, said, monkeypatch, tmp_path, capfd
+):
+    """Ray itself prints twenty lines of its log in twenty seconds."""
+    for name, value in (("RAY_AUTH_MODE", mode), ("RAY_AUTH_TOKEN", token)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with head_with_token() as port:
+        address = f"127.0.0.1:{port}"
+        if said is None:
+            assert cluster.check_address(address) == address
+        else:
+            expected = f"expected the token of the Ray cluster at --address {address}, {said}"
+            with pytest.raises(InputError, match=expected), cluster.connected(address, None):
+                pass
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("listener", [silent, web, other_grpc])
@@ -213,6 +265,27 @@ def test_a_job_does_not_see_secrets_that_its_node_was_started_with(monkeypatch, 
     seen = (tmp_path / "tell" / "environment").read_text()
     assert "SEEN=yes" in seen
     assert "hidden" not in seen
+
+
+# --- why a job's process broke down ---
+
+DIED = """The actor died because of an error raised in its creation task, \
+\x1b[36mray::ImplicitFunc.__init__()\x1b[39m (pid=1, ip=10.0.0.7, actor_id=09, repr=_work)
+  File "a.py", line 1
+ModuleNotFoundError: No module named 'pyarrow'
+
+The above exception was the direct cause of the following exception:
+
+ImportError: Can't import ray.tune as some dependencies are missing."""
+
+
+def test_of_a_process_that_could_not_begin_the_package_and_the_node_are_said():
+    said = in_one_line(DIED)
+    assert said.startswith("expected the node 10.0.0.7 to import what a trial takes, got No module")
+    assert "got No module named 'pyarrow': install it there" in said
+    other = DIED.replace("ModuleNotFoundError", "ValueError")
+    assert in_one_line(other) == other.splitlines()[0]
+    assert in_one_line("ray::x\nValueError: no") == "ValueError: no"
 
 
 # --- patience ---
@@ -441,7 +514,7 @@ def head_that_answers_nothing_else():
     class Alive(grpc.GenericRpcHandler):
         def service(self, details):
             def answer(request, context):
-                if details.method != connection.ALIVE:
+                if details.method != connection.FIRST_CALL:
                     over.wait()
                 return b""
 

@@ -50,7 +50,7 @@ class TestOneCluster:
                 2,
                 0,
             ]  # no job lies on two nodes
-            cluster.check_shared(tmp_path)
+            cluster.check_nodes(tmp_path)
             assert list(tmp_path.iterdir()) == []
             sent = ray.get_runtime_context().runtime_env
             assert set(sent["env_vars"]) == {"PYTHONPATH"}
@@ -74,7 +74,7 @@ class TestOneCluster:
         made, _ = nodes
         (tmp_path / "file").write_text("")
         with cluster.connected(made.address, None), pytest.raises(InputError, match="to write"):
-            cluster.check_shared(tmp_path / "file")
+            cluster.check_nodes(tmp_path / "file")
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/cwd"), reason="Linux only")
     def test_a_node_that_sees_another_folder_is_named(self, nodes, places, monkeypatch):
@@ -88,7 +88,7 @@ class TestOneCluster:
                 InputError, match="to share /proc/self/cwd/results, got another folder there"
             ) as refused,
         ):
-            cluster.check_shared(folder)
+            cluster.check_nodes(folder)
         assert len(refused.value.problems) == 1
         assert second.node_id[:8] in refused.value.problems[0]
         assert list((here / "results").iterdir()) == []

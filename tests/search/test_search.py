@@ -267,7 +267,7 @@ def test_a_ray_of_ones_own_has_the_cpus_that_parallel_trials_take():
 
 def test_a_cluster_that_is_joined_is_named(tmp_path, two_cpus):
     console = Console(record=True, file=io.StringIO(), width=200)
-    with joined(RunOptions(results=tmp_path, address="auto"), pair, tmp_path, console):
+    with joined(RunOptions(results=tmp_path, address="auto"), pair, tmp_path, [], console):
         at = cluster.head_address()
     whose = f"of user {psutil.Process().username()} at {at}"
     assert console.export_text() == f"joined the Ray cluster {whose}: 2 CPUs, 0 GPUs on 1 node\n"

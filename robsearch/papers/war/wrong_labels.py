@@ -2,10 +2,10 @@
 
 A wide net memorises wrong labels at a lambda at which a thin one cannot, so it takes a larger one,
 and reusing the thin net's costs it points. (With right labels alone it costs some, too: see the
-design ``dose-0`` in ``benchmarks/RESULTS.md``.) Each replicate is what one lab would do: it draws its
-images and wrong labels, chooses everything on its own ``val``, and trains its own wide nets. Only
-the images of ``test``, which judge, are those of all replicates. Nets are judged as they are after
-their last epoch.
+design ``dose-0`` in ``benchmarks/RESULTS.md``.) Each replicate is what one lab would do: it draws
+its images and wrong labels, chooses everything on its own ``val``, and trains its own wide nets.
+Only the images of ``test``, which judge, are those of all replicates. Nets are judged as they are
+after their last epoch.
 """
 
 from __future__ import annotations

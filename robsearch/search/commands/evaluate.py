@@ -106,7 +106,11 @@ def evaluate(
     experiment_of(uri, search.name, search.record.identity)
     owner = SimpleNamespace(stopping=False)
     say = printer(console)
-    with joined(options, space, search.folder, console), stops_on_signal(owner, console):
+    recipes = [finalist.recipe for finalist in finalists]
+    with (
+        joined(options, space, search.folder, recipes, console),
+        stops_on_signal(owner, console),
+    ):
         parallel, resources = capacity(options, space)
         jobs = []
         for finalist in sorted(finalists, key=lambda finalist: -finalist.width):

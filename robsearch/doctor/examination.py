@@ -1,8 +1,4 @@
-"""Tries out what a launch needs before anything is trained: places, record, cluster, GPUs, data.
-
-Each is tried as a launch would use it, by the same functions; nothing is left behind, and no
-password is repeated.
-"""
+"""What is tried out on the machine of the driver, and on the cluster as a whole."""
 
 from __future__ import annotations
 
@@ -12,18 +8,18 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import torch
-from rich.text import Text
 
 from robsearch import cluster
 from robsearch.data import load
 from robsearch.data.cache import cache_folder
+from robsearch.doctor.finding import Finding
+from robsearch.doctor.nodes import examine_nodes
 from robsearch.errors import InputError, counted, refusal, refused
 from robsearch.search import RunOptions
 from robsearch.search.capacity import capacity, description, own_cpus
@@ -39,25 +35,6 @@ SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
 """Names of a URL's parameters whose values are not to be shown."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What came of trying one thing: what was found, and the problems, each with what to do."""
-
-    what: str
-    result: str
-    problems: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether a launch would get past it."""
-        return not self.problems
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The same for a machine."""
-        return {"what": self.what, "ok": self.ok, "found": self.result, "problems": self.problems}
-
-
 def examine(
     options: RunOptions | None = None, space: Space | str | None = None, connect: bool = False
 ) -> list[Finding]:
@@ -66,12 +43,14 @@ def examine(
     Args:
         options: where a launch would keep its results, and run.
         space: that a launch would search, or its reference; its recipes and its data are tried too.
-        connect: also join the Ray cluster, or start one here, for its room and to see that its
-            nodes share the results folder. Without it nothing is started.
+        connect: also join the Ray cluster, or start one here, for its room; each node of one that
+            is joined is a finding of its own (``robsearch.doctor.nodes``). Without it nothing is
+            started.
     """
     options = options or RunOptions()
     # A space that is sound is put in here, so that the cluster is asked for room for it.
     sound: list[Space] = []
+    of_nodes: list[Finding] = []
     checks: dict[str, Callable[[], str]] = {
         "results": lambda: _results(options),
         "storage": lambda: _storage(options),
@@ -80,23 +59,11 @@ def examine(
     }
     if space is not None:
         checks["space and data"] = lambda: _space(space, sound)
-    checks["cluster"] = lambda: _cluster(options, connect, sound)
+    checks["cluster"] = lambda: _cluster(options, connect, sound, of_nodes)
     checks["GPUs here"] = lambda: _gpus(options, sound)
     with options.store.current():
-        return [_finding(what, check, options) for what, check in checks.items()]
-
-
-def finding_lines(findings: list[Finding]) -> Iterator[Text]:
-    """One line for each finding, and one for each problem."""
-    for finding in findings:
-        if finding.ok:
-            yield Text.assemble(("ok     ", "green"), f"  {finding.what}: {finding.result}")
-        else:
-            yield Text.assemble(("PROBLEM", "bold red"), f"  {finding.what}")
-        for problem in finding.problems:
-            yield Text(f"         {problem}")
-    wrong = sum(not finding.ok for finding in findings)
-    yield Text(f"{wrong} of {len(findings)} have a problem" if wrong else "ready to launch")
+        findings = [_finding(what, check, options) for what, check in checks.items()]
+    return [*findings, *of_nodes]
 
 
 def _finding(what: str, check: Callable[[], str], options: RunOptions) -> Finding:
@@ -228,7 +195,9 @@ def _space(space: Space | str, sound: list[Space]) -> str:
     return f"{widths}, {suggestions} drawn; {', '.join(data)}"
 
 
-def _cluster(options: RunOptions, connect: bool, sound: list[Space]) -> str:
+def _cluster(
+    options: RunOptions, connect: bool, sound: list[Space], of_nodes: list[Finding]
+) -> str:
     address = cluster.check_address(options.address)
     where = f"Ray at {address}" if options.address else "a Ray of its own on this machine"
     if not connect and options.address:
@@ -238,10 +207,9 @@ def _cluster(options: RunOptions, connect: bool, sound: list[Space]) -> str:
     cpus = own_cpus(options, sound[0]) if sound else options.parallel
     with cluster.connected(options.address, cpus):
         text = description()
-        if cluster.node_count() > 1:
-            check_writable(options.store.results)
-            cluster.check_shared(options.store.results)
-            text += ", which share the results folder"
+        if options.address or cluster.node_count() > 1:
+            of_nodes += examine_nodes(options.store.results, sound)
+            text += ", and the driver alone talks to storage and MLflow"
         for space in sound:
             # Without the limit that was asked for, to tell how much room there is.
             at_once, _ = capacity(replace(options, parallel=None), space)
