@@ -32,6 +32,7 @@ with warnings.catch_warnings(action="ignore"):  # of Ray Serve's, which comes al
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
+IGNORED = ROOT / ".dockerignore"
 CLUSTERS = ("ray-cluster.yaml", "ray-cluster-aws.yaml")
 PROGRAMS = {"ray": ray_cli, "robsearch": typer.main.get_command(app), "mlflow": mlflow.cli.cli}
 INSTRUCTIONS = {
@@ -97,12 +98,33 @@ def pieces() -> list[tuple[str, str]]:
         *((name, line) for name in CLUSTERS for line in cluster_commands(name)),
         *(("README.md", block) for block in blocks()),
         *(("Dockerfile", rest) for rest in rests("RUN")),
+        ("slurm.sh", (DEPLOY / "slurm.sh").read_text(encoding="utf-8")),
+        *(("containers", line) for line in container_commands()),
     ]
+
+
+def container_commands() -> list[str]:
+    """What compose's services and the pods of Kubernetes start, as lines of shell."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    lines = [
+        shlex.join([*service["entrypoint"], *service["command"]])
+        for service in services.values()
+        if "entrypoint" in service
+    ]
+    for file in sorted((DEPLOY / "kubernetes").iterdir()):
+        for item in yaml.safe_load_all(file.read_text(encoding="utf-8")):
+            if item["kind"] == "RayJob":
+                lines.append(item["spec"]["entrypoint"])
+            if item["kind"] == "Deployment":
+                containers = item["spec"]["template"]["spec"]["containers"]
+                lines += [shlex.join(each["command"]) for each in containers if "command" in each]
+    return lines
 
 
 def plain_commands(text: str) -> Iterator[list[str]]:
     """The words of each simple command; one in a container counts as one of its entrypoint's."""
     text = re.sub(r"--entrypoint (\w+) robsearch ", r"; \1 ", text.replace("\\\n", " "))
+    text = re.sub(r"(?:exec .* head| --) (robsearch|ray|mlflow) ", r" ; \1 ", text)
     text = re.sub(r"(^|\s)#.*", "", text)
     text = re.sub(r"^\$run robsearch ", "robsearch ", text, flags=re.MULTILINE)
     words = shlex.shlex(text.replace("\n", " ; "), posix=True, punctuation_chars=";&|(){}")
@@ -131,6 +153,10 @@ def used() -> list[tuple[str, ...]]:
     return sorted({tuple(words) for words in commands if words[0] in PROGRAMS and len(words) > 1})
 
 
+def options(command: Any) -> set[str]:
+    return {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+
+
 def wrong_with(words: tuple[str, ...]) -> list[str]:
     """What the program would not know, by its own description of itself."""
     command: Any = PROGRAMS[words[0]]  # Typer's are no longer click's own classes
@@ -139,10 +165,10 @@ def wrong_with(words: tuple[str, ...]) -> list[str]:
         if rest[0] not in command.commands:
             return [f"{words[0]} has no command {rest[0]}"]
         command = command.commands[rest.pop(0)]
-    known = {
-        "--help",
-        *(name for each in command.params for name in (*each.opts, *each.secondary_opts)),
-    }
+    known = {"--help", *options(command)}
+    if command.name == "symmetric_run":  # what it does not know it hands on to `ray start`
+        known |= options(ray_cli.commands["start"])
+        rest = " ".join(rest).partition(" -- ")[0].split()
     asked = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
     return [f"{command.name} has no {option}" for option in sorted(asked - known)]
 
@@ -246,6 +272,7 @@ def test_the_commands_of_a_search_are_among_those_found() -> None:
     assert found >= {
         ("ray", each) for each in ("up", "down", "exec", "attach", "start", "stop", "status")
     }
+    assert ("ray", "symmetric-run") in found
     assert ("mlflow", "server") in found
     launches = [
         words for words in used() if words[:2] == ("robsearch", "launch") and len(words) > 2
@@ -319,9 +346,7 @@ def test_the_dockerfile_has_only_instructions_and_begins_with_a_base() -> None:
 
 def test_what_the_image_copies_is_here_and_not_ignored() -> None:
     rules = [
-        line
-        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line[:1] not in "#"
+        line for line in IGNORED.read_text(encoding="utf-8").splitlines() if line[:1] not in "#"
     ]
     copied = [source for rest in rests("COPY") for source in rest.split()[:-1]]
     assert {"pyproject.toml", "robsearch", "search_spaces"} <= set(copied)
@@ -368,14 +393,14 @@ def test_build_arguments_that_the_readme_names_exist() -> None:
     assert named <= {rest.partition("=")[0] for rest in rests("ARG")}
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "README.md", *CLUSTERS, "../.dockerignore"])
-def test_no_file_names_a_registry(file: str) -> None:
-    text = (DEPLOY / file).read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", [*DEPLOY.rglob("*.*"), DEPLOY / "Dockerfile", IGNORED], ids=str)
+def test_no_file_names_a_registry(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
     assert REGISTRIES.findall(text) == []
-    assert set(re.findall(r"https?://([\w.-]+)", text)) <= {"127.0.0.1"}
+    assert set(re.findall(r"https?://([\w.-]+)", text)) <= {"127.0.0.1", "mlflow"}
 
 
 def test_the_readme_names_every_file() -> None:
-    assert {f"`{file.name}`" for file in DEPLOY.iterdir() if file.name != "README.md"} <= set(
-        re.findall("`[^`\n]+`", readme())
-    )
+    files = [file.relative_to(DEPLOY).as_posix() for file in DEPLOY.rglob("*") if file.is_file()]
+    quoted = set(re.findall("`[^`\n]+`", readme()))
+    assert {f"`{file}`" for file in files if file != "README.md"} <= quoted
