@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import inspect
 import math
 import operator
+import os
+import sysconfig
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 
@@ -138,16 +145,92 @@ def one_of(name: str, value: object, *options: str) -> Condition:
     return Condition(value in options, expected, repr(value), "pass one of these")
 
 
-def instance_of(name: str, value: object, protocol: Any) -> Condition:
-    """A condition on an object with a protocol's methods: ``Recipe.attack to be an Attack``."""
+def instance_of(name: str, value: object, protocol: Any, example: str = "") -> Condition:
+    """A condition on an object with a protocol's methods: ``Recipe.attack to be an Attack``.
+
+    Args:
+        name: of the field that holds it.
+        value: that is judged.
+        protocol: whose methods it needs.
+        example: of what fits, as it is written in Python.
+    """
+    is_instance = not isinstance(value, type)
+    if is_instance and isinstance(value, protocol):
+        return _call_condition(name, value, protocol)
     kind = protocol.__name__
-    do = f"give it the methods of robsearch.protocols.{kind}, or pass one that has them"
-    if isinstance(value, type):
+    expected = f"{name} to be {a(kind)}"
+    missing = _missing(value, protocol)
+    do = f"pass {example or a(kind)}"
+    if isinstance(value, type) and not missing:
         do = f"pass an instance, {value.__name__}(...), not the class"
-    elif value is None:
-        do = f"pass {a(kind)}"
-    fits = isinstance(value, protocol) and not isinstance(value, type)
-    return Condition(fits, f"{name} to be {a(kind)}", repr(value), do)
+    elif is_instance and not isinstance(value, str | Real | tuple | list | dict | None):
+        do = f"give it {', '.join(missing)}, as robsearch.protocols.{kind} says, or {do}"
+    return Condition(False, expected, _one_line(value), do)
+
+
+def _missing(value: object, protocol: Any) -> list[str]:
+    """What a protocol asks for and an object, or the objects of a class, do not have."""
+    has = {*dir(value), *getattr(value, "__dataclass_fields__", ())}
+    return [name for name in _promised(protocol) if name not in has]
+
+
+def _promised(protocol: Any) -> list[str]:
+    """The names of a protocol's methods and properties."""
+    return [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
+
+
+def _one_line(value: object) -> str:
+    """An object's text; a function by its name, for its address tells nobody anything."""
+    if inspect.isroutine(value):
+        return f"the function {value.__qualname__}"
+    return " ".join(repr(value).split())
+
+
+def _call_condition(name: str, value: object, protocol: Any) -> Condition:
+    """A condition on the methods of an object that has all of them: they take what they are called
+    with."""
+    key = (type(value), protocol)
+    # Two functions, or partials of them, are of one class and take other things.
+    is_leaf = dataclasses.is_dataclass(value)
+    misfit = _MISFITS[key] if is_leaf and key in _MISFITS else _misfit(value, protocol)
+    if is_leaf:
+        _MISFITS[key] = misfit
+    if misfit is None:
+        return Condition(True, "", "", "")
+    method, parameters, got = misfit
+    return Condition(False, f"{name} with {method}({parameters})", got, "give it these parameters")
+
+
+_MISFITS: dict[tuple[Any, Any], tuple[str, str, str] | None] = {}
+"""By class and protocol, because recipes are made by the thousand."""
+
+
+def _misfit(value: object, protocol: Any) -> tuple[str, str, str] | None:
+    """The first method that does not take what a protocol says: its name, the parameters that it is
+    called with, and how it was defined."""
+    for method in _promised(protocol):
+        declared = vars(protocol)[method]
+        if inspect.isfunction(declared):
+            parameters = [*inspect.signature(declared).parameters][1:]
+            function: Any = value if inspect.isroutine(value) else getattr(value, method)
+            if not accepts(function, len(parameters)):
+                got = f"{method} = {function!r}"
+                if callable(function):
+                    got = f"{getattr(function, '__name__', method)}{inspect.signature(function)}"
+                return method, ", ".join(parameters), got
+    return None
+
+
+def accepts(function: Any, count: int) -> bool:
+    """Whether a function can be called with so many arguments by their order; yes if Python does
+    not know."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # of a function that is written in C
+        return True
+    return True
 
 
 def is_whole(value: object) -> bool:
@@ -217,6 +300,50 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def own_line(error: BaseException) -> str | None:
+    """``file:line`` of the innermost line that is neither of robsearch, nor of torch, nor of
+    Python."""
+    line = None
+    here = os.path.join(os.getcwd(), "")
+    for frame, number in walk_tb(error.__traceback__):
+        file = _file(frame)
+        if not _in_a_library(file):
+            line = f"{file.removeprefix(here)}:{number}"
+    return line
+
+
+def described_error(error: BaseException) -> str:
+    """An error with the user's line that it comes from: ``KeyError: 4 (spaces.py:12)``."""
+    text = f"{type(error).__name__}: {error}"
+    line = own_line(error)
+    return f"{text} ({line})" if line else text
+
+
+def _file(frame: FrameType) -> str:
+    """Code of a script that was pickled by value does not know its file any more, but the script's
+    globals do."""
+    file = frame.f_code.co_filename
+    return str(frame.f_globals.get("__file__", file)) if file.startswith("<dynamic") else file
+
+
+def _in_a_library(file: str) -> bool:
+    # Other packages lie inside the standard library's folder: a net of torchvision is worth its
+    # line.
+    if "site-packages" in file:
+        return file.startswith(_libraries()[:2])
+    return file.startswith(("<frozen", *_libraries()))
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """The folders of robsearch, of torch, which is not imported for it, and of Python."""
+    torch = importlib.util.find_spec("torch")
+    folders = [Path(__file__).parent]
+    folders += map(Path, torch.submodule_search_locations or () if torch else ())
+    folders.append(Path(sysconfig.get_path("stdlib")))
+    return tuple(f"{folder}{os.sep}" for folder in folders)
 
 
 LONGEST_REASON = 1000

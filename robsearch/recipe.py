@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, cast
 
 from robsearch.data.splits import BY_SEED
@@ -59,14 +60,15 @@ from robsearch.protocols import (
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 _LEAVES: dict[str, Any] = {
-    "model": Model,
-    "data": Dataset,
-    "attack": Attack,
-    "objective": Objective,
-    "lam": Schedule,
-    "optimiser": Optimiser,
-    "learning_rate": LearningRate,
+    "model": (Model, "such as WideResNet(depth=28, width=width)"),
+    "data": (Dataset, "such as CIFAR10()"),
+    "attack": (Attack, "such as PGD(eps=8 / 255)"),
+    "objective": (Objective, "such as TRADES()"),
+    "lam": (Schedule, "such as Fixed(6.0)"),
+    "optimiser": (Optimiser, "such as SGD(lr=0.1)"),
+    "learning_rate": (LearningRate, "such as Cosine()"),
 }
+"""The protocol of each part, and what fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,16 +241,27 @@ class Recipe:
         return TwoLosses.in_place_of(attack)
 
     def _leaf_conditions(self) -> Iterator[Condition]:
-        for name, protocol in _LEAVES.items():
-            yield instance_of(f"Recipe.{name}", getattr(self, name), protocol)
-        yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack)
+        for name, (protocol, example) in _LEAVES.items():
+            value = getattr(self, name)
+            is_lambda = name == "lam" and isinstance(value, Real)
+            do = f"lam=Fixed({value:g})" if is_lambda else example
+            yield instance_of(f"Recipe.{name}", value, protocol, do)
+        yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack, "PGD(eps=8 / 255)")
         if self.test_attack is not None:
-            yield instance_of("Recipe.test_attack", self.test_attack, Attack)
-        for i, penalty in enumerate(_tuple(self.penalties)):
-            yield instance_of(f"Recipe.penalties[{i}]", penalty, Penalty)
-        for i, measure in enumerate(_tuple(() if self.measures is None else self.measures)):
-            kind = LayerMeasure if isinstance(measure, LayerMeasure) else Measure
-            yield instance_of(f"Recipe.measures[{i}]", measure, kind)
+            yield instance_of("Recipe.test_attack", self.test_attack, Attack, "AutoAttack()")
+        yield from self._tuple_conditions("penalties", Penalty, "NormDecay()")
+        if self.measures is not None:
+            yield from self._tuple_conditions("measures", Measure, "LogitMargin()")
+
+    def _tuple_conditions(self, name: str, protocol: Any, example: str) -> Iterator[Condition]:
+        leaves = getattr(self, name)
+        do = f"pass such as {name}=({example},)"
+        if not isinstance(leaves, tuple):
+            yield Condition(False, f"Recipe.{name} to be a tuple", repr(leaves), do)
+            return
+        for i, leaf in enumerate(leaves):
+            kind = LayerMeasure if isinstance(leaf, LayerMeasure) else protocol
+            yield instance_of(f"Recipe.{name}[{i}]", leaf, kind, f"such as {example}")
 
     def _field_conditions(self) -> Iterator[Condition]:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
@@ -295,7 +308,8 @@ class Recipe:
         layers = "for layers with learning rates of their own"
         clip = self.clip_gradient
         yield Condition(clip is None, f"no clip_gradient {layers}", clip, "leave it out")
-        decays = any(isinstance(penalty, NormDecay) for penalty in _tuple(self.penalties))
+        penalties = self.penalties if isinstance(self.penalties, tuple) else ()
+        decays = any(isinstance(penalty, NormDecay) for penalty in penalties)
         yield Condition(not decays, f"no NormDecay {layers}", self.penalties, "leave it out")
         coupled = isinstance(self.optimiser, Adam) and self.optimiser.weight_decay > 0
         do = "pass AdamW, or weight_decay=0"
@@ -391,11 +405,6 @@ def default_measures(attack: PGD | None) -> tuple[Measure | LayerMeasure, ...]:
     if attack.norm == "linf" and attack.eps > 0:
         measures += [LogitRatio(attack.eps), AttackRatio(attack), GlobalBound()]
     return tuple(measures)
-
-
-def _tuple(leaves: object) -> tuple[object, ...]:
-    """A leaf that was given without its tuple is refused by its place all the same."""
-    return leaves if isinstance(leaves, tuple) else (leaves,)
 
 
 def _text(node: object) -> str:

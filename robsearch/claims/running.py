@@ -20,7 +20,7 @@ from robsearch.claims.figures import forest
 from robsearch.claims.page import REPORT, Validation, write
 from robsearch.claims.registration import Registration, comparison, register
 from robsearch.drawing.style import Drawing
-from robsearch.errors import InputError, counted, refusal, refused
+from robsearch.errors import InputError, count, counted, refusal, refuse_unless, refused
 from robsearch.identity import mismatch
 from robsearch.search import (
     ResultsStore,
@@ -81,7 +81,9 @@ def validate(
     options = replace(options or RunOptions(), models=False)
     console = console or PlainTextConsole()
     searches = _search_names(study, name)
-    check_names(name, *searches, store=options.store)
+    refuse_unless(count("--seed", seed, "pass 0 or more", least=0))
+    check_names(name, store=options.store)
+    check_names(*searches, store=options.store)
     _check_free(study, name, options.store)
     registration = _registered(study, name, searches, seed, options)
     findings: dict[str, Evidence] = {}

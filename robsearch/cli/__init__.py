@@ -36,7 +36,14 @@ from robsearch.cli.options import (
 )
 from robsearch.cli.steering import clean, delete, drop, list_searches
 from robsearch.cli.submitting import Follow, JobAddress, Launching, Looking
-from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
+from robsearch.cli.usage import run
+from robsearch.errors import (
+    DiskFullError,
+    InputError,
+    LeaseLostError,
+    StorageAwayError,
+    shortened,
+)
 from robsearch.printing import echo, keep_printable
 
 if TYPE_CHECKING:
@@ -374,9 +381,10 @@ def main() -> None:
     keep_printable()
     warnings.showwarning = _warn_once(warnings.showwarning)
     try:
-        app()
+        sys.exit(run(app))
     except InputError as error:
-        problems = error.problems
+        # A message that quotes another one, such as torch's, may have several lines.
+        problems = [shortened(" ".join(problem.split())) for problem in error.problems]
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
         echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)

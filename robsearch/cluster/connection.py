@@ -269,6 +269,9 @@ def check_address(address: str | None) -> str | None:
         raise refused("--address auto or HOST:PORT", address, do)
     expected = f"a Ray cluster at --address {address}"
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        do = "pass the address that `ray start --head` printed, such as 10.0.0.5:6379, or auto"
+        raise refused("--address auto or HOST:PORT", repr(address), do)
     do = "start it with `ray start --head`, or leave --address out for a cluster on this machine"
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()

@@ -34,7 +34,7 @@ from robsearch.data.folder import Folder, parts
 from robsearch.data.maps import mapped, pieces
 from robsearch.data.remote import is_remote
 from robsearch.data.splits import Parts
-from robsearch.errors import InputError, problems_of, refusal, refuse
+from robsearch.errors import InputError, a, counted, problems_of, refusal, refuse
 from robsearch.identity import recorded_fields
 from robsearch.protocols import Dataset, ImageSpec, Split
 
@@ -224,24 +224,47 @@ def split_problems(spec: ImageSpec, splits: Mapping[str, Split]) -> list[str]:
     """Why what a data set has read does not fit its ``spec``; empty if it does."""
     do = "correct the data set's read()"
     # A data set may be the user's own, so nothing is taken for granted.
-    missing = [name for name in _SPLITS if name not in splits]
-    problems = [refusal("the splits train, val and test", f"no {name}", do) for name in missing]
-    for name, (images, labels) in splits.items():
-        shape = (len(labels), *spec.shape)
-        fits = images.shape == shape and len(labels) > 0 and images.dtype == torch.uint8
-        got = f"{images.dtype} {tuple(images.shape)}"
-        expected = f"{name}.images to be torch.uint8 {shape}, not empty"
-        problems += problems_of((fits, expected, got, do))
-        is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        fits = is_whole and labels.ndim == 1
-        got = f"{labels.dtype} {tuple(labels.shape)}"
-        if fits and len(labels) > 0:
-            low = int(labels.min())
-            high = int(labels.max())
-            fits = 0 <= low <= high < spec.num_classes
-            got = f"{low} to {high}"
-        expected = f"{name}.labels to be whole numbers in one row, from 0 to {spec.num_classes - 1}"
-        problems += problems_of((fits, expected, got, do))
+    if not isinstance(splits, Mapping):
+        expected = "read() to give a dict of the splits train, val and test"
+        return [refusal(expected, a(type(splits).__name__), "return {'train': Split(...), ...}")]
+    missing = ", ".join(name for name in _SPLITS if name not in splits)
+    problems = problems_of((not missing, "the splits train, val and test", f"no {missing}", do))
+    seen = set[str]()
+    for name, split in splits.items():
+        # What is wrong with all of them is said of the first.
+        texts = _problems_of_split(spec, name, split)
+        problems += [text for what, text in texts if what not in seen]
+        seen |= {what for what, _ in texts}
+    return problems
+
+
+def _problems_of_split(spec: ImageSpec, name: str, split: Split) -> list[tuple[str, str]]:
+    """Each with the word for what it is about."""
+    do = "correct the data set's read()"
+    kinds = [type(part).__name__ for part in split]
+    if len(kinds) != 2 or not all(isinstance(part, torch.Tensor) for part in split):
+        expected = f"{name} as Split(images, labels) of two tensors"
+        return [("tensors", refusal(expected, ", ".join(kinds), "use torch.from_numpy on arrays"))]
+    images, labels = split
+    n = len(images)
+    shape = (n, *spec.shape)
+    fits = images.shape == shape and n > 0 and images.dtype == torch.uint8
+    got = f"{images.dtype} {tuple(images.shape)}"
+    expected = f"{name}.images to be torch.uint8 {shape}, not empty"
+    problems = [("images", text) for text in problems_of((fits, expected, got, do))]
+    is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    fits = is_whole and labels.ndim == 1
+    got = f"{labels.dtype} {tuple(labels.shape)}"
+    if fits and len(labels) > 0:
+        low = int(labels.min())
+        high = int(labels.max())
+        fits = 0 <= low <= high < spec.num_classes
+        got = f"{low} to {high}"
+    expected = f"{name}.labels to be whole numbers in one row, from 0 to {spec.num_classes - 1}"
+    problems += [("labels", text) for text in problems_of((fits, expected, got, do))]
+    expected = f"{name} to have a label for each of {counted(n, 'image')}"
+    as_many = labels.ndim != 1 or len(labels) == n
+    problems += [("count", text) for text in problems_of((as_many, expected, len(labels), do))]
     return problems
 
 

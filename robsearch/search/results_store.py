@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import time
 import uuid
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robsearch.errors import InputError, refused
+from robsearch.errors import InputError, refuse_unless, refused
 from robsearch.spaces.references import import_root
 from robsearch.study import (
     JOURNAL,
@@ -58,13 +59,16 @@ class ResultsStore:
 
         Outside any call it is ``ROBSEARCH_RESULTS`` and ``ROBSEARCH_STORAGE``, else
         ``robsearch-results`` here and no storage.
+
+        Raises:
+            InputError: the results folder is a file, or the address of something else.
         """
         current = _CURRENT.get()
         if current is not None:
-            folder = absolute(results) if results else current.results
+            folder = _results_folder(results) if results else current.results
             return cls(folder, storage or current.storage)
         results = results or os.environ.get("ROBSEARCH_RESULTS") or DEFAULT_RESULTS
-        return cls(absolute(results), storage or os.environ.get("ROBSEARCH_STORAGE"))
+        return cls(_results_folder(results), storage or os.environ.get("ROBSEARCH_STORAGE"))
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -147,6 +151,17 @@ class ResultsStore:
         record = SearchRecord.load(storage, name)
         check_folder(self.folder(name), record)
         return storage, record
+
+
+def _results_folder(results: str | Path) -> Path:
+    folder = absolute(results)
+    is_there = os.path.exists(folder)
+    # A Path has one slash where an address had two.
+    is_address = not is_there and re.search(r"(^|/)[A-Za-z][A-Za-z0-9+-]+:/", str(results))
+    is_folder = os.path.isdir(folder) if is_there else not is_address
+    do = "choose one with --results or ROBSEARCH_RESULTS; what is elsewhere has to be mounted"
+    refuse_unless((is_folder, "a folder for the results", repr(str(results)), do))
+    return folder
 
 
 _CURRENT: ContextVar[ResultsStore | None] = ContextVar("store", default=None)

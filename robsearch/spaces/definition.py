@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
@@ -12,7 +14,16 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from robsearch.drawing.formatting import alike, exactly
-from robsearch.errors import kind_problems, one_of, problems_of, refuse, refused
+from robsearch.errors import (
+    accepts,
+    is_whole,
+    kind_problems,
+    one_of,
+    problems_of,
+    refuse,
+    refuse_unless,
+    refused,
+)
 from robsearch.identity import DERIVATION
 from robsearch.metrics import VALUE
 from robsearch.spaces.ranges import plain
@@ -130,6 +141,9 @@ class Space:
     fidelity: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.widths, Iterable) and not isinstance(self.widths, str):
+            object.__setattr__(self, "widths", tuple(self.widths))
+        refuse_unless(*self._kinds())
         # NumPy numbers become Python's: a storage keeps JSON, and a recipe's digest tells them
         # apart.
         object.__setattr__(self, "widths", tuple(map(plain, self.widths)))
@@ -172,6 +186,40 @@ class Space:
             (one_metric, "no pruner with several metrics", pruner, do),
         )
         refuse([*problems, *kind_problems(self, "Space")])
+
+    def _kinds(self) -> Iterator[tuple[bool, str, object, str]]:
+        """Conditions on the kind of each field, without which the others cannot be asked."""
+        expected = "a function of (trial, width) under @space"
+        got = _signature(self.define)
+        yield accepts(self.define, 2), expected, got, "write def name(trial, width)"
+        numbers = isinstance(self.widths, tuple) and all(map(_is_number, self.widths))
+        do = "pass such as widths=(1, 2, 4)"
+        yield numbers, "widths as a tuple of numbers", repr(self.widths), do
+        expected = "replicates as a whole number"
+        yield is_whole(self.replicates), expected, repr(self.replicates), "pass such as 3"
+        for name, kind, example in (
+            ("maximise", str, f"({VALUE!r},)"),
+            ("learn_from", str, "('first-search',)"),
+            ("subject_to", AtLeast, "(AtLeast('val/natural_accuracy', 0.8),)"),
+            ("fidelity", Rung, "(Rung(...),)"),
+        ):
+            items = getattr(self, name)
+            is_series = isinstance(items, tuple | list)
+            fits = is_series and all(isinstance(item, kind) for item in items)
+            noun = "texts" if kind is str else f"{kind.__name__}(...)"
+            do = f"pass such as {name}={example}"
+            yield fits, f"{name} as a tuple of {noun}", repr(items), do
+        controls = self.controls if isinstance(self.controls, tuple | list) else (self.controls,)
+        for control in controls:
+            fits = accepts(control, 1) and hasattr(control, "__name__")
+            do = "pass functions, such as controls=(standard,) with def standard(width)"
+            yield fits, "controls as functions of the width", _signature(control), do
+        fits = self.resources is None or accepts(self.resources, 1)
+        do = "pass such as resources=lambda width: Resources(gpus=0.5)"
+        yield fits, "resources as a function of the width", _signature(self.resources), do
+        fits = isinstance(self.pruner, BasePruner | None)
+        do = "pass an instance, such as MedianPruner(), or leave it out"
+        yield fits, "an Optuna pruner", repr(self.pruner), do
 
     @property
     def reference(self) -> str | None:
@@ -223,6 +271,17 @@ class Space:
         return recipe
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _signature(function: object) -> str:
+    """A function as it was defined, ``name(trial)``; of anything else its text."""
+    if not inspect.isroutine(function):
+        return repr(function)
+    return f"{function.__name__}{inspect.signature(function)}"
+
+
 def _distinct(items: Sequence[object]) -> bool:
     """Whether there are any, and no two are equal."""
     return 0 < len(set(items)) == len(items)
@@ -250,13 +309,18 @@ def derived_by(space: Space, derivation: int) -> Space:
     )
 
 
-def space(*, widths: tuple[float, ...], **how: Any) -> Callable[[Define], Space]:
+def space(
+    *functions: object, widths: tuple[float, ...] = (), **how: Any
+) -> Callable[[Define], Space]:
     """Makes a search space of a function ``(trial, width) -> Recipe``; all other arguments as in
     ``Space``.
 
     Raises:
         InputError: arguments that do not fit, all at once.
     """
+    if functions:
+        do = "write @space(widths=(1, 2, 4)) above the function"
+        raise refused("@space with its arguments by name", _signature(functions[0]), do)
     names = [field.name for field in fields(Space) if field.name != "define"]
     if strange := sorted(set(how) - set(names)):
         do = f"it takes {', '.join(names)}"
@@ -264,7 +328,7 @@ def space(*, widths: tuple[float, ...], **how: Any) -> Callable[[Define], Space]
     for name, value in how.items():
         if isinstance(value, list):
             how[name] = tuple(value)
-    return lambda define: Space(define, tuple(widths), **how)
+    return lambda define: Space(define, widths, **how)
 
 
 UNNAMED = "<"

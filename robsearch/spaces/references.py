@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from robsearch.errors import InputError, a, refused
+from robsearch.errors import InputError, a, described_error, refused
 from robsearch.identity import module_name
 
 _IMPORTING: ContextVar[str | None] = ContextVar(
@@ -36,8 +36,14 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
         InputError: no such module, or it has no such object; lists those it has.
     """
     module_name, _, name = reference.partition(":")
-    if not module_name or not name:
-        raise refused(f"{noun} as module:name", repr(reference), f"such as {example}")
+    # A file's path, as a shell completes it, is meant as the module in it.
+    is_path = module_name.endswith(".py") or "/" in module_name
+    if not module_name or not name or is_path:
+        do = f"pass such as {example}"
+        if is_path:
+            dotted = ".".join(Path(module_name).with_suffix("").parts).strip("./")
+            do = f"write a module with dots, and what it has: {dotted}:{name or 'NAME'}"
+        raise refused(f"{noun} as module:name", repr(reference), do)
     module = _module(module_name)
     thing = getattr(module, name, None)
     if isinstance(thing, kind) and not isinstance(thing, type):
@@ -122,8 +128,11 @@ def _module(name: str) -> ModuleType:
         problems = [f"in module {name!r}: {problem}" for problem in error.problems]
         raise InputError(*problems) from error
     except Exception as error:
-        got, do = f"{type(error).__name__}: {error}", "correct the module"
+        got = described_error(error)
+        do = "correct the module"
         if isinstance(error, ModuleNotFoundError):
             got = f"no module named {error.name!r} on the import path or in {Path.cwd()}"
             do = "check the spelling or cd there"
+            if not f"{name}.".startswith(f"{error.name}."):
+                do = f"{name} imports it: install it, or correct the import"
         raise refused(f"an importable module {name!r}", got, do) from error

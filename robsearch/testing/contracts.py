@@ -73,7 +73,8 @@ def check_attack(attack: Attack, /) -> None:
     first = _attacked(attack)
     second = _attacked(attack, grad=False)
     expected = "the same images from the same seed, also under no_grad"
-    promise(torch.equal(first, second), attack, expected, "others")
+    do = "draw random numbers from torch's global generator alone"
+    promise(torch.equal(first, second), attack, expected, "others", do)
 
 
 @contract(Objective)
@@ -191,8 +192,10 @@ def check_factors(learning_rate: LearningRate) -> None:
     """The factors alone, also of what is no frozen dataclass."""
     first = [learning_rate(i / 100) for i in range(101)]
     second = [learning_rate(i / 100) for i in range(101)]
-    bad = [factor for factor in first if not is_number(factor) or factor < 0]
-    promise(not bad, learning_rate, "finite factors >= 0", bad)
+    bad = [i for i, factor in enumerate(first) if not is_number(factor) or factor < 0]
+    got = f"{first[bad[0]]!r} at progress {bad[0] / 100:g}" if bad else ""
+    do = "return a plain number for each progress from 0 to 1"
+    promise(not bad, learning_rate, "finite factors >= 0", got, do)
     promise(first == second, learning_rate, "the same factor at the same progress", "others")
 
 
@@ -299,8 +302,11 @@ def _attacked(attack: Attack, grad: bool = True, fails_at: int = 0) -> Tensor:
             if error is failure:
                 return x
             raise
-    promise(not any(modes), attack, "the model in eval mode during the attack", "train mode")
-    promise(torch.equal(images, x), attack, "the clean images untouched", "a change in them")
+    expected = "the model in eval mode during the attack"
+    do = "put the attack under `with robsearch.network.modes.evaluating(model):`"
+    promise(not any(modes), attack, expected, "train mode", do)
+    do = "begin with a copy, x.clone()"
+    promise(torch.equal(images, x), attack, "the clean images untouched", "a change in them", do)
     check_images(attack, adv, x)
     return adv
 
@@ -310,16 +316,19 @@ def check_images(attack: Attack, adv: Tensor, x: Tensor) -> None:
     expected = described(x)
     got = described(adv)
     promise(got == expected, attack, f"images of {expected}", got)
-    promise(not adv.requires_grad, attack, "images without gradient", "requires_grad=True")
+    do = "return adv.detach()"
+    promise(not adv.requires_grad, attack, "images without gradient", "requires_grad=True", do)
     low = adv.min().item()
     high = adv.max().item()
-    promise(0 <= low <= high <= 1, attack, "images in [0, 1]", f"{low:g} to {high:g}")
+    do = "return the images, not what is added to them, after clamp(0, 1)"
+    promise(0 <= low <= high <= 1, attack, "images in [0, 1]", f"{low:g} to {high:g}", do)
     norm = getattr(attack, "norm", None)
     eps = getattr(attack, "eps", None)
     if norm in ("linf", "l2") and eps is not None:
         distance = length((adv - x).double(), norm).max().item()
         near = distance <= eps * (1 + 1e-6) + 1e-6
-        promise(near, attack, f"images within eps = {eps:g}", f"{distance:g} away")
+        do = "project after each step, as in x + (adv - x).clamp(-eps, eps) for linf"
+        promise(near, attack, f"images within eps = {eps:g}", f"{distance:g} away", do)
 
 
 def _check_terms(
@@ -330,7 +339,8 @@ def _check_terms(
 ) -> None:
     terms = objective.terms(clean, adv, y)
     pair = isinstance(terms, tuple) and len(terms) == 2
-    promise(pair, objective, "two terms, (natural, robust)", terms)
+    do = "return both batch means, not their sum"
+    promise(pair, objective, "two terms, (natural, robust)", described(terms), do)
     twice = objective.terms(
         clean.repeat(2, 1),
         adv.repeat(2, 1),
@@ -392,7 +402,9 @@ def check_measure(measure: Measure, /) -> None:
     with left_alone(measure, network.eval()):
         values = measure(network, x, y)
     check_per_example(measure, "a call", values)
-    promise(not values.requires_grad, measure, "numbers without gradient", "requires_grad=True")
+    expected = "numbers without gradient"
+    do = "return them after detach()"
+    promise(not values.requires_grad, measure, expected, "requires_grad=True", do)
 
 
 @contract(LayerMeasure)

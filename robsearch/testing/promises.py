@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import a
+from robsearch.errors import a, described_error, instance_of, shortened
+from robsearch.testing.advice import advice
 
 SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -38,11 +39,26 @@ def contract(shape: type) -> Callable[[_Check], _Check]:
                 except AssertionError:
                     raise
                 except Exception as error:
-                    promise(False, plugin, "no error", f"{type(error).__name__}: {error}", error)
+                    do = advice(shape.__name__, error) or ""
+                    promise(False, plugin, "no error", described_error(error), do, error)
 
         return cast(_Check, checked)
 
     return promised
+
+
+class BrokenPromiseError(AssertionError):
+    """A promise of a contract that a plugin does not keep.
+
+    Attributes:
+        problem: what was expected and what came.
+        do: what to do about it; empty if that is plain.
+    """
+
+    def __init__(self, plugin: object, problem: str, do: str) -> None:
+        self.problem = problem
+        self.do = do
+        super().__init__(f"{plugin!r}: {problem}" + (f": {do}" if do else ""))
 
 
 def promise(
@@ -50,13 +66,15 @@ def promise(
     plugin: object,
     expected: str,
     got: object,
+    do: str = "",
     cause: Exception | None = None,
 ) -> None:
-    """Raises AssertionError, with the plugin and what was expected and got, unless the promise is
-    kept."""
+    """Raises BrokenPromiseError, an AssertionError, with the plugin, what was expected and got, and
+    what to do, unless the promise is kept."""
     # Not an assert statement: python -O would take the contract away.
     if not holds:
-        raise AssertionError(f"{plugin!r}: expected {expected}, got {got}") from cause
+        problem = f"expected {expected}, got {shortened(f'{got}')}"
+        raise BrokenPromiseError(plugin, problem, do) from cause
 
 
 def check_leaf(plugin: object, shape: type) -> None:
@@ -70,7 +88,10 @@ def check_leaf(plugin: object, shape: type) -> None:
     expected = f"all of robsearch.protocols.{shape.__name__}"
     promise(not missing, plugin, expected, f"no {', '.join(missing)}")
     frozen = is_dataclass(plugin) and getattr(plugin, "__dataclass_params__").frozen  # noqa: B009 - not in the stubs
-    promise(frozen, plugin, "a frozen dataclass", a(type(plugin).__name__))
+    do = "write @dataclass(frozen=True) above the class"
+    promise(frozen, plugin, "a frozen dataclass", a(type(plugin).__name__), do)
+    fits = instance_of(type(plugin).__name__, plugin, shape)
+    promise(fits.fits, plugin, fits.expected, fits.got, fits.do)
     # Ray sends recipes to workers as pickles, and a worker's copy must be the same recipe.
     copy = pickle.loads(pickle.dumps(plugin))
     same = copy == plugin and hash(copy) == hash(plugin) and repr(copy) == repr(plugin)
@@ -98,6 +119,18 @@ def examples() -> tuple[nn.Module, Tensor, Tensor]:
     return network, x, torch.arange(N) % CLASSES
 
 
+LEFT_ALONE = {
+    "training flags": "give each module its own back, as robsearch.network.modes.evaluating does",
+    "requires_grad": "put it back, also on an error",
+    "parameters": "work on copy.deepcopy(model)",
+    "weights and statistics": "work on copy.deepcopy(model), or in eval mode",
+    "frozen weights and statistics": "leave out what has requires_grad=False",
+    "gradients": "use torch.autograd.grad(loss, x), not backward(), which adds to the weights' own",
+    "frozen weights' gradients": "leave out what has requires_grad=False",
+}
+"""What to do where a part of a recipe changes these of the model."""
+
+
 @contextmanager
 def left_alone(plugin: object, model: nn.Module, but: str = "") -> Iterator[None]:
     """Promises that the block leaves the model as it was, ``but`` for one thing, named as
@@ -109,7 +142,7 @@ def left_alone(plugin: object, model: nn.Module, but: str = "") -> Iterator[None
             continue
         changed = [name for name, value in before[what].items() if not _same(value, after[name])]
         got = f"a change in {', '.join(changed)}"
-        promise(not changed, plugin, f"the model's {what} untouched", got)
+        promise(not changed, plugin, f"the model's {what} untouched", got, LEFT_ALONE[what])
 
 
 def _snapshot(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -163,7 +196,8 @@ def is_row(values: Any, n: int | None = None) -> bool:
 def check_per_example(plugin: object, what: str, values: Tensor) -> None:
     """One float per example, (N,), none of them NaN."""
     expected = f"{what} to give one float per example, ({N},)"
-    promise(is_row(values, N), plugin, expected, described(values))
+    do = "reduce over all dimensions but the first, as in .flatten(1).sum(1)"
+    promise(is_row(values, N), plugin, expected, described(values), do)
     promise(not bool(values.isnan().any()), plugin, f"{what} to give numbers", "NaN")
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from mlflow.exceptions import MlflowException
 from robsearch.errors import InputError, refusal, refused
 from robsearch.tracking.beside import client_of, sqlite_file
 from robsearch.trials.paths import check_sqlite_uri, without_password
+
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc")
+"""Of the stores that MLflow opens, beside servers."""
 
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
@@ -64,9 +68,15 @@ def check_tracking(uri: str) -> None:
                 "the results serves)"
             )
             raise refused(f"an MLflow server at {shown}", got, do) from error
-    elif "://" not in uri or uri.startswith("file:"):
+    elif uri.partition(":")[0].partition("+")[0] not in _schemes():
         do = "pass sqlite:///PATH, a database URL, or the http address of an MLflow server"
         raise refused("an MLflow tracking URI", repr(shown), do)
+
+
+def _schemes() -> set[str]:
+    """The beginnings of the URIs that MLflow opens, with those of its plugins."""
+    plugins = entry_points(group="mlflow.tracking_store")
+    return {*SCHEMES, *(plugin.name for plugin in plugins)}
 
 
 def open_experiment(

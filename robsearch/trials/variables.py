@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from robsearch.errors import refusal, refuse
+from robsearch.errors import refusal, refuse, refuse_unless
 from robsearch.trials.paths import without_password
 
 PASSED = "ROBSEARCH_PASS_ENV"
@@ -35,9 +35,24 @@ NEEDED = re.compile(
 """Their names, whole."""
 
 
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 def passed_names() -> frozenset[str]:
     """The names that the user hands on."""
     return frozenset(filter(None, os.environ.get(PASSED, "").split(",")))
+
+
+def check_passed() -> None:
+    """Looks at ``ROBSEARCH_PASS_ENV``.
+
+    Raises:
+        InputError: something in it is not the name of a variable. One that is not set is none.
+    """
+    bad = sorted(name for name in passed_names() if not NAME.fullmatch(name))
+    expected = f"names of environment variables in {PASSED}, with commas between them"
+    do = "leave out values and spaces"
+    refuse_unless((not bad, expected, ", ".join(map(repr, bad)), do))
 
 
 def needed_environment() -> dict[str, str]:
@@ -71,10 +86,12 @@ def passing(names: Sequence[str]) -> Iterator[None]:
 
     Raises:
         InputError: one is not the name of a variable, or none of this process's: names them all.
+            ``ROBSEARCH_PASS_ENV`` has what is no name.
     """
+    check_passed()
     problems = []
     for name in names:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if not NAME.fullmatch(name):
             do = "pass --pass-env NAME, once for each, without its value"
             problems.append(refusal("the name of an environment variable", repr(name), do))
         elif name not in os.environ:

@@ -40,10 +40,10 @@ def study(folder, space):
 
 
 def refused(space):
-    """The problems that ``check`` tells of width 4."""
+    """The problems that ``check`` tells of both widths alike."""
     with pytest.raises(InputError) as error:
         check(space)
-    prefix = "at width 4: "
+    prefix = "at widths 4 and 8: "
     return [
         problem.removeprefix(prefix)
         for problem in error.value.problems

@@ -70,6 +70,9 @@ def find_target(text: str, options: RunOptions) -> tuple[Target, RunOptions]:
     if os.path.exists(text):  # False also for what could be no path
         return _in_folder(Path(text).resolve(), options)
     search, _, trial = text.partition("/")
+    if not search or "/" in trial:
+        do = "pass NAME, NAME/w4-017, a folder that is there, or a run id of 32 letters"
+        raise refused("trained networks", f"{text!r}, where nothing is", do)
     return Target(search, trial or None), options
 
 

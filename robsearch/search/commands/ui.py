@@ -11,7 +11,7 @@ import urllib.request
 
 import psutil
 
-from robsearch.errors import refused
+from robsearch.errors import refuse_unless, refused
 from robsearch.printing import echo
 from robsearch.search.options import RunOptions
 from robsearch.search.signals import handled
@@ -43,6 +43,8 @@ def serve_ui(name: str | None, port: int, options: RunOptions, host: str = LOOPB
     Raises:
         InputError: no such search, a store that does not answer, or a port that is taken.
     """
+    legal = 0 < port < 2**16
+    refuse_unless((legal, "--port from 1 to 65535", port, "pass such as --port 5000"))
     record = options.store.search(name)[1] if name is not None else None
     uri = options.uri_of(record) if record else options.uri()
     check_tracking(uri)

@@ -46,13 +46,18 @@ class CheckedObjective(CheckedPart):
         """As the objective's, from the logits that a trial would give it."""
         logits = clean_logits if looks_at_logits(self.leaf) else clean_logits[:, :0]
         loss: Loss | None = self.leaf.inner(logits, y)
+        if loss is not None and not callable(loss):
+            do = "return lambda logits: F.cross_entropy(logits, y, reduction='none')"
+            expected = "inner to give a function of the logits, or None"
+            raise refused(expected, described(loss), do)
         return loss
 
     def terms(self, clean_logits: Logits, adv_logits: Logits, y: Labels) -> tuple[Scalar, Scalar]:
         """As the objective's."""
         terms = self.leaf.terms(clean_logits, adv_logits, y)
         if not isinstance(terms, tuple | list) or len(terms) != 2:
-            raise refused("two terms, (natural, robust)", terms, "return both, not their sum")
+            do = "return both, not their sum"
+            raise refused("two terms, (natural, robust)", described(terms), do)
         natural, robust = terms
         for name, term in {"natural": natural, "robust": robust}.items():
             _refuse_unless_finite_scalar(f"the {name} term", term)

@@ -14,8 +14,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from robsearch.errors import InputError, a, refuse, refused
+from robsearch.errors import InputError, a, described_error, refuse, refused
 from robsearch.recipe import Recipe
+from robsearch.spaces.checking.problems import Problem, merged
 from robsearch.spaces.definition import Space
 from robsearch.spaces.space_trial import recipe_of
 
@@ -55,19 +56,17 @@ def draw_one(
         study.enqueue_trial(dict(fixed))
     # Numbers of suggestions differ, too: a range must not depend on them.
     trial = [study.ask() for _ in range(seed + 1)][-1]
-    recipe = called(
-        lambda: recipe_of(space.define, trial, width), f"{space.title} with {trial.params}"
-    )
+    recipe = called(lambda: recipe_of(space.define, trial, width), space.title)
     suggested = study.get_trials()[-1]
     return Draw(width, suggested.params, suggested.distributions, recipe)
 
 
-def draw_all(space: Space, draws: int, problems: list[str]) -> list[Draw]:
+def draw_all(space: Space, draws: int, problems: list[Problem]) -> list[Draw]:
     """So many suggestions at each width, without those that fail: their problems are appended."""
     drawn: list[Draw] = []
     for width in space.widths:
         for seed in range(draws):
-            with collecting(problems, f"at width {width:g}: "):
+            with collecting(problems, width, draw=seed):
                 drawn.append(draw_one(space, width, seed))
     return drawn
 
@@ -78,9 +77,9 @@ def suggestions(space: Space) -> list[Draw]:
     Raises:
         InputError: recipes that cannot be made.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     drawn = draw_all(space, DRAWS, problems)
-    refuse(problems)
+    refuse(merged(problems))
     return drawn
 
 
@@ -112,7 +111,7 @@ def called(make: Callable[[], object], what: str) -> Recipe:
     except InputError:
         raise
     except Exception as error:
-        got = f"{type(error).__name__}: {error}"
+        got = described_error(error)
         raise refused(f"a Recipe from {what}", got, "correct the function") from error
     if not isinstance(recipe, Recipe):
         got = a(type(recipe).__name__)
@@ -121,12 +120,14 @@ def called(make: Callable[[], object], what: str) -> Recipe:
 
 
 @contextlib.contextmanager
-def collecting(problems: list[str], where: str = "") -> Iterator[None]:
+def collecting(
+    problems: list[Problem], width: float | None = None, origin: str = "", draw: int = 0
+) -> Iterator[None]:
     """What is refused inside is appended to the problems, and does not end the check."""
     try:
         yield
     except InputError as error:
-        problems += [where + problem for problem in error.problems]
+        problems += [Problem(text, width, origin, draw) for text in error.problems]
 
 
 def scratch_study(sampler: BaseSampler, *, metrics: int) -> optuna.Study:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robsearch.errors import InputError, counted, refused
+from robsearch.errors import InputError, counted, own_line, refused
 from robsearch.network.modes import checked_logits, evaluating
 from robsearch.protocols import Measure, Split
 from robsearch.recipe import Recipe
@@ -27,7 +27,7 @@ from robsearch.spaces.checking.checked_parts import (
     CheckedPenalty,
     refuse_weights,
 )
-from robsearch.spaces.checking.part_finder import PartFinder, own_line
+from robsearch.spaces.checking.part_finder import PartFinder
 from robsearch.spaces.checking.recipe_structure import ATTACKING, autoattacks, with_single_steps
 from robsearch.testing.contracts import check_factors, check_groups, check_state
 from robsearch.testing.promises import described, is_row, left_alone, slope_fault

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sysconfig
-from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import nn
 
-from robsearch.errors import InputError, refusal
+from robsearch.errors import InputError, described_error, refusal
 from robsearch.recipe import Recipe
+from robsearch.testing.advice import advice
+from robsearch.testing.promises import BrokenPromiseError
 
-_LIBRARIES = tuple(
-    str(Path(folder)) + os.sep
-    for folder in (
-        Path(__file__).parents[2],
-        Path(torch.__file__).parent,
-        sysconfig.get_path("stdlib"),
-    )
-)
+KINDS = {
+    "model": "Model",
+    "attack": "Attack",
+    "eval_attack": "Attack",
+    "test_attack": "Attack",
+    "objective": "Objective",
+    "penalties": "Penalty",
+    "lam": "Schedule",
+    "optimiser": "Optimiser",
+    "learning_rate": "LearningRate",
+    "measures": "Measure",
+}
+"""The protocols of a recipe's parts."""
 
 
 class CheckedPart:
@@ -68,6 +71,8 @@ class PartFinder:
         name = self.name(part)
         if isinstance(error, InputError):
             return [f"{name}: {problem}" for problem in error.problems]
+        if isinstance(error, BrokenPromiseError):
+            return [f"{name}: {error.problem}: {error.do or 'correct it'}"]
         if isinstance(error, AssertionError) and "expected" in str(error):
             # A promise of ``robsearch.testing`` was broken; other assertions are the user's own.
             text = str(error).removeprefix(f"{self._leaves.get(part)!r}: ")
@@ -76,11 +81,9 @@ class PartFinder:
         expected = f"{name} to work on a few images of {spec.shape} and {spec.num_classes} classes"
         if part == "model":
             expected = f"a model that maps {spec.shape} images to {spec.num_classes} logits"
-        got = f"{type(error).__name__}: {error}"
-        line = own_line(error)
-        if line:
-            got += f" ({line})"
-        do = f"correct {self._leaves.get(part, 'what it names')}"
+        got = described_error(error)
+        kind = KINDS.get(part.partition("[")[0], "")
+        do = advice(kind, error) or f"correct {self._leaves.get(part, 'what it names')}"
         return [refusal(expected, got, do)]
 
     def name(self, part: str) -> str:
@@ -103,33 +106,6 @@ class PartFinder:
             if isinstance(this, nn.Module) and this in modules:
                 return "model"
         return otherwise
-
-
-def own_line(error: BaseException) -> str | None:
-    """``file:line`` of the innermost line that is neither of robsearch, nor of torch, nor of
-    Python."""
-    line = None
-    here = os.path.join(os.getcwd(), "")
-    for frame, number in walk_tb(error.__traceback__):
-        file = _file(frame)
-        if not _in_a_library(file):
-            line = f"{file.removeprefix(here)}:{number}"
-    return line
-
-
-def _file(frame: FrameType) -> str:
-    """Code of a script that was pickled by value does not know its file any more, but the script's
-    globals do."""
-    file = frame.f_code.co_filename
-    return str(frame.f_globals.get("__file__", file)) if file.startswith("<dynamic") else file
-
-
-def _in_a_library(file: str) -> bool:
-    # Other packages lie inside the standard library's folder: a net of torchvision is worth its
-    # line.
-    if "site-packages" in file:
-        return file.startswith(_LIBRARIES[:2])
-    return file.startswith(("<frozen", *_LIBRARIES))
 
 
 def _runs(leaf: object, frame: FrameType) -> bool:

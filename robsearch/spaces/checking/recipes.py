@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,10 +14,11 @@ import psutil
 import torch
 
 from robsearch.data import load
-from robsearch.errors import InputError, refusal
-from robsearch.protocols import Dataset, Split
+from robsearch.errors import InputError, a, refusal, refuse_unless, refused
+from robsearch.protocols import Dataset, ImageSpec, Split
 from robsearch.recipe import Recipe
 from robsearch.spaces.checking.first_step import MORE, Outcome, Task, try_recipe, try_shapes
+from robsearch.spaces.checking.problems import Problem
 from robsearch.spaces.checking.recipe_structure import structure
 from robsearch.spaces.definition import Space
 from robsearch.spaces.resources import Resources
@@ -43,10 +45,10 @@ class Subject(NamedTuple):
 
 def first_step_problems(
     space: Space, subjects: Sequence[Subject], say: Callable[[str], None]
-) -> list[str]:
+) -> list[Problem]:
     """What fails in the first steps of each structure at the smallest and the largest width, and in
     all models."""
-    problems: list[str] = []
+    problems: list[Problem] = []
     splits: dict[Dataset, Split] = {}
     tasks = []
     chosen = list(_distinct(space, subjects))
@@ -54,14 +56,17 @@ def first_step_problems(
         recipe = subject.recipe
         data = recipe.resolved_data
         if data not in splits:
-            splits[data] = _images(data, problems, say)
+            texts: list[str] = []
+            splits[data] = _images(data, texts, say)
+            problems += map(Problem, texts)
         tasks.append(Task(recipe, splits[data], whole, on_gpu(space, subject.width)))
     least: dict[str, int] = {}
     for (subject, _), outcome in zip(chosen, _outcomes(tasks), strict=True):
         where = f"at width {subject.width:g}"
         if subject.origin:
             where += f" ({subject.origin})"
-        problems += [f"{where}: {problem}" for problem in outcome.problems]
+        for text in outcome.problems:
+            problems.append(Problem(text, subject.width, subject.origin))
         for text in outcome.notes:
             say(f"{where}: {text}")
         least[_model(subject)] = outcome.least
@@ -70,7 +75,7 @@ def first_step_problems(
 
 def _share_problems(
     space: Space, subjects: Sequence[Subject], least: Mapping[str, int]
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Batches of which a process would have too few images; where the data is not here, nobody can
     tell."""
     images: dict[Dataset, int] = {}
@@ -86,7 +91,7 @@ def _share_problems(
         needed = least.get(_model(subject), 1)
         n = images[recipe.resolved_data]
         for problem in share_problems(needed, n, recipe.batch_size, resources.processes):
-            yield f"at width {subject.width:g}: {problem}"
+            yield Problem(problem, subject.width, draw=len(images))
 
 
 def _resources(space: Space, width: float) -> Resources | None:
@@ -113,7 +118,13 @@ def data_problems(datasets: Iterable[Dataset]) -> Iterator[str]:
 
 def limits() -> Limits:
     """Of one recipe, on this machine at this moment."""
-    seconds = float(os.environ.get("ROBSEARCH_CHECK_SECONDS", SECONDS))
+    given = os.environ.get("ROBSEARCH_CHECK_SECONDS", str(SECONDS))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    do = "pass seconds, such as 60, or unset it"
+    refuse_unless((seconds > 0, "ROBSEARCH_CHECK_SECONDS > 0, a number", repr(given), do))
     free = SHARE * psutil.virtual_memory().available / GIB
     return Limits(seconds, min(GIB_AT_MOST, free))
 
@@ -162,6 +173,10 @@ def _images(dataset: Dataset, problems: list[str], say: Callable[[str], None]) -
     """Images of the data, with its largest label among the first; random ones of its shape where it
     is not here."""
     spec = dataset.spec
+    if not isinstance(spec, ImageSpec):
+        expected = f"spec of {type(dataset).__name__} to be an ImageSpec"
+        do = "return ImageSpec(shape, num_classes, mean, std)"
+        raise refused(expected, a(type(spec).__name__), do)
     try:
         train = load(dataset)["train"]
         rows = sampled(train, MORE).rows

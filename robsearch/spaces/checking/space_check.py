@@ -4,13 +4,13 @@ wrong."""
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
-from robsearch.errors import InputError, refusal, refuse
+from robsearch.errors import InputError, described_error, refusal, refuse
 from robsearch.recipe import Recipe
 from robsearch.spaces.checking.draws import (
     DRAWS,
@@ -22,6 +22,7 @@ from robsearch.spaces.checking.draws import (
     draw_one,
     scratch_study,
 )
+from robsearch.spaces.checking.problems import Problem, merged
 from robsearch.spaces.checking.recipes import Subject, data_problems, first_step_problems
 from robsearch.spaces.definition import Space
 from robsearch.spaces.ranges import PLAIN, same_range
@@ -53,42 +54,43 @@ def check(
             every range that a storage would not give back equal or that differs between widths, and
             a model that does not depend on width; all at once.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     drawn = draw_all(space, draws, problems)
     subjects = _subjects(space, drawn, problems)
     for subject in subjects:
-        where = f"at width {subject.width:g}: "
-        problems += [where + problem for problem in lasting_problems(subject.recipe)]
-    missing = []
+        for text in lasting_problems(subject.recipe):
+            problems.append(Problem(text, subject.width, draw=len(problems)))
+    missing: list[Problem] = []
     if needs_data:
-        missing = list(data_problems(draw.recipe.resolved_data for draw in drawn))
+        data = data_problems(draw.recipe.resolved_data for draw in drawn)
+        missing = list(map(Problem, data))
     problems += missing or first_step_problems(space, subjects, say or (lambda text: None))
     problems += [*_range_problems(drawn), *_width_problems(drawn), *_resource_problems(space)]
     if not problems:
-        problems += _setting_problems(space, distributions(drawn))
+        problems += map(Problem, _setting_problems(space, distributions(drawn)))
     if not problems:
-        problems += _sampler_problems(space, distributions(drawn))
-    refuse(problems)
+        problems += map(Problem, _sampler_problems(space, distributions(drawn)))
+    refuse(merged(problems))
     return drawn
 
 
 # --- recipes ---
 
 
-def _subjects(space: Space, drawn: list[Draw], problems: list[str]) -> list[Subject]:
+def _subjects(space: Space, drawn: list[Draw], problems: list[Problem]) -> list[Subject]:
     """Every recipe that is tried: of the suggestions, their rungs, and the controls."""
     subjects = []
     for draw in (*drawn, *_with_other_choices(space, drawn, problems)):
         subjects.append(Subject(draw.width, draw.recipe, _text(draw.params)))
         for rung in space.fidelity:
             origin = f"rung {rung.name}"
-            with collecting(problems):
+            with collecting(problems, draw=len(subjects)):
                 recipe = called(partial(rung.change, draw.recipe), origin)
                 subjects.append(Subject(draw.width, recipe, origin))
     for width in space.widths:
         for control in space.controls:
             origin = f"control {control.__name__}"
-            with collecting(problems, f"at width {width:g}: "):
+            with collecting(problems, width):
                 subjects.append(Subject(width, called(partial(control, width), origin), origin))
     return subjects
 
@@ -101,7 +103,7 @@ def _text(params: Mapping[str, object]) -> str:
     return ", ".join(texts)
 
 
-def _with_other_choices(space: Space, drawn: list[Draw], problems: list[str]) -> Iterator[Draw]:
+def _with_other_choices(space: Space, drawn: list[Draw], problems: list[Problem]) -> Iterator[Draw]:
     """Suggestions with each choice of a categorical parameter that no draw has, for it may be
     another structure."""
     for width in {min(space.widths), max(space.widths)}:
@@ -110,26 +112,25 @@ def _with_other_choices(space: Space, drawn: list[Draw], problems: list[str]) ->
         for name, distribution in distributions(at_width).items():
             for choice in getattr(distribution, "choices", ()):
                 if (name, repr(choice)) not in seen:
-                    with collecting(problems, f"at width {width:g} with {name} {choice}: "):
+                    with collecting(problems, width, f"{name} {choice}"):
                         yield draw_one(space, width, 0, {name: choice})
 
 
-def lasting_problems(recipe: Recipe) -> list[str]:
+def lasting_problems(recipe: Recipe) -> Sequence[str]:
     """What would stop this recipe on another day or in another process: a part without a lasting
     name, or a pickle."""
-    problems: list[str] = []
-    with collecting(problems):
+    try:
         recipe.digest  # noqa: B018 - it is made to see whether it can be
-    if not problems:
-        try:
-            pickle.dumps(recipe)
-        except Exception as error:
-            do = "use objects of importable classes, no lambdas or closures"
-            problems.append(refusal("a recipe that pickles", error, do))
-    return problems
+        pickle.dumps(recipe)
+    except InputError as error:
+        return error.problems
+    except Exception as error:
+        do = "use objects of importable classes, no lambdas or closures"
+        return [refusal("a recipe that pickles", error, do)]
+    return ()
 
 
-def _range_problems(drawn: list[Draw]) -> Iterator[str]:
+def _range_problems(drawn: list[Draw]) -> Iterator[Problem]:
     first: dict[str, Draw] = {}
     for draw in drawn:
         for name, distribution in draw.distributions.items():
@@ -139,30 +140,38 @@ def _range_problems(drawn: list[Draw]) -> Iterator[str]:
                 was = f"{other} at width {earlier.width:g}"
                 got = f"{was} but {distribution} at width {draw.width:g}"
                 do = "use one range, or a name of its own for each"
-                yield refusal(f"one range for {name!r}", got, do)
+                yield Problem(refusal(f"one range for {name!r}", got, do), origin=str(draw.width))
 
 
-def _width_problems(drawn: list[Draw]) -> Iterator[str]:
+def _width_problems(drawn: list[Draw]) -> Iterator[Problem]:
     models: dict[object, float] = {}
     for draw in drawn:
         other = models.setdefault(draw.recipe.model, draw.width)
         if other != draw.width:
             got = f"{draw.recipe.model} at widths {other:g} and {draw.width:g}"
-            yield refusal("a model that depends on the width", got, "pass width to the model")
+            do = "pass width to the model"
+            text = refusal("a model that depends on the width", got, do)
+            yield Problem(text, origin=f"{other} {draw.width}", draw=len(models))
 
 
-def _resource_problems(space: Space) -> Iterator[str]:
+def _resource_problems(space: Space) -> Iterator[Problem]:
     if space.resources is None:
         return
-    for width in space.widths:
-        resources: object
+    for i, width in enumerate(space.widths):
+        got: object
         try:
-            resources = space.resources(width)
+            resources: object = space.resources(width)
+            got = repr(resources)
+        except InputError as error:
+            yield from (Problem(text, draw=i) for text in error.problems)
+            continue
         except Exception as error:
-            resources = error
+            resources = None
+            got = described_error(error)
         if not isinstance(resources, Resources):
             expected = f"resources({width:g}) to give Resources"
-            yield refusal(expected, repr(resources), "return such as Resources(gpus=0.5)")
+            do = "return such as Resources(gpus=0.5)"
+            yield Problem(refusal(expected, got, do), draw=i)
 
 
 # --- how it is searched ---
