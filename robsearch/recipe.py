@@ -169,16 +169,21 @@ class Recipe:
     def resolved(self) -> Recipe:
         """The same recipe with ``eval_attack``, ``test_attack`` and ``measures`` filled in, and
         ``data`` and ``lam`` as ``resolved_data`` and ``resolved_lam`` have them."""
-        return dataclasses.replace(
-            self,
-            data=self.resolved_data,
-            lam=self.resolved_lam,
-            eval_attack=self.resolved_eval_attack,
-            test_attack=self.resolved_test_attack,
-            measures=self.resolved_measures,
+        resolved = copy.copy(self)
+        derived = {
+            "data": self.resolved_data,
+            "lam": self.resolved_lam,
+            "eval_attack": self.resolved_eval_attack,
+            "test_attack": self.resolved_test_attack,
+            "measures": self.resolved_measures,
             # Nothing is left to be derived, so the rules do not tell two recipes apart.
-            derivation=DERIVATION,
-        )
+            "derivation": DERIVATION,
+        }
+        # Not by replace: what follows from a recipe that was checked need not be checked again,
+        # and a search that goes on compares thousands of them.
+        for name, part in derived.items():
+            object.__setattr__(resolved, name, part)
+        return resolved
 
     @property
     def resolved_data(self) -> Dataset:

@@ -117,8 +117,9 @@ def status(
 ) -> None:
     """Show how a search stands: trials by width and state, failures with their reasons, the law so
     far."""
-    from robsearch.search import ResultsStore, load_search, search_names
+    from robsearch.search import ResultsStore, search_names
     from robsearch.search.commands.status import driver_line, status_json, status_lines
+    from robsearch.search.result import glance_at
 
     store = ResultsStore.of(results, storage)
     if name is None:
@@ -128,7 +129,7 @@ def status(
         else:
             print_parts(names or [f"no searches in {store.results}"])
         return
-    search = load_search(name, results, storage)
+    search = glance_at(name, results, storage)
     if as_json:
         print_json(status_json(search))
     else:

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -214,7 +214,9 @@ def digest(dataset: Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@cache
 def _code(kind: type) -> str:
+    # Looked up once: to cut a class out of its file takes longer than all the rest of a digest.
     with suppress(OSError, TypeError):  # no source: typed at a prompt, or unpickled by value
         return inspect.getsource(kind)
     return ""

@@ -4,6 +4,8 @@ where it leads."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -29,13 +31,19 @@ def overlay(figure: Figure, spots: Sequence[Spot]) -> Markup:
     """The spots inside their axes as transparent discs over a figure that has been drawn, in the
     coordinates of its SVG."""
     width, height = POINTS_PER_INCH * figure.get_size_inches()
+    to_figure = figure.transFigure.inverted()
+    # Asked of matplotlib once for each of the axes: there may be thousands of spots.
+    transforms = {axes: axes.transData + to_figure for axes in {spot.axes for spot in spots}}
+    # A mark on the edge of its axes is still seen.
+    insides = {axes: axes.get_position().padded(0.01) for axes in transforms}
     discs = []
-    for spot in spots:
-        # SVG counts from the top, matplotlib from the bottom.
-        place = spot.axes.transData.transform((spot.x, spot.y))
-        left, bottom = figure.transFigure.inverted().transform(place)
-        # A mark on the edge of its axes is still seen.
-        if spot.axes.get_position().padded(0.01).contains(left, bottom):
+    for axes, of_axes in groupby(spots, key=attrgetter("axes")):
+        group = list(of_axes)
+        positions = transforms[axes].transform([(spot.x, spot.y) for spot in group])
+        for spot, (left, bottom) in zip(group, positions.tolist(), strict=True):
+            if not insides[axes].contains(left, bottom):
+                continue
+            # SVG counts from the top, matplotlib from the bottom.
             disc = DISC.format(width * left, height * (1 - bottom), spot.text)
             discs.append(LINK.format(spot.address, disc) if spot.address else disc)
     return Markup('<g class="spots">{}</g>').format(Markup().join(discs)) if discs else Markup()

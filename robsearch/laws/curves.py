@@ -109,6 +109,12 @@ def cell_means(cell: Array, value: Array, seed: Array, which: Array | None = Non
     which = np.ones(len(cell), dtype=bool) if which is None else which
     count = cell.max() + 1
     seeds, group = np.unique(seed[which], return_inverse=True)
+    trained = np.bincount(cell[which], minlength=count)
+    # One seed has no effect to be told from the cells. Least squares over thousands of cells,
+    # one for each trial of a search, would take minutes to say so.
+    if len(seeds) == 1:
+        sums = np.bincount(cell[which], value[which], minlength=count)
+        return np.asarray(np.where(trained > 0, sums / np.maximum(trained, 1), np.nan))
     rows = np.arange(which.sum())
     design = np.zeros((len(rows), count + len(seeds)))
     design[rows, cell[which]] = 1
@@ -116,8 +122,7 @@ def cell_means(cell: Array, value: Array, seed: Array, which: Array | None = Non
     # The smallest solution of several: effects of seeds are told from the cells up to a constant.
     solution = np.linalg.lstsq(design, value[which], rcond=None)[0]
     means = solution[:count] + solution[count:].mean()
-    absent = np.bincount(cell[which], minlength=count) == 0
-    return np.asarray(np.where(absent, np.nan, means))
+    return np.asarray(np.where(trained > 0, means, np.nan))
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ class ResponseSurface:
         if curve is None or self.posterior is None:
             return None
         lams = np.geomspace(*curve.searched, 1001)
-        mean, _ = self.posterior.value(width, lams)
+        mean = self.posterior.means(width, lams)
         near = lams[mean >= mean.max() - tolerance]
         return float(near[0]), float(near[-1])
 

@@ -14,6 +14,7 @@ from robsearch.drawing.formatting import ABSENT, MINUS, names_of, number, percen
 from robsearch.laws import Loss, Optimum
 from robsearch.metrics import TEST_ROBUST, VALUE
 from robsearch.report.evidence import STRONGEST, Evidence, meets, suggestions_of
+from robsearch.report.thinning import MOST_DRAWN
 from robsearch.study import others_than_lam, params_of, params_text
 from robsearch.trials.selection import collapsed_among
 
@@ -53,6 +54,7 @@ def answer(evidence: Evidence) -> dict[str, Any]:
         "meeting": int(meets(evidence.finished).sum()),
         "missing": [evidence.names[width] for width in missing],
         "beyond": beyond(evidence),
+        "most_drawn": MOST_DRAWN if len(evidence.all_trials) > MOST_DRAWN else None,
         "regret": evidence.ridge.regret,
         "loss": loss,
         "highest_mean": partial(highest_mean, evidence),

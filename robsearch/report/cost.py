@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from matplotlib.lines import Line2D
 
 from robsearch.drawing.style import (
@@ -65,13 +66,14 @@ def time_by_width(evidence: Evidence) -> dict[str, Any] | None:
     figure, (axes,) = panels(2.8)
     medians = trials.groupby("width")["seconds"].median()
     axes.plot(medians.index, medians, **JOINED)
-    for _, (color, marker), rows in evidence.by_width(trials):
+    drawn = evidence.drawn(trials, np.log(trials["width"]), np.log(trials["seconds"]))
+    for _, (color, marker), rows in evidence.by_width(drawn):
         axes.plot(rows["width"], rows["seconds"], marker, **filled(color))
     axes.set(xlabel="width", ylabel="time of a training (s)")
     width_axis(axes, evidence.widths)
     log_axis(axes, "y")
-    spots = evidence.spots(axes, trials, trials["width"], trials["seconds"])
+    spots = evidence.spots(axes, drawn, drawn["width"], drawn["seconds"])
     median = Line2D([], [], color=SOFT), "median"
     legend(figure, [*width_entries(evidence.widths, line=False), median])
-    drawn = svg(figure, "times", "Time of a training against width", spots)
-    return {"trials": trials, "svg": drawn}
+    label = "Time of a training against width"
+    return {"trials": trials, "svg": svg(figure, "times", label, spots)}

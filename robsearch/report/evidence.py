@@ -19,7 +19,9 @@ from robsearch.drawing.tooltips import Spot
 from robsearch.errors import counted
 from robsearch.laws import ResponseSurface
 from robsearch.metrics import LAM, NATURAL_LOSS, ROBUST_LOSS, TEST_ROBUST, VALUE
+from robsearch.report.thinning import uncovered
 from robsearch.spaces import AtLeast
+from robsearch.study import COLUMN
 from robsearch.training.costs import COLUMNS
 from robsearch.trials.selection import best_of, sound
 
@@ -29,6 +31,8 @@ MEASURES = {
     "test/margin/logit/mean": "logit margin (logits)",
 }
 """What is drawn of the measures, with its title."""
+ERRORS = tuple(f"{name.removesuffix('mean')}se" for name in MEASURES)
+"""The columns of their standard errors."""
 STRONGEST = "strongest/robust_accuracy"
 GPU_MEMORY = "memory/peak_gib"
 CPU_MEMORY = "memory/peak_rss_gib"
@@ -175,7 +179,15 @@ class Evidence:
     @classmethod
     def of(cls, search: Searched, pages: Mapping[str, str] | None = None) -> Evidence:
         """The evidence in a search."""
-        trials = typed_columns(search.trials, WORDS, NUMBERS)
+        # Measuring takes a hundred averages, and each table of trials is copied many times.
+        goals = [*search.maximise, *(goal.metric for goal in search.subject_to)]
+        read = {*WORDS, *NUMBERS, *ERRORS, *goals}
+        columns = [
+            name
+            for name in search.trials.columns
+            if name in read or str(name).startswith((COLUMN, "val/"))
+        ]
+        trials = typed_columns(search.trials[columns], WORDS, NUMBERS)
         # What a person dropped is in no figure and no table.
         trials = trials[trials["state"] != "DROPPED"]
         epochs = typed_columns(search.epochs, ("trial",), EPOCH_NUMBERS)
@@ -183,6 +195,8 @@ class Evidence:
         epochs = epochs[epochs["trial"].isin(trials["trial"])]
         epochs = epochs.drop_duplicates(["trial", "epoch"], keep="last")
         epochs = with_ratio(epochs.sort_values(["trial", "epoch"]))
+        # Names are looked up among all epochs, of which a large search has a hundred thousand.
+        epochs = epochs.assign(trial=epochs["trial"].astype("category"))
         # What is no control, or no scout, has an absent cell, which text_of makes empty.
         is_control = trials["control"].map(text_of) != ""
         is_scout = trials["rung"].map(text_of) != ""
@@ -222,22 +236,22 @@ class Evidence:
         """Of the widths: in as many digits as tell them apart."""
         return names_of(self.widths)
 
-    @property
+    @cached_property
     def all_trials(self) -> DataFrame:
         """With controls and scouts."""
         return pd.concat([self.trials, self.controls, self.scouts])
 
-    @property
+    @cached_property
     def complete(self) -> DataFrame:
         """Completed trials that have a value."""
         return self.trials[(self.trials["state"] == "COMPLETE") & self.trials["value"].notna()]
 
-    @property
+    @cached_property
     def finished(self) -> DataFrame:
         """The same without those that have collapsed."""
         return sound(self.complete)
 
-    @property
+    @cached_property
     def fitted(self) -> DataFrame:
         """Those of them that the law is fitted from: where it has a group, these."""
         group = self.ridge.group
@@ -259,12 +273,17 @@ class Evidence:
         all constraints."""
         return best_of(self.finished, width)
 
-    @property
+    @cached_property
     def bests(self) -> DataFrame:
         """The best trial of each width that has one."""
         bests = [self.best(width) for width in self.widths]
         names = [best["trial"] for best in bests if best is not None]
         return self.finished[self.finished["trial"].isin(names)].sort_values("width")
+
+    def drawn(self, rows: DataFrame, x: Series[float], y: Series[float]) -> DataFrame:
+        """Those of the rows that a panel draws at these places (see ``thinning``), the best of each
+        width among them."""
+        return rows[uncovered(rows, x, y, rows["trial"].isin(self.bests["trial"]))]
 
     def curve(self, trial: str) -> DataFrame:
         """The epochs of one trial in order."""
@@ -294,15 +313,14 @@ class Evidence:
         """Where some trials are drawn, each with what it says: ``w4-017: λ 6.31, robust 56.2 % on
         validation, 55.0 % on test``."""
         spots = []
-        for x, y, (_, trial) in zip(xs, ys, rows.iterrows(), strict=True):
+        said = rows[["trial", "lam", "value", TEST_ROBUST]].itertuples(index=False, name=None)
+        for x, y, (name, lam, value, on_test) in zip(xs, ys, said, strict=True):
             # What has no number is not drawn, so it has nothing to say.
             if not (math.isfinite(x) and math.isfinite(y)):
                 continue
-            name = trial["trial"]
-            value = percent(trial["value"])
-            text = f"{name}: λ {number(trial['lam'])}, robust {value} % on validation"
-            if math.isfinite(trial[TEST_ROBUST]):
-                text += f", {percent(trial[TEST_ROBUST])} % on test"
+            text = f"{name}: λ {number(lam)}, robust {percent(value)} % on validation"
+            if math.isfinite(on_test):
+                text += f", {percent(on_test)} % on test"
             spots.append(Spot(axes, x, y, text, self.pages.get(name, "")))
         return spots
 

@@ -22,6 +22,7 @@ from robsearch.drawing.style import (
 from robsearch.report.answer import column, title
 from robsearch.report.evidence import Evidence, LeftOutError, meets
 from robsearch.report.marks import plot_rates
+from robsearch.report.thinning import uncovered
 
 COLUMNS = 3
 FARTHEST = 2.0
@@ -67,9 +68,11 @@ def front_figure(
     for spare in axes[len(pairs) :]:
         spare.remove()
     finished = evidence.finished
-    beaten = finished[~finished["trial"].isin(front["trial"])]
+    is_ahead = finished["trial"].isin(front["trial"])
     spots = []
     for panel, (y, x) in zip(axes, pairs, strict=False):
+        drawn = finished[uncovered(finished, finished[x], finished[y], is_ahead)]
+        beaten = drawn[~drawn["trial"].isin(front["trial"])]
         for width, (color, marker), rows_ahead in evidence.by_width(front):
             # The line that joins the front runs from left to right.
             ahead = rows_ahead.sort_values([x, y])
@@ -104,9 +107,7 @@ def front_figure(
         panel.set(xlabel=f"{titles[x]} (%)", ylabel=f"{titles[y]} (%)")
         panel.set_xlim(left=100 * floors[x])
         panel.set_ylim(bottom=100 * floors[y])
-        xs = 100 * finished[x]
-        ys = 100 * finished[y]
-        spots += evidence.spots(panel, finished, xs, ys)
+        spots += evidence.spots(panel, drawn, 100 * drawn[x], 100 * drawn[y])
     all_meet = meets(finished).all()
     text = "beaten by another trial" if all_meet else "beaten, or misses a constraint"
     others = (mark("o", **FAINT), text)

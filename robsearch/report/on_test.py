@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -75,8 +76,9 @@ def tradeoff_figure(evidence: Evidence, trials: DataFrame, controls: DataFrame) 
     spots = []
     shown = (concat([trials, controls]), trials)
     # With one panel, only the first of these is shown.
-    for panel, nets in zip(axes, shown, strict=False):
-        draw_trials(panel, evidence, trials)
+    for panel, all_nets in zip(axes, shown, strict=False):
+        nets = evidence.drawn(all_nets, all_nets[TEST_NATURAL], all_nets[TEST_ROBUST])
+        draw_trials(panel, evidence, nets[nets["trial"].isin(trials["trial"])])
         panel.set(xlabel="test natural accuracy (%)", ylabel=f"test {ROBUST}")
         panel.margins(0.08)
         panel.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -169,15 +171,17 @@ def measures_against_lam(evidence: Evidence) -> dict[str, Any]:
     figure, axes = panels(3.5, columns=len(titles))
     spots = []
     for panel, (column, text) in zip(axes, titles.items(), strict=True):
-        for _, (color, marker), rows in evidence.by_width(trials):
-            rows = rows.sort_values("lam").dropna(subset=[column])
-            points = rows["lam"], rows[column]
+        nets = trials.dropna(subset=[column])
+        drawn = evidence.drawn(nets, np.log(nets["lam"]), nets[column])
+        for _, (color, marker), rows in evidence.by_width(drawn):
+            in_order = rows.sort_values("lam")
+            points = in_order["lam"], in_order[column]
             panel.plot(*points, color=color, linewidth=0.8, alpha=0.5)
             panel.plot(*points, marker, **filled(color))
         panel.set(xlabel=LAMBDA, ylabel=text)
         panel.margins(y=0.08)
         log_axis(panel, "x")
-        spots += evidence.spots(panel, trials, trials["lam"], trials[column])
+        spots += evidence.spots(panel, drawn, drawn["lam"], drawn[column])
     legend(figure, width_entries(evidence.widths))
     label = "Local Lipschitz ratio and logit margin against lambda"
     return {"trials": trials, "svg": svg(figure, "measures", label, spots)}
@@ -207,18 +211,19 @@ def against_width(
     figure, axes = panels(3.3, columns=len(titles))
     spots = []
     for panel, (column, text) in zip(axes, titles.items(), strict=True):
-        draw_against_width(panel, evidence, trials, column, scale)
+        drawn = evidence.drawn(trials, np.log(trials["width"]), trials[column])
+        draw_against_width(panel, evidence, drawn, column, scale)
         panel.set(xlabel="width", ylabel=text)
         panel.margins(x=0.12, y=0.1)
         width_axis(panel, evidence.widths)
-        spots += evidence.spots(panel, trials, trials["width"], scale * trials[column])
+        spots += evidence.spots(panel, drawn, drawn["width"], scale * drawn[column])
     samples = (
         (mark("o", INK), "best trial of each width"),
         (mark("o", **FAINT), "other finished trials"),
     )
     legend(figure, samples)
-    drawn = svg(figure, name, f"{', '.join(titles)} against width", spots)
-    return {"trials": trials, "svg": drawn}
+    label = f"{', '.join(titles)} against width"
+    return {"trials": trials, "svg": svg(figure, name, label, spots)}
 
 
 def draw_against_width(

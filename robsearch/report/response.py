@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from robsearch.drawing.style import (
     LAMBDA,
@@ -31,6 +32,7 @@ from robsearch.metrics import VALUE
 from robsearch.report.answer import title
 from robsearch.report.evidence import Evidence, LeftOutError, meets, suggestions_of
 from robsearch.report.marks import mark_optimum, mark_trials
+from robsearch.report.thinning import uncovered
 from robsearch.spaces import AtLeast
 
 ROOM = 0.06
@@ -47,8 +49,18 @@ def accuracy_against_lam(evidence: Evidence) -> dict[str, Any]:
     floor = axis_floor(finished)
     pruned = evidence.trials[evidence.trials["state"] == "PRUNED"]
     suggestions = suggestions_of(evidence.finished)
+    is_drawn = suggestions_drawn(suggestions)
+    covered = suggestions[~is_drawn]
+    heights = (100 * pruned["value"]).clip(lower=floor)
+    marked = evidence.drawn(pruned, np.log(pruned["lam"].where(pruned["lam"] > 0)), heights)
+    # What a mark says goes with it.
+    hidden = places_of(evidence.trials).isin(places_of(covered))
+    hidden &= evidence.trials["state"] == "COMPLETE"
+    hidden |= evidence.trials["trial"].isin(pruned["trial"][~pruned.index.isin(marked.index)])
     return {
-        "svg": response_figure(evidence, floor, suggestions, pruned),
+        "svg": response_figure(
+            evidence, floor, suggestions[is_drawn], marked, evidence.trials[~hidden]
+        ),
         "pruned": len(pruned),
         "below": int((100 * pruned["value"] < floor).sum()),
         "seeded": (suggestions["n"] > 1).any(),
@@ -62,9 +74,11 @@ def response_figure(
     floor: float,
     suggestions: DataFrame,
     pruned: DataFrame,
+    answering: DataFrame,
 ) -> Markup:
     """The panel of robust accuracy, one for each other metric that is constrained, and the strip of
-    lambda*."""
+    lambda*; the suggestions and the pruned trials that are drawn, and the trials that answer the
+    pointer."""
     count = len(evidence.widths)
     limits = evidence.search.subject_to
     apart = [limit for limit in limits if limit.metric in evidence.finished]
@@ -104,12 +118,23 @@ def response_figure(
     strip.set(xlabel=LAMBDA, ylabel="λ*", ylim=(count - 0.4, -0.6), yticks=[])
     entries = state_entries(evidence, seeded=bool((suggestions["n"] > 1).any()))
     legend(figure, [*width_entries(evidence.widths), *entries], columns=5)
-    ended = evidence.trials["state"].isin(["COMPLETE", "PRUNED"])
-    trials = evidence.trials[ended]
+    trials = answering[answering["state"].isin(["COMPLETE", "PRUNED"])]
     values = (100 * trials["value"]).clip(lower=floor)
     spots = evidence.spots(axes, trials, trials["lam"], values)
     label = "Validation robust accuracy against lambda, one colour per width"
     return svg(figure, "response", label, spots)
+
+
+def suggestions_drawn(suggestions: DataFrame) -> Series[bool]:
+    """Which suggestions the panel draws (see ``thinning``)."""
+    is_best = suggestions.groupby("width")["value"].transform("max") == suggestions["value"]
+    lams = suggestions["lam"].where(suggestions["lam"] > 0)
+    return uncovered(suggestions, np.log(lams), suggestions["value"], is_best)
+
+
+def places_of(rows: DataFrame) -> pd.MultiIndex:
+    """Width and number of the suggestion of each row."""
+    return pd.MultiIndex.from_frame(rows[["width", "number"]])
 
 
 def axis_floor(finished: DataFrame) -> float:
@@ -160,6 +185,7 @@ def draw_suggestions(axes: Axes, tone: Tone, suggestions: DataFrame, trials: Dat
 def draw_constrained(axes: Axes, evidence: Evidence, limit: AtLeast) -> None:
     """A constrained metric of the finished trials, with the line they have to reach."""
     for _, tone, trials in evidence.by_width(evidence.finished):
+        trials = evidence.drawn(trials, np.log(trials["lam"]), trials[limit.metric])
         rates = trials[limit.metric]
         mark_trials(axes, tone, trials["lam"], 100 * rates, rates >= limit.value)
     axes.axhline(100 * limit.value, **LIMIT)

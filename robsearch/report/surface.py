@@ -37,6 +37,7 @@ from robsearch.laws import Optimum
 from robsearch.laws.posterior import LEAST, Posterior
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of
 from robsearch.report.marks import mark_optimum
+from robsearch.report.thinning import uncovered
 
 BETWEEN = 24
 """Widths between those searched at which the surface is drawn."""
@@ -151,8 +152,10 @@ def lam_over_width(evidence: Evidence) -> dict[str, Any]:
     if count > 1:
         draw_map(axes.pop("map"), surface)
     spots = []
+    fitted = surface.trials
+    drawn = evidence.drawn(fitted, np.log(fitted["lam"]), fitted["value"])
     for (name, panel), width in zip(axes.items(), surface.widths, strict=True):
-        trials = surface.trials[surface.trials["width"] == width]
+        trials = drawn[drawn["width"] == width]
         draw_slice(panel, surface, width, trials)
         panel.set(xlabel="λ", title=name)
         spots += evidence.spots(panel, trials, trials["lam"], 100 * trials["value"])
@@ -215,15 +218,26 @@ def draw_bands(
 def draw_suggestions(axes: Axes, surface: Surface) -> None:
     """Every suggestion, tinted by what it scored itself, on a ground of paper."""
     suggestions = suggestions_of(surface.trials)
+    is_drawn = uncovered(
+        suggestions,
+        np.log(suggestions["width"]),
+        np.log(suggestions["lam"]),
+        suggestions["value"] == suggestions.groupby("width")["value"].transform("max"),
+    )
+    # Marks of one tint are then drawn at once: each of its own line would take seconds.
+    is_crowded = not is_drawn.all()
+    suggestions = suggestions[is_drawn]
     for width in surface.widths:
         _, marker = tone(surface.evidence.widths, width)
         best = surface.posterior.value(width, surface.lams)[0].max()
-        for _, row in suggestions[suggestions["width"] == width].iterrows():
-            # A suggestion above the mean's best counts as one that loses nothing.
-            lost = max(100 * (best - row["value"]), 0.0)
-            band = int(np.searchsorted(LOSSES, lost, side="right")) - 1
-            tint = to_rgba(ACCENT, [*SHADES, 0.0][band])
-            place = [width], [row["lam"]], marker
+        here = suggestions[suggestions["width"] == width]
+        # A suggestion above the mean's best counts as one that loses nothing.
+        lost = (100 * (best - here["value"])).clip(lower=0.0)
+        bands = np.searchsorted(LOSSES, lost, side="right") - 1
+        groups = here.groupby(bands if is_crowded else np.arange(len(here)), sort=False)
+        for _, rows in groups:
+            tint = to_rgba(ACCENT, [*SHADES, 0.0][int(bands[here.index.get_loc(rows.index[0])])])
+            place = [width] * len(rows), rows["lam"], marker
             axes.plot(*place, color=PAPER, markersize=9.5)
             axes.plot(*place, markersize=7, markerfacecolor=tint, markeredgecolor=INK)
 

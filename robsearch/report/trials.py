@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pandas import DataFrame, Series
+from pandas import DataFrame, MultiIndex, Series, concat
 
 from robsearch.drawing.formatting import percent
 from robsearch.errors import counted
@@ -13,6 +13,8 @@ from robsearch.report.answer import STATES, other_parameters
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of, text_of
 from robsearch.study import failures_of
 
+MOST_LISTED = 300
+"""Trials that the table lists, for about; a search with fewer has all of them."""
 SCORES = (
     "value",
     TEST_ROBUST,
@@ -39,17 +41,40 @@ def all_trials(evidence: Evidence) -> dict[str, Any]:
     trials = evidence.all_trials
     if trials.empty:
         raise LeftOutError("the search has no trials")
+    # Each row of the table is made by itself, which takes as long as it has columns.
+    unused = [name for name in trials.columns if str(name).startswith(("val/", "strongest/"))]
+    rows = listed(evidence.trials).drop(columns=unused)
+    scouts = listed(evidence.scouts).drop(columns=unused)
+    in_table = concat([rows, evidence.controls.drop(columns=unused), scouts])
     return {
+        "listed": rows,
+        "scouts": scouts,
+        "left_out": len(trials) - len(in_table),
         "scores": list(SCORES),
         "state": state,
         "text_of": text_of,
         "means": means,
         "other_parameters": other_parameters,
-        "searched": any(other_parameters(trial) for _, trial in trials.iterrows()),
+        "searched": any(other_parameters(trial) for _, trial in in_table.iterrows()),
         "bests": set(evidence.bests["trial"]),
         "error": evidence.trials[f"{TEST_ROBUST}_se"].median(),
         "seeded": bool((suggestions_of(evidence.finished)["n"] > 1).any()),
     }
+
+
+def listed(trials: DataFrame) -> DataFrame:
+    """All, or of more than a reader would go through the best suggestions of each width."""
+    if len(trials) <= MOST_LISTED:
+        return trials
+    each = max(MOST_LISTED // trials["width"].nunique(), 1)
+    suggestion = [trials["width"], trials["number"]]
+    best = trials["value"].where(trials["state"] == "COMPLETE").groupby(suggestion, dropna=False)
+    best_first = best.transform("max").sort_values(ascending=False, kind="stable").index
+    head = trials.loc[best_first].groupby("width").head(each)
+    # A suggestion is listed with all of its seeds, which its mean is taken over.
+    names = MultiIndex.from_frame(head[["width", "number"]])
+    rows: DataFrame = trials[MultiIndex.from_frame(trials[["width", "number"]]).isin(names)]
+    return rows
 
 
 def means(suggestion: DataFrame) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ from robsearch.search.preflight import check_writable, new_name
 from robsearch.search.progress import watched
 from robsearch.search.recording import Recorder, is_concluded
 from robsearch.search.requests import hearing_requests
-from robsearch.search.result import Search, load_search, search_of
+from robsearch.search.result import Search, glance_at, load_search, search_of
 from robsearch.search.results_store import new_identity, note_driver, search_names
 from robsearch.search.resuming import check_only_copy, check_unchanged, load_recorded
 from robsearch.search.scheduling import is_work_left, scheduler_of
@@ -307,7 +307,7 @@ def _used_up_budget(
     budgets = options.budgets(record)
     gpu_seconds = 0.0
     if "max_gpu_hours" in budgets:
-        gpu_seconds = load_search(record.name, options.results, options.storage).cost.gpu_seconds
+        gpu_seconds = glance_at(record.name, options.results, options.storage).cost.gpu_seconds
     return used_up(budgets, driven_seconds(storage, record.name), gpu_seconds)
 
 

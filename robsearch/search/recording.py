@@ -237,7 +237,11 @@ class Recorder:
             if not running:
                 folder = self.trials / trial
                 recorded = replace(recorded, reason=row["reason"])
-                facts = _ended(facts, recorded, read_history(folder), read_test(folder))
+                # Of most trials this was noted, and nothing of thousands of histories is needed.
+                was_noted = facts.state == recorded.state and facts.ended is not None
+                is_known = was_noted and recorded.tells_its_end
+                history = [] if is_known else read_history(folder)
+                facts = _ended(facts, recorded, history, read_test(folder))
             elif facts.state != "INTERRUPTED":
                 facts = replace(facts, state="INTERRUPTED", ended=interrupted)
                 newly.add(trial)

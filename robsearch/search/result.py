@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Search:
         epochs: one row per trial and epoch, with every per-epoch metric.
         stopped: whether the call that gave it back was told to stop before the end.
         storage: the Optuna storage URL that it is in, or None for a journal in its folder.
+        opened: that storage, where it is kept open for who goes on reading.
     """
 
     record: SearchRecord
@@ -66,6 +67,7 @@ class Search:
     epochs: pd.DataFrame
     stopped: bool = False
     storage: str | None = None
+    opened: Storage | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         widths = ", ".join(names_of(self.widths).values())
@@ -118,7 +120,8 @@ class Search:
     def driver(self) -> dict[str, Any] | None:
         """Who drove the search when this was first asked, as far as one look could tell, with the
         time of the last sign of life (``robsearch.study.living_owner``); None if nobody did."""
-        return living_owner(self.store.open(self.name), self.name)
+        opened = self.opened or self.store.open(self.name, with_values=False)
+        return living_owner(opened, self.name)
 
     @property
     def links(self) -> dict[str, str]:
@@ -357,16 +360,33 @@ def load_search(name: str, results: str | Path | None = None, storage: str | Non
             one.
     """
     store = ResultsStore.of(results, storage)
-    opened, record = store.search(name)
+    opened, record = store.search(name, with_values=False)
     return search_of(store, opened, record)
 
 
-def search_of(store: ResultsStore, opened: Storage, record: SearchRecord) -> Search:
-    """Reads a search from a storage that is open."""
+def glance_at(name: str, results: str | Path | None = None, storage: str | None = None) -> Search:
+    """As ``load_search``, for who asks how a search stands: its epochs, of which a large search has
+    a million, are not read where the storage knows enough of a trial.
+
+    So ``epochs`` lacks those of most trials, and ``trials`` the columns of the best epoch that the
+    storage does not have.
+    """
+    store = ResultsStore.of(results, storage)
+    opened, record = store.search(name, with_values=False)
+    return search_of(store, opened, record, brief=True)
+
+
+def search_of(
+    store: ResultsStore, opened: Storage, record: SearchRecord, *, brief: bool = False
+) -> Search:
+    """Reads a search from a storage that is open; ``brief`` is that of ``load_tables``."""
     name = record.name
-    trials, epochs = load_tables(opened, record, store.folder(name) / "trials")
+    trials, epochs = load_tables(opened, record, store.folder(name) / "trials", brief=brief)
     record = replace(record, tracking=found_again(record.tracking, name, store.results))
-    return Search(record, store.folder(name), trials, epochs, storage=store.storage)
+    folder = store.folder(name)
+    # Its driver is looked up in it: a journal takes a second to be read again.
+    kept = opened if brief else None
+    return Search(record, folder, trials, epochs, storage=store.storage, opened=kept)
 
 
 def of_one_type(column: pd.Series) -> pd.Series:

@@ -122,8 +122,8 @@ class ResultsStore:
             do = f"searches in {where}: {names}; --results or --storage says where else to look"
             raise refused("the name of a search", repr(search), do)
 
-    def open(self, search: str) -> Storage:
-        """The storage that an existing search is in.
+    def open(self, search: str, *, with_values: bool = True) -> Storage:
+        """The storage that an existing search is in; ``with_values`` is that of ``open_storage``.
 
         Raises:
             DamagedJournalError: a line of its journal cannot be read.
@@ -135,19 +135,19 @@ class ResultsStore:
                 got = f"what a launch of {search!r} left that was ended before it had begun"
                 launch = self.command("launch", "SPACE", "--name", search)
                 raise refused("a search", got, f"nothing was trained: begin it with `{launch}`")
-            return open_storage(self.storage, self.folder(search))
+            return open_storage(self.storage, self.folder(search), with_values=with_values)
         except DamagedJournalError as error:
             command = self.command("repair", search)
             raise DamagedJournalError(error.journal, error.line, error.what, command) from error
 
-    def search(self, name: str) -> tuple[Storage, SearchRecord]:
+    def search(self, name: str, *, with_values: bool = True) -> tuple[Storage, SearchRecord]:
         """An existing search: its storage and its record, which belong to the results folder beside
-        them.
+        them; ``with_values`` is that of ``open_storage``.
 
         Raises:
             InputError: there is no such search here, or the folder holds another one of that name.
         """
-        storage = self.open(name)
+        storage = self.open(name, with_values=with_values)
         record = SearchRecord.load(storage, name)
         check_folder(self.folder(name), record)
         return storage, record

@@ -77,7 +77,8 @@ class StudyCounts:
     def recall(self, trial: RecordedTrial, folder: Path) -> bool:
         """Counts a trial that an earlier driver followed; returns whether it is measured."""
         test = read_test(folder)
-        cost = cost_of(read_history(folder), test, vars(trial))
+        history = [] if trial.tells_its_end else read_history(folder)
+        cost = cost_of(history, test, vars(trial))
         if trial.state == "RUNNING":
             self.spent[trial.trial] = cost
         else:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from robsearch.errors import refused
 from robsearch.laws import Point
-from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
+from robsearch.metrics import LAM, MEASURE_SECONDS, TEST_ROBUST, VAL_NATURAL, VALUE, Metrics
 from robsearch.printing import printable
 from robsearch.search.strongest import STRONGEST, ladder_of, strongest
 from robsearch.study import (
@@ -61,13 +61,24 @@ TRIAL_COLUMNS = [
     "recipe",
     *STRONGEST,
 ]
+AT_A_GLANCE = {TEST_ROBUST, "test/epoch", MEASURE_SECONDS}
+"""What is read of a measured trial where a search is only glanced at."""
 EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", LAM, VALUE]
 
 
 def load_tables(
-    storage: Storage, record: SearchRecord, trials: Path
+    storage: Storage, record: SearchRecord, trials: Path, *, brief: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The trials and the epochs of a search."""
+    """The trials and the epochs of a search.
+
+    Args:
+        storage: that it is in.
+        record: of the search.
+        trials: the folder of the trials' folders.
+        brief: whether the epochs are left out of trials whose end the storage tells. Of their best
+            epoch the first table then has the rates that the storage has, and of what was measured
+            ``AT_A_GLANCE``.
+    """
     rows: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     dropped = dropped_trials(storage, record.name)
@@ -76,7 +87,7 @@ def load_tables(
         if row["trial"] in dropped:
             row |= {"state": DROPPED, "reason": dropped[row["trial"]]}
         recorded: RecordedTrial = row.pop("recorded")
-        history = read_history(folder)
+        history = [] if brief and recorded.tells_its_end else read_history(folder)
         test = read_test(folder)
         ladder = ladder_of(folder)
         shared = {name: row[name] for name in ("trial", "width", "control", "rung")}
@@ -88,7 +99,7 @@ def load_tables(
         row["recipe_epochs"] = recorded.recipe_epochs or _epochs_of_attempt(folder)
         row["commonest"] = recorded.commonest
         row |= zip(COLUMNS, cost_of(history, test, vars(recorded)), strict=True)
-        row |= test
+        row |= {name: test[name] for name in AT_A_GLANCE & test.keys()} if brief else test
         if ladder is not None:
             row |= ladder_metrics(ladder)
         figure = strongest(ladder, row, record.setting)

@@ -65,6 +65,10 @@ FIELDS: dict[int, set[str]] = {
 STAGE = {each.name for each in fields(Stage)}
 BEGIN = b'{"op_code":'
 """How each line begins that Optuna writes."""
+EPOCH_VALUE = re.compile(
+    BEGIN + rb'7,"worker_id":"[\w-]*","trial_id":\d+,"step":\d+,"intermediate_value":[-+\w.]+}\n'
+)
+"""A whole line with the value of an epoch."""
 
 
 class DamagedJournalError(InputError):
@@ -132,6 +136,14 @@ class WholeLines(JournalFileBackend):
             DamagedJournalError: a line that others follow is no record, makes a trial that an
                 earlier line made, or is about what no earlier line made.
         """
+        for line, record in self._records(log_number_from):
+            what = shape_problem(record) or self._misfit(line, record)
+            if what:
+                raise DamagedJournalError(self._path, line, what)
+            yield record
+
+    def _records(self, log_number_from: int) -> Iterator[tuple[int, Record]]:
+        """Each record from this number on, with the number of its line."""
         line = log_number_from
         records = super().read_logs(log_number_from)
         while True:
@@ -142,10 +154,7 @@ class WholeLines(JournalFileBackend):
                 return
             except ValueError as error:
                 raise DamagedJournalError(self._path, line, "is no JSON") from error
-            what = shape_problem(record) or self._misfit(line, record)
-            if what:
-                raise DamagedJournalError(self._path, line, what)
-            yield record
+            yield line, record
 
     def _misfit(self, line: int, record: Record) -> str | None:
         """What is wrong if a record does not fit to those before it; None where it does."""
@@ -173,6 +182,51 @@ class WholeLines(JournalFileBackend):
             }
             if record["study_name"] not in names:
                 self._studies.append(record["study_name"])
+
+
+class LinesWithoutValues(WholeLines):
+    """The same for who only looks: of each epoch's value it has nothing.
+
+    Most lines are such values, and Optuna copies the trial for each. They steer samplers and
+    pruners; whoever wants the epochs themselves reads the trials' folders. The records are numbered
+    without those that are left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Of the last record that was read: its number, the number of its line, and where that ends.
+        self._read_to = (0, 0, 0)
+        super().__init__(path)
+
+    def _records(self, log_number_from: int) -> Iterator[tuple[int, Record]]:
+        number, number_of_line, offset = self._read_to
+        if number > log_number_from:
+            number = number_of_line = offset = 0
+        problem: ValueError | None = None
+        with self._path.open("rb") as journal:
+            journal.seek(offset)
+            for line in journal:
+                # As Optuna does it: the last line may be half written just now.
+                if problem is not None:
+                    raise DamagedJournalError(
+                        self._path, number_of_line + 1, "is no JSON"
+                    ) from problem
+                if not line.endswith(b"\n"):
+                    return
+                record: Any = None
+                is_left_out = EPOCH_VALUE.fullmatch(line) is not None
+                if not is_left_out:
+                    try:
+                        record = json.loads(line)
+                    except ValueError as error:
+                        problem = error
+                        continue
+                    number += 1
+                number_of_line += 1
+                offset += len(line)
+                self._read_to = (number, number_of_line, offset)
+                # A line of JSON may be null, which is damage, too.
+                if not is_left_out and number > log_number_from:
+                    yield number_of_line, record
 
 
 def _cut_off_unended(journal: Path) -> None:

@@ -104,6 +104,13 @@ class RecordedTrial:
         return {**facts, **self.metrics}
 
     @property
+    def tells_its_end(self) -> bool:
+        """Whether it says how the trial ended and what it took, so that nobody need read the
+        epochs."""
+        has_ended = self.state in ("COMPLETE", "PRUNED")
+        return has_ended and self.epochs > 0 and self.seconds > 0 and VALUE in self.metrics
+
+    @property
     def order(self) -> Order:
         """Of a finished one: where it stands among those of its width."""
         return order(self.metrics[VALUE], self.feasible, self.collapsed, self.trial)

@@ -21,6 +21,7 @@ from robsearch.errors import causes, refused
 from robsearch.study.journal import (
     JOURNAL,
     DamagedJournalError,
+    LinesWithoutValues,
     UnwrittenLines,
     WholeLines,
     examine,
@@ -31,13 +32,15 @@ FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system answers to a write that it does not allow."""
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
+def open_storage(url: str | None, folder: Path, *, with_values: bool = True) -> BaseStorage:
     """The storage of a search. Optuna does not say any more what it makes there.
 
     Args:
         url: any Optuna storage URL (``sqlite:///...``, ``postgresql://...``), or None for a journal
             file in the search's folder, which suits the one driver that writes.
         folder: the search's own folder in the results folder.
+        with_values: whether the epochs' values are read from a journal. Who neither suggests nor
+            prunes needs none, and they are most of it.
 
     Raises:
         DamagedJournalError: a line of the journal cannot be read.
@@ -49,7 +52,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         if url is None:
             folder.mkdir(parents=True, exist_ok=True)
-            return _Journal(WholeLines(folder / JOURNAL))
+            lines = WholeLines if with_values else LinesWithoutValues
+            return _Journal(lines(folder / JOURNAL))
         return optuna.storages.get_storage(url)
     except DamagedJournalError:
         raise

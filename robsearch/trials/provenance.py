@@ -69,6 +69,12 @@ def process_facts(code: Path) -> Facts:
 def installed_versions() -> dict[str, str]:
     """The version of each package that a number may depend on; those that are not installed are
     left out."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Looked up once, as a process loads a package once: a look parses the package's metadata."""
     versions = {}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):

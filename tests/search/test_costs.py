@@ -15,6 +15,7 @@ from robsearch.search.commands.status import status_json, status_lines, status_r
 from robsearch.search.driver import Driver
 from robsearch.search.progress import live_rows
 from robsearch.search.recording import Recorder
+from robsearch.search.result import glance_at
 from robsearch.search.scheduling import scheduler_of
 from robsearch.spaces import Space
 from robsearch.study import Lease, SearchRecord, open_storage
@@ -79,6 +80,7 @@ def drive(driver, reports=10**9):
 def agree(folder, driver):
     """Live rows and those of status have the same counts and seconds; returns the search."""
     search = robsearch.load_search("s", folder)
+    assert list(status_rows(glance_at("s", folder))) == list(status_rows(search))
     live, status = (
         [row for row in live_rows(driver) if row.states.total()],
         list(status_rows(search)),
@@ -138,6 +140,17 @@ def test_live_table_status_mlflow_and_by_cost_agree_also_after_an_interruption(
     assert status_json(search)["cost"] == search.cost._asdict()
     said = [line for line in map(str, status_lines(search)) if line.startswith("trained ")]
     assert "trials that failed took" in said[0]
+
+    # Where the storage tells how a trial ended, status reads none of its epochs.
+    said = list(map(str, status_lines(glance_at("s", tmp_path))))
+    for name in rows.index[rows["state"] != "FAIL"]:
+        for history in tmp_path.glob(f"s/trials/{name}/a*/epoch-*/history.json"):
+            history.rename(history.with_suffix(".away"))
+    glance = glance_at("s", tmp_path)
+    assert list(map(str, status_lines(glance))) == said
+    assert set(glance.epochs["trial"]) == {failed}
+    for history in tmp_path.glob("s/trials/*/a*/epoch-*/history.away"):
+        history.rename(history.with_suffix(".json"))
 
     assert tracker.close() == 0
     client = MlflowClient(uri)

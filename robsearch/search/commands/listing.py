@@ -11,7 +11,7 @@ from rich.text import Text
 
 from robsearch.errors import InputError
 from robsearch.search.grid import Grid, duration
-from robsearch.search.result import load_search
+from robsearch.search.result import glance_at
 from robsearch.search.results_store import ResultsStore, is_half_made, names_here
 from robsearch.study import JOURNAL
 from robsearch.training.memory import GIB
@@ -68,7 +68,7 @@ def _listed(name: str, store: ResultsStore) -> ListedSearch:
     if is_half_made(store, name):
         return ListedSearch(name, "half made", **facts)
     try:
-        search = load_search(name, store.results, store.storage)
+        search = glance_at(name, store.results, store.storage)
     except InputError as error:
         return ListedSearch(name, "unreadable", problem="; ".join(error.problems), **facts)
     driver = search.driver

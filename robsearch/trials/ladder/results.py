@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from robsearch.errors import refusal, refuse, refuse_unless, refused
 from robsearch.metrics import Metrics, wilson
@@ -251,6 +250,9 @@ def mcnemar(a: Any, b: Any, alternative: Alternative = "two-sided") -> float:
         b: which the other.
         alternative: ``greater`` if only a lead of ``a`` counts.
     """
+    # It takes half a second to import, which every look at a search would pay for.
+    from scipy.stats import binomtest
+
     only_a = int((a & ~b).sum())
     differ = int((a ^ b).sum())
     if differ == 0:
