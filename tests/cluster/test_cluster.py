@@ -80,8 +80,9 @@ def test_a_local_cluster_is_on_loopback_and_workers_do_not_see_the_drivers_secre
     [
         ("ray://head:10001", "ray job submit"),
         ("127.0.0.1:1", "expected a Ray cluster at --address 127.0.0.1:1, got .*refused"),
-        ("127.0.0.1:99999", "expected a Ray cluster at --address 127.0.0.1:99999"),
-        ("nonsense", "expected a Ray cluster at --address nonsense"),
+        ("127.0.0.1:99999", "expected --address auto or HOST:PORT, got '127.0.0.1:99999'"),
+        ("nonsense", "expected --address auto or HOST:PORT, got 'nonsense'"),
+        ("https://head:8265", "launch, resume, status, stop and report take a URL"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(address, said, capfd):
