@@ -124,12 +124,7 @@ def _alternatives(texts: Iterable[str]) -> str:
 
 def _source_problems(space: Space, store: ResultsStore, name: str) -> list[str]:
     """What is wrong with the list of sources, before any of them is opened."""
-    sources = space.learn_from
-    is_text = isinstance(sources, str | os.PathLike)
-    if is_text or not all(isinstance(source, str | os.PathLike) for source in sources):
-        do = "write such as learn_from=('first', 'table.csv')"
-        return [refusal("learn_from as a tuple of names and paths", repr(sources), do)]
-    texts = [os.fspath(source) for source in sources]
+    texts = [os.fspath(source) for source in space.learn_from]
     problems = []
     if name in texts:
         got = f"{name!r}, which is the new search itself"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
@@ -197,9 +198,12 @@ class Space:
         yield numbers, "widths as a tuple of numbers", repr(self.widths), do
         expected = "replicates as a whole number"
         yield is_whole(self.replicates), expected, repr(self.replicates), "pass such as 3"
+        sources = isinstance(self.learn_from, tuple | list)
+        sources = sources and all(isinstance(each, str | os.PathLike) for each in self.learn_from)
+        do = "write such as learn_from=('first', 'table.csv')"
+        yield sources, "learn_from as a tuple of names and paths", repr(self.learn_from), do
         for name, kind, example in (
             ("maximise", str, f"({VALUE!r},)"),
-            ("learn_from", str, "('first-search',)"),
             ("subject_to", AtLeast, "(AtLeast('val/natural_accuracy', 0.8),)"),
             ("fidelity", Rung, "(Rung(...),)"),
         ):

@@ -198,11 +198,10 @@ def test_sources_are_others_each_once(tmp_path, monkeypatch):
     assert "'new', which is the new search itself" in refused(results, "new")[0]
     (twice,) = refused(results, "first", "./results/first")
     assert twice.startswith("expected each source of learn_from once, got first, ./results/first")
-    space = Space(define, (4, 8), learn_from="first")
     with pytest.raises(
         InputError, match="expected learn_from as a tuple of names and paths, got 'first'"
     ):
-        imported_trials.trials_to_import(space, ResultsStore(results), check(space), "new", print)
+        Space(define, (4, 8), learn_from="first")
 
 
 def test_a_path_leads_to_a_search_that_was_moved_and_renamed(tmp_path):
