@@ -30,7 +30,8 @@ def run(app: Callable[..., Any]) -> int:
         InputError: a command, an option or a value that is not there, or of another kind.
     """
     try:
-        code = app(standalone_mode=False)
+        # Of `python -m robsearch`, too: what is advised must be what can be typed.
+        code = app(standalone_mode=False, prog_name="robsearch")
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
             return int(error.exit_code)

@@ -15,14 +15,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from ray.job_submission import JobStatus, JobSubmissionClient
 
 from robsearch.cluster.connection import ANSWER_SECONDS, LOOPBACK, environment
 from robsearch.errors import InputError, refused
 
-SCHEMES = ("http://", "https://")
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where one of these is set, Ray asks there, whatever it is told."""
 CHATTY = (
@@ -35,6 +36,8 @@ BEGINS = re.compile(r"^Running entrypoint for job .*\n", re.MULTILINE)
 """The last line of Ray's before those of a job's command."""
 LOOK_SECONDS = 1.0
 """Between two looks at a job whose output is not passed on any more, though it runs."""
+SUCCEEDED = "SUCCEEDED"
+"""Ray's word for a job whose command ended with 0."""
 UNKNOWN_EXIT = 1
 """Of a job of which Ray does not know how its command ended, as where it was killed."""
 
@@ -51,8 +54,6 @@ class JobServer:
     """
 
     def __init__(self, url: str) -> None:
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.url = url.rstrip("/")
         _check_line(self.url)
         _check_answer(self.url)
@@ -114,7 +115,7 @@ class JobServer:
             time.sleep(LOOK_SECONDS)
         output.add(self._client.get_job_logs(job))
         output.end()
-        if details.status == JobStatus.SUCCEEDED:
+        if str(details.status) == SUCCEEDED:
             return 0
         if details.driver_exit_code is None:
             output.write(f"{details.message or 'the job ended, and Ray does not say why'}\n")
@@ -127,6 +128,11 @@ class JobServer:
             output.add(printed)
 
     def _connect(self) -> JobSubmissionClient:
+        # Its modules set levels of their loggers when they are imported.
+        from ray.job_submission import JobSubmissionClient
+
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             with environment(dict.fromkeys(ADDRESSES)):
                 return JobSubmissionClient(self.url)

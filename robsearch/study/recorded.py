@@ -108,7 +108,9 @@ class RecordedTrial:
         """Whether it says how the trial ended and what it took, so that nobody need read the
         epochs."""
         has_ended = self.state in ("COMPLETE", "PRUNED")
-        return has_ended and self.epochs > 0 and self.seconds > 0 and VALUE in self.metrics
+        # Before a trial noted its commonest class, its seconds counted other things, too.
+        counts_epochs = self.commonest is not None and self.epochs > 0 and self.seconds > 0
+        return has_ended and counts_epochs and VALUE in self.metrics
 
     @property
     def order(self) -> Order:
