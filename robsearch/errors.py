@@ -67,8 +67,13 @@ class DiskFullError(OSError):
 
 
 def refusal(expected: str, got: object, do: str) -> str:
-    """The house's sentence for one problem: ``expected ..., got ...: ...``."""
-    return f"expected {expected}, got {got}: {do}"
+    """The house's sentence for one problem: ``expected ..., got ...: ...``.
+
+    What came may be a library's message of several lines, or quote a whole tensor: it is one line
+    of bounded length.
+    """
+    lines = map(str.strip, f"{got}".splitlines())
+    return f"expected {expected}, got {shortened(' '.join(filter(None, lines)))}: {do}"
 
 
 def refused(expected: str, got: object, do: str) -> InputError:

@@ -243,7 +243,10 @@ def test_the_probe_names_the_first_package_that_was_missing_and_shares_the_folde
     data = partial(check_source, MNIST(root=str(tmp_path)))
     facts = node_probe.answer(tmp_path / "other", "node", pickle.dumps(data))
     assert facts["sharing"] == "another folder there"
-    assert f"expected the images of MNIST, got no folder {tmp_path}/MNIST/raw" in facts["error"]
+    assert (
+        f"expected the images of MNIST, got no file or folder {tmp_path}/MNIST/raw"
+        in facts["error"]
+    )
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     assert check_source(MNIST(root=str(tmp_path))) == f"MNIST in {tmp_path}/MNIST/raw"
 

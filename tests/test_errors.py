@@ -5,7 +5,7 @@ import math
 import pytest
 
 from robsearch import PGD, SGD, AverageMargin, InputError
-from robsearch.errors import number, one_of
+from robsearch.errors import number, one_of, refusal
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_a_word_is_one_of_those_that_are_said():
 def test_what_was_expected_is_not_what_came(make, said):
     with pytest.raises(InputError, match=said):
         make()
+
+
+def test_what_came_is_one_line_of_bounded_length():
+    assert refusal("a", "first\n  second\n", "c") == "expected a, got first second: c"
+    assert (
+        refusal("a", "x" * 1200, "c")
+        == f"expected a, got {'x' * 1000} (... 200 more characters): c"
+    )

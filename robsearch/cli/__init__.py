@@ -37,13 +37,7 @@ from robsearch.cli.options import (
 from robsearch.cli.steering import clean, delete, drop, list_searches
 from robsearch.cli.submitting import Follow, JobAddress, Launching, Looking
 from robsearch.cli.usage import run
-from robsearch.errors import (
-    DiskFullError,
-    InputError,
-    LeaseLostError,
-    StorageAwayError,
-    shortened,
-)
+from robsearch.errors import DiskFullError, InputError, LeaseLostError, StorageAwayError
 from robsearch.printing import echo, keep_printable
 
 if TYPE_CHECKING:
@@ -383,8 +377,7 @@ def main() -> None:
     try:
         sys.exit(run(app))
     except InputError as error:
-        # A message that quotes another one, such as torch's, may have several lines.
-        problems = [shortened(" ".join(problem.split())) for problem in error.problems]
+        problems = error.problems
         head = "error: " if len(problems) == 1 else f"{len(problems)} errors:\n  "
         echo(head + "\n  ".join(problems), err=True)
         sys.exit(2)

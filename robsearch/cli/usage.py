@@ -30,8 +30,7 @@ def run(app: Callable[..., Any]) -> int:
         InputError: a command, an option or a value that is not there, or of another kind.
     """
     try:
-        # Of `python -m robsearch`, too: what is advised must be what can be typed.
-        code = app(standalone_mode=False, prog_name="robsearch")
+        code = app(standalone_mode=False, prog_name=_program())
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
             return int(error.exit_code)
@@ -42,6 +41,13 @@ def run(app: Callable[..., Any]) -> int:
         echo("Aborted.", err=True)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _program() -> str:
+    """How a person calls it: what is advised is what can be typed."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    is_module = spec is not None and spec.name == "robsearch.__main__"
+    return "python -m robsearch" if is_module else "robsearch"
 
 
 def _refusal(error: Any) -> InputError:

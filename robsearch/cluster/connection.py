@@ -21,6 +21,7 @@ import psutil
 import ray
 from ray._private import ray_constants  # see _on_loopback
 
+from robsearch.cluster.node_probe import token_file
 from robsearch.errors import InputError, counted, refused
 from robsearch.trials.variables import PASSED, keep_needed
 
@@ -453,9 +454,8 @@ def _token() -> str | None:
     """The token that Ray sends from here, by the rules of its documentation."""
     token = os.environ.get("RAY_AUTH_TOKEN")
     if token is None:
-        default = Path.home() / ".ray" / "auth_token"
         try:
-            token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default).read_text()
+            token = token_file().read_text()
         except (OSError, UnicodeDecodeError):
             return None
     return token.strip() or None

@@ -113,6 +113,7 @@ class JobServer:
             if details.status.is_terminal():
                 break
             time.sleep(LOOK_SECONDS)
+        output.restart()
         output.add(self._client.get_job_logs(job))
         output.end()
         if str(details.status) == SUCCEEDED:
@@ -122,10 +123,9 @@ class JobServer:
         return UNKNOWN_EXIT if details.driver_exit_code is None else int(details.driver_exit_code)
 
     async def _stream(self, job: str, output: _Output) -> None:
-        printed = ""
+        output.restart()
         async for text in self._client.tail_job_logs(job):
-            printed += text
-            output.add(printed)
+            output.add(text)
 
     def _connect(self) -> JobSubmissionClient:
         # Its modules set levels of their loggers when they are imported.
@@ -157,30 +157,32 @@ class _Output:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
-        self._printed = ""
-        self._passed: int | None = None
+        self._before: str | None = ""  # what Ray printed; None once the command has begun
+        self._passed = 0
+        self._position = 0
 
-    def add(self, printed: str) -> None:
-        """Passes on what is new.
+    def restart(self) -> None:
+        """What is added next is the job's first line, as at the beginning of each stream."""
+        self._position = 0
 
-        Args:
-            printed: all that the job has printed, from its first line on.
-        """
-        if len(printed) <= len(self._printed):
-            return
-        self._printed = printed
-        if self._passed is None:
-            begins = BEGINS.search(printed)
+    def add(self, text: str) -> None:
+        """Passes on what is new of the text that follows the one before."""
+        new = text[max(0, self._passed - self._position) :]
+        self._position += len(text)
+        self._passed = max(self._passed, self._position)
+        if self._before is not None:
+            self._before += new
+            begins = BEGINS.search(self._before)
             if begins is None:
                 return
-            self._passed = begins.end()
-        self.write(printed[self._passed :])
-        self._passed = len(printed)
+            new = self._before[begins.end() :]
+            self._before = None
+        self.write(new)
 
     def end(self) -> None:
         """Passes on what Ray said where it did not run the command."""
-        if self._passed is None:
-            self.write(self._printed)
+        if self._before:
+            self.write(self._before)
 
 
 def _check_line(url: str) -> None:

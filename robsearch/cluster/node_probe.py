@@ -175,12 +175,17 @@ def _gpus() -> tuple[list[str], str | None]:
     return json.loads(done.stdout.splitlines()[-1]), None
 
 
+def token_file() -> Path:
+    """Where Ray looks for its token here, by the rules of its documentation."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+
+
 def _token() -> Mapping[str, Any]:
     """Where this node has Ray's token (``where``: a variable's name, a file or None), and whether
     others may read that file (``open``)."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return {"where": "RAY_AUTH_TOKEN", "open": False}
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    file = token_file()
     try:
         mode = file.stat().st_mode
         outer = file.parent.stat().st_mode

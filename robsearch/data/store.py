@@ -106,7 +106,7 @@ def check_source(dataset: Dataset, cache: Path | None = None) -> str:
         In words: its file in the cache, the folder or URI of its images, or that none is needed.
 
     Raises:
-        InputError: there is neither a file in the cache nor such a folder.
+        InputError: there is neither a file in the cache nor such a folder or file.
     """
     name = type(dataset).__name__
     if arrow_file(dataset, cache).exists():
@@ -117,8 +117,9 @@ def check_source(dataset: Dataset, cache: Path | None = None) -> str:
     if is_remote(root):
         return f"{name} in an object store, which was not asked"
     folder = Path(root).expanduser() / getattr(dataset, "FOLDER", "")
-    if not (root and folder.is_dir()):
-        got = f"no folder {folder}" if root else "neither root nor ROBSEARCH_DATA"
+    # A data set of one's own may lie in one file.
+    if not (root and folder.exists()):
+        got = f"no file or folder {folder}" if root else "neither root nor ROBSEARCH_DATA"
         do = "copy the images there, or set ROBSEARCH_DATA before `ray start` on that node"
         raise InputError(refusal(f"the images of {name}", got, do))
     return f"{name} in {folder}"

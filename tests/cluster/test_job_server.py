@@ -134,14 +134,18 @@ def test_what_a_command_prints_is_passed_on_once_without_rays_lines():
     pieces = []
     output = _Output(pieces.append)
     head = "2026 INFO job_manager.py -- set up\nRunning entrypoint for job raysubmit_1: cd\n"
-    for length in (10, len(head) + 3, 5, len(head) + 6):
-        output.add((head + "abcdef")[:length])
+    output.add(head[:10])
+    output.add(head[10:] + "abc")
+    # The stream ended, and begins anew.
+    output.restart()
+    output.add(head + "ab")
+    output.add("cdef")
     output.end()
-    assert pieces == ["abc", "def"]
+    assert "".join(pieces) == "abcdef"
     failed = _Output(pieces.append)
     failed.add("no room")
     failed.end()
-    assert pieces == ["abc", "def", "no room"]
+    assert pieces[-1] == "no room"
 
 
 # --- a whole search ---

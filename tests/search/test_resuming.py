@@ -8,8 +8,10 @@ import sys
 import types
 from importlib.metadata import version
 
+import begun_searches
 import optuna
 import pytest
+from command_processes import in_this_process
 from named_parts import Flip, by_functions
 from small_spaces import recipe, standard
 
@@ -335,3 +337,12 @@ def test_another_sampler_or_pruner_may_go_on_and_is_said(begun):
     on = with_later(record, changed)
     assert on.setting["sampler"] == "TPESampler, the default; then RandomSampler"
     assert changed_settings(on, other) == {}
+
+
+def test_the_command_line_prints_what_has_changed_as_a_table(tmp_path, capsys):
+    begun_searches.begun(tmp_path)
+    assert in_this_process(tmp_path, "resume", "s", "--space", "small_spaces:pair") == 2
+    lines = capsys.readouterr().err.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.endswith("got another one:"))
+    assert lines[head + 1].split() == ["what", "was", "is", "trials"]
+    assert any(line.split()[:1] == ["widths"] for line in lines[head + 2 :])

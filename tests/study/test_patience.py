@@ -278,17 +278,20 @@ def test_a_postgresql_that_restarts_doubles_nothing_and_the_lease_is_kept(server
     search(open_storage(f"sqlite:///{tmp_path}/whole.db", tmp_path))
     storage = PatientStorage(open_storage(server.url, tmp_path), 60.0, said.append)
     ended = threading.Event()
+    stopped = threading.Event()
 
     def restart():
         while not ended.wait(1.0):
             server.stop()
+            stopped.set()
             time.sleep(1.5)
             server.start()
 
     with Lease.acquire(storage, "s") as lease:
         restarts = threading.Thread(target=restart)
         restarts.start()
-        time.sleep(1.2)
+        # However fast the machine is, the search begins while the server is away.
+        assert stopped.wait(60.0)
         search(storage)
         ended.set()
         restarts.join()
