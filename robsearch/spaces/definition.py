@@ -118,10 +118,9 @@ class Space:
         start_with: parameters to try first at each width.
         learn_from: names of searches in the same place, paths of searches' folders, or paths of CSV
             files (columns ``width``, the metrics that are maximised or ``value``, as shares, and
-                parameters): finished trials that the
-            samplers know from the start. They are not trained again and not reported. The searches
-            must have been judged under the same evaluation attack and on the same images as this
-            one.
+            parameters): finished trials that the samplers know from the start. They are not trained
+            again and not reported. The searches must have been judged under the same evaluation
+            attack and on the same images as this one.
         fidelity: rungs below the full recipe, cheapest first.
     """
 

@@ -134,9 +134,9 @@ class TestExamples:
         assert targets == {str(thin_anchor(thin).ratios)}
         first = search.epochs[search.epochs["epoch"] == 1]["train/lam"]
         assert (first != thin_anchor(thin).lam).all()  # WAR moved it
-        # README's function, in the same place.
-        readme = (Path(__file__).parents[2] / "README.md").read_text()
-        (block,) = re.findall(r"```python\n([^`]*static_war[^`]*)```", readme)
+        # The documentation's function, in the same place.
+        page = (Path(__file__).parents[2] / "docs" / "concepts" / "war.md").read_text()
+        (block,) = re.findall(r"```python\n([^`]*static_war[^`]*)```", page)
         names = {}
         exec(block, names)
         with ResultsStore(tmp_path).current():
