@@ -34,6 +34,7 @@ from robsearch.cli.options import (
     Tracking,
     TrialMaxHours,
 )
+from robsearch.cli.starting import new
 from robsearch.cli.steering import clean, delete, drop, list_searches
 from robsearch.cli.submitting import Follow, JobAddress, Launching, Looking
 from robsearch.cli.usage import run
@@ -82,6 +83,7 @@ def _program(
 
 
 app.add_typer(data_app, name="data")
+app.command()(new)
 app.command()(check)
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +16,19 @@ import typer
 
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
 from robsearch.cli.submitting import JobAddress
-from robsearch.errors import InputError
+from robsearch.errors import InputError, refused
 from robsearch.printing import echo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from robsearch.search import Search
     from robsearch.spaces import Draw, Price
 
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="go on until the search has ended or Ctrl-C, as trials report"),
+]
 Json = Annotated[bool, typer.Option("--json", help="for machines: JSON instead of text")]
 
 
@@ -113,10 +119,14 @@ def status(
     results: Results = None,
     storage: Storage = None,
     address: JobAddress = None,
+    watch: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Show how a search stands: trials by width and state, failures with their reasons, the law so
     far."""
+    if watch and (as_json or name is None):
+        do = "leave --watch out, or name one search"
+        raise refused("the name of a search, and no --json, with --watch", name or "none", do)
     from robsearch.search import ResultsStore, search_names
     from robsearch.search.commands.status import driver_line, status_json, status_lines
     from robsearch.search.result import glance_at
@@ -129,11 +139,21 @@ def status(
         else:
             print_parts(names or [f"no searches in {store.results}"])
         return
-    search = glance_at(name, results, storage)
     if as_json:
-        print_json(status_json(search))
-    else:
-        print_parts([*status_lines(search), driver_line(search)])
+        print_json(status_json(glance_at(name, results, storage)))
+        return
+
+    def parts(search: Search) -> list[Any]:
+        return [*status_lines(search), driver_line(search)]
+
+    if not watch:
+        print_parts(parts(glance_at(name, results, storage)))
+        return
+    from robsearch.search.commands.watch import looks, show_anew
+    from robsearch.search.grid import printed
+
+    searches = looks(partial(glance_at, name, results, storage))
+    show_anew(searches, parts, printed(), print_parts)
 
 
 def compare(
@@ -232,20 +252,36 @@ def report(
     results: Results = None,
     storage: Storage = None,
     address: JobAddress = None,
+    watch: Watch = False,
 ) -> None:
     """Write a search's HTML report anew, from whatever is there."""
+    if watch and out == Path("-"):
+        raise refused("a file to --watch", "--out -", "leave one of the two out")
     from robsearch.report import page, write
     from robsearch.search import RunOptions, load_search
     from robsearch.tracking import run_pages
 
+    options = RunOptions(results=results, storage=storage)
+
+    def pages(search: Search) -> Mapping[str, str]:
+        return run_pages(options.uri(search.record.tracking), name, search.record.identity)
+
+    def write_page(search: Search, refresh: int | None = None) -> None:
+        file = out or search.report
+        write(search, file, pages(search), follow_link=out is not None, refresh=refresh)
+
     search = load_search(name, results, storage)
-    uri = RunOptions(results=results, storage=storage).uri(search.record.tracking)
-    pages = run_pages(uri, name, search.record.identity)
     if out == Path("-"):
-        echo(page(search, pages))
+        echo(page(search, pages(search)))
         return
-    written = write(search, out or search.report, pages, follow_link=out is not None)
-    echo(f"report: {written}")
+    if watch:
+        from robsearch.search.commands.watch import looks, write_anew
+
+        echo(f"report: {out or search.report}, written anew as trials report; Ctrl-C ends it")
+        write_anew(looks(partial(load_search, name, results, storage)), write_page)
+        return
+    write_page(search)
+    echo(f"report: {out or search.report}")
 
 
 def ui(

@@ -53,6 +53,8 @@ class Looking(TyperCommand):
         if not is_url(address):
             do = "pass such as http://127.0.0.1:8265, or leave it out for results on this machine"
             raise refused("--address as the URL of a job server", repr(address), do)
+        if context.params.get("watch"):
+            raise refused("one look with --address URL", "--watch", "call it again to look again")
         raise typer.Exit(_look(context))
 
 

@@ -45,8 +45,22 @@ def render(package: str, template: str, **values: Any) -> Markup:
     return Markup(environment(package).get_template(template).render(values))
 
 
-def render_page(package: str, template: str, widths: int, **values: Any) -> str:
-    """A whole page; ``widths`` is how many colours its figures need."""
+def render_page(
+    package: str,
+    template: str,
+    widths: int,
+    refresh: int | None = None,
+    **values: Any,
+) -> str:
+    """A whole page.
+
+    Args:
+        package: that has the template.
+        template: its name.
+        widths: how many colours its figures need.
+        refresh: seconds after which a browser that has it open reads it again; None: never.
+        values: what the template takes.
+    """
     themes = {"light": theme(widths, dark=False), "dark": theme(widths, dark=True)}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render(
@@ -54,6 +68,7 @@ def render_page(package: str, template: str, widths: int, **values: Any) -> str:
         template,
         **themes,
         written=written,
+        refresh=refresh,
         **values,
     )
     # A bidi override turns a sentence round in a browser, too; figures have texts as well.

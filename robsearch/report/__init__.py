@@ -25,9 +25,9 @@ from robsearch.report.on_test import (
 from robsearch.report.response import accuracy_against_lam
 from robsearch.report.surface import lam_over_width
 from robsearch.report.training import accuracy_over_epochs, ratio_over_epochs
-from robsearch.report.trials import all_trials, failures, setting
+from robsearch.report.trials import all_trials, failures, not_ended, setting
 from robsearch.trials.disk import is_full
-from robsearch.trials.files import make_way
+from robsearch.trials.files import make_way, replacing
 
 __all__ = ["Searched", "write"]
 
@@ -44,8 +44,10 @@ class Section(NamedTuple):
 
 
 FRONT = Section("The front", "Front", (front_of_metrics,))
+NOT_ENDED = Section("Not ended yet", "Not ended", (not_ended,))
 SECTIONS = (
     Section("The answer", "Answer", (answer,)),
+    NOT_ENDED,
     Section("Robust accuracy against λ", "Accuracy by λ", (accuracy_against_lam,)),
     Section("λ* against width", "λ* by width", (lam_over_width,)),
     FRONT,
@@ -72,6 +74,7 @@ def write(
     path: Path,
     pages: Mapping[str, str] | None = None,
     follow_link: bool = False,
+    refresh: int | None = None,
 ) -> Path:
     """Writes the report of a search, finished or not, to ``path`` and returns it.
 
@@ -84,16 +87,22 @@ def write(
             link there.
         follow_link: whether a link at ``path`` is followed, as where a person named it
             (``/dev/stdout`` is one); else the report takes its place.
+        refresh: seconds after which a browser that has it open reads it again; None: never. The
+            file is then replaced in one go, so that it is never seen half written.
 
     Raises:
         InputError: the file may not be written.
     """
-    text = page(search, pages)
+    text = page(search, pages, refresh)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not follow_link:
             make_way(path)
-        path.write_text(text, encoding="utf-8")
+        if refresh is None:
+            path.write_text(text, encoding="utf-8")
+        else:
+            with replacing(path) as new:
+                new.write_text(text, encoding="utf-8")
     except OSError as error:
         if is_full(error):
             raise
@@ -103,12 +112,16 @@ def write(
     return path
 
 
-def page(search: Searched, pages: Mapping[str, str] | None = None) -> str:
-    """The whole page as text."""
+def page(
+    search: Searched,
+    pages: Mapping[str, str] | None = None,
+    refresh: int | None = None,
+) -> str:
+    """The whole page as text; the arguments are those of ``write``."""
     evidence = Evidence.of(search, pages)
     sections = []
     for section in SECTIONS:
-        if section is not FRONT or len(search.maximise) > 1:
+        if _has_place(section, search):
             pieces = [render_piece(piece, evidence) for piece in section.pieces]
             content = Markup().join(dict.fromkeys(pieces))  # one reason is told once
             anchor = section.short.lower().replace(" ", "-")
@@ -118,12 +131,22 @@ def page(search: Searched, pages: Mapping[str, str] | None = None) -> str:
         __name__,
         "report.html",
         len(evidence.widths),
+        refresh,
         title=search.name,
         source=search.space,
         links=search.links,
         has_pages=bool(evidence.pages),
         sections=sections,
     )
+
+
+def _has_place(section: Section, search: Searched) -> bool:
+    """Whether a section belongs to a search like this one; without, there is no word of it."""
+    if section is FRONT:
+        return len(search.maximise) > 1
+    if section is NOT_ENDED:
+        return bool((search.trials["state"] == "RUNNING").any())
+    return True
 
 
 def render_piece(piece: PageElement, evidence: Evidence) -> Markup:

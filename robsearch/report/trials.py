@@ -12,6 +12,7 @@ from robsearch.metrics import TEST_ROBUST
 from robsearch.report.answer import STATES, other_parameters
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of, text_of
 from robsearch.study import failures_of
+from robsearch.trials.underway import trainings_underway
 
 MOST_LISTED = 300
 """Trials that the table lists, for about; a search with fewer has all of them."""
@@ -33,6 +34,12 @@ def failures(evidence: Evidence) -> dict[str, Any]:
         "failed": failed,
         "groups": list(failures_of(trials)),
     }
+
+
+def not_ended(evidence: Evidence) -> dict[str, Any]:
+    """How far the trainings are that have begun and not ended."""
+    search = evidence.search
+    return {"underway": trainings_underway(search.trials, search.epochs)}
 
 
 def all_trials(evidence: Evidence) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from robsearch.errors import counted
 from robsearch.printing import printable
 from robsearch.study import others_than_lam, params_text
+from robsearch.trials.underway import Underway
 
 UNBOUNDED = 10_000
 """Columns of a file or a pipe: a row of a table is one line there, and so is a sentence."""
@@ -205,6 +207,36 @@ def rows_table(rows: list[Row], title: Text | None = None) -> Iterator[Grid | Te
     for row in rows:
         if others_than_lam(row.params):
             yield Text(f"best at {row.label}: {params_text(row.params)}")
+
+
+MOST_UNDERWAY = 20
+"""Trainings that are listed one by one; a cluster may train a thousand."""
+
+
+def underway_table(trainings: Sequence[Underway]) -> Iterator[Grid | Text]:
+    """How far each training is that has not ended."""
+    if not trainings:
+        return
+    heads = ["training", "lam", "epoch", "val robust", "best", "images/s", "to go"]
+    cells = [_underway_cells(training) for training in trainings[:MOST_UNDERWAY]]
+    yield Grid(heads, cells)
+    if len(trainings) > MOST_UNDERWAY:
+        yield Text(f"and {counted(len(trainings) - MOST_UNDERWAY, 'more training')}")
+
+
+def _underway_cells(training: Underway) -> list[str]:
+    asked = f"/{training.epochs:.0f}" if math.isfinite(training.epochs) else ""
+    lam, value, best, speed = (
+        format(number, kind) if math.isfinite(number) else "-"
+        for number, kind in (
+            (training.lam, ".3g"),
+            (training.value, ".1%"),
+            (training.best, ".1%"),
+            (training.images_per_second, ",.0f"),
+        )
+    )
+    to_go = duration(training.seconds_to_go)
+    return [training.trial, lam, f"{training.epoch}{asked}", value, best, speed, to_go]
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 import threading
 import time
 from collections import Counter
@@ -16,10 +17,12 @@ from rich.live import Live
 from rich.text import Text
 
 from robsearch.errors import counted
+from robsearch.metrics import LAM
 from robsearch.search.driver import Driver, RunningTrial
-from robsearch.search.grid import Row, printer, rows_table
+from robsearch.search.grid import Row, printer, rows_table, underway_table
 from robsearch.study import Study, others_than_lam, params_text
 from robsearch.training.costs import Cost, total
+from robsearch.trials.underway import Underway, underway
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
@@ -72,9 +75,21 @@ def row_lines(driver: Driver) -> Iterator[str]:
 
 
 def live_table(driver: Driver) -> Group:
-    """One row per width and rung, under what is known of the whole."""
+    """One row per width and rung, under what is known of the whole; beneath, each training that
+    runs."""
     title = Text(progress(driver), style="default")
-    return Group(*rows_table(list(live_rows(driver)), title))
+    rows = rows_table(list(live_rows(driver)), title)
+    return Group(*rows, *underway_table(list(_underway(driver))))
+
+
+def _underway(driver: Driver) -> Iterator[Underway]:
+    # Ray's answers come in another thread, and change it.
+    for name, trial in list(driver.running.items()):
+        suggestion = trial.suggestion
+        history = list(trial.history)
+        lam = history[-1][LAM] if history else float(suggestion.params.get("lam", math.nan))
+        epochs = suggestion.recipe.epochs
+        yield underway(name, suggestion.width, lam, epochs, history)
 
 
 def live_rows(driver: Driver) -> Iterator[Row]:

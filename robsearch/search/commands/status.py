@@ -15,7 +15,7 @@ from robsearch.errors import counted
 from robsearch.laws import RegretMap
 from robsearch.metrics import VAL_NATURAL
 from robsearch.search.free_space import lacking_bytes, waiting_text
-from robsearch.search.grid import Grid, Row, duration, rows_table
+from robsearch.search.grid import Grid, Row, duration, rows_table, underway_table
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
 from robsearch.search.summary import regret_lines, strongest_text
@@ -30,6 +30,7 @@ from robsearch.study import (
 from robsearch.study.lease import EXPIRE_SECONDS
 from robsearch.training.costs import Cost
 from robsearch.trials.selection import collapsed_among
+from robsearch.trials.underway import trainings_underway
 
 STATES = ("RUNNING", "INTERRUPTED", "COMPLETE", "PRUNED", "FAIL")
 NAMES_SHOWN = 3
@@ -75,6 +76,8 @@ def status_lines(search: Search) -> Iterator[Grid | Text | str]:
         if best is not None:
             yield Text(f"width {name}: {best['trial']} {strongest_text(search, width)}")
     yield from rows_table(list(status_rows(search)))
+    if search.unfinished and search.driver is not None:
+        yield from underway_table(trainings_underway(search.trials, search.epochs))
     yield f"{search.ended} of {counted(search.record.trials, 'trial')} ended"
     yield Text(_cost_text(search.cost))
     for failures in failures_of(search.trials):
@@ -181,7 +184,8 @@ def status_json(search: Search) -> dict[str, Any]:
     the best trial. ``best`` has of each width's best trial the strongest known figure
     (``strongest.Figure``), and the one on ``val`` by which it was selected. ``driver`` is None if
     nobody drives it; its ``alive`` is True if its process is on this machine, and None if this look
-    cannot tell whether it lives (``robsearch.study.living_owner``). ``lacking_bytes`` are those
+    cannot tell whether it lives (``robsearch.study.living_owner``). ``underway`` has each training
+    that runs: how far it is (``trials.underway.Underway``). ``lacking_bytes`` are those
     that the results folder lacks for its next trial. ``failure_groups`` has
     each reason once, with the trials that failed for it, and for each searched parameter its values
     among them and among the trials that ended without a failure. ``law`` has the exponent by each
@@ -204,6 +208,7 @@ def status_json(search: Search) -> dict[str, Any]:
         "ended": search.ended,
         "asked": search.record.trials,
         "unfinished": search.unfinished,
+        "underway": _underway_json(search),
         "driver": search.driver,
         "lacking_bytes": lacking_space(search),
         "rows": rows,
@@ -217,6 +222,12 @@ def status_json(search: Search) -> dict[str, Any]:
         "report": search.report if search.report.exists() else None,
         "tracking": search.record.tracking,
     }
+
+
+def _underway_json(search: Search) -> list[dict[str, Any]]:
+    if search.driver is None:
+        return []
+    return [each._asdict() for each in trainings_underway(search.trials, search.epochs)]
 
 
 def law_json(search: Search) -> dict[str, Any]:

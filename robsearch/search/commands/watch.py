@@ -1,0 +1,91 @@
+"""``--watch``: a look at a search that is taken again as trials report."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from robsearch.search.result import Search
+from robsearch.trials.underway import trainings_underway
+
+SECONDS_BETWEEN = 5.0
+SHARE = 5
+"""Looking may take a fifth of a core: it is done beside trainings."""
+REFRESH_SECONDS = 10
+"""How often a browser reads a page again that is being rewritten."""
+
+
+def looks(look: Callable[[], Search]) -> Iterator[Search]:
+    """A search each time something in it has changed, until nobody drives it any more.
+
+    Args:
+        look: reads it.
+    """
+    seen: object = None
+    while True:
+        began = time.monotonic()
+        search = look()
+        is_over = search.driver is None
+        now = _standing(search)
+        if now != seen or is_over:
+            seen = now
+            yield search
+        if is_over:
+            return
+        time.sleep(max(SECONDS_BETWEEN, SHARE * (time.monotonic() - began)))
+
+
+def _standing(search: Search) -> object:
+    """What changes when a trial reports, ends or is measured."""
+    trials = search.trials
+    measured = int(trials["test/robust_accuracy"].notna().sum()) if len(trials) else 0
+    underway = trainings_underway(trials, search.epochs)
+    reached = [(training.trial, training.epoch) for training in underway]
+    return list(zip(trials["trial"], trials["state"], strict=True)), reached, measured
+
+
+def show_anew(
+    searches: Iterator[Search],
+    parts: Callable[[Search], list[Any]],
+    console: Console,
+    show: Callable[[list[Any]], None],
+) -> None:
+    """Shows how a search stands, on a terminal in the same place, elsewhere one after another;
+    Ctrl-C ends it.
+
+    Args:
+        searches: as they are looked at.
+        parts: what is shown of one.
+        console: the terminal.
+        show: prints parts where there is no terminal.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            for search in searches:
+                show(parts(search))
+            return
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            for search in searches:
+                live.update(Group(*parts(search)), refresh=True)
+
+
+def write_anew(searches: Iterator[Search], write: Callable[[Search, int | None], None]) -> None:
+    """Writes a page as a search goes on; Ctrl-C ends it.
+
+    Args:
+        searches: as they are looked at.
+        write: writes the page of one, to be read again after so many seconds; None: never.
+    """
+    last = None
+    with contextlib.suppress(KeyboardInterrupt):
+        for search in searches:
+            last = search
+            write(search, REFRESH_SECONDS)
+    if last is not None:
+        # A page that nobody rewrites does not ask to be read again.
+        write(last, None)
