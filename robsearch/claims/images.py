@@ -44,6 +44,9 @@ def with_images(trials: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _of_table(table: pa.Table) -> Iterator[tuple[str, object]]:
+    if "index" not in table.column_names:
+        # Which image a row is of is not known.
+        return
     table = table.sort_by("index")
     yield NUMBER, table.num_rows
     for metric, column in COLUMNS.items():

@@ -169,11 +169,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put searches side by side: lambda*, rates, Lipschitz, margin and cost by width, with
-    intervals."""
+    intervals; of two, say which is better."""
+    from rich.text import Text
+
+    from robsearch.claims.better import better, difference_lines
     from robsearch.search import ResultsStore, compare as compare_searches, load_search
     from robsearch.search.commands.compare import comparison_parts
 
-    comparison = compare_searches(*(load_search(name, results, storage) for name in names))
+    searches = [load_search(name, results, storage) for name in names]
+    comparison = compare_searches(*searches)
+    # Under a rung of the ladder the table has the figures; image by image it is not paired here.
+    paired = len(searches) == 2 and not comparison.rung
+    differences = better(*searches) if paired else []
     files: Sequence[Path] = ()
     unwritten = None
     try:
@@ -184,13 +191,16 @@ def compare(
         print_json(
             {
                 "rows": comparison.rows.to_dict("records"),
+                "better": [{**each._asdict(), "answer": each.answer} for each in differences],
                 "differences": comparison.differences,
                 "notes": comparison.notes,
                 "files": files,
             }
         )
     else:
-        print_parts([*comparison_parts(comparison), *(f"written: {file}" for file in files)])
+        sentences = map(Text, difference_lines(differences))
+        written = (f"written: {file}" for file in files)
+        print_parts([*comparison_parts(comparison), *sentences, *written])
     # Who looks at results that others keep has what was asked for; who named a folder has not.
     if unwritten and out:
         raise unwritten

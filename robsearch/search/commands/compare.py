@@ -101,11 +101,13 @@ class Comparison:
         differences: parts of the setting that differ between the searches: label, then search, then
             text.
         notes: what a reader must know of single rows.
+        rung: that of the ladder by which they are compared; empty where they share a test attack.
     """
 
     rows: pd.DataFrame
     differences: dict[str, dict[str, str]]
     notes: tuple[str, ...]
+    rung: str = ""
 
     @property
     def measures(self) -> list[str]:
@@ -154,7 +156,8 @@ def compare(*searches: Search) -> Comparison:
     rows = rows.sort_values("width", kind="stable")
     notes = (*_judge_notes(common), *_notes(searches), *_attack_notes(rows))
     rows = rows.apply(of_one_type).reset_index(drop=True)
-    return Comparison(rows, _differences(searches), notes)
+    rung = "" if common is None else common.name
+    return Comparison(rows, _differences(searches), notes, rung)
 
 
 def _position(column: str) -> int:
