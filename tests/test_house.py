@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"__main__"},
     {"cli", "search_spaces"},
+    {"publishing"},
     {"robsearch", "doctor", "papers"},  # the public names: `from robsearch import PGD`
     {"claims"},
     {"search"},

@@ -34,6 +34,7 @@ from robsearch.cli.options import (
     Tracking,
     TrialMaxHours,
 )
+from robsearch.cli.publishing import paper, verify
 from robsearch.cli.starting import new
 from robsearch.cli.steering import clean, delete, drop, list_searches
 from robsearch.cli.submitting import Follow, JobAddress, Launching, Looking
@@ -266,6 +267,8 @@ app.command("list")(list_searches)
 # Commands stand in the help in the order in which they are added.
 app.command(cls=Looking)(status)
 app.command()(compare)
+app.command()(paper)
+app.command()(verify)
 app.command(cls=Looking)(report)
 for _look in (ui, doctor, validate):
     app.command()(_look)

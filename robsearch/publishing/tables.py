@@ -1,0 +1,182 @@
+"""The tables of a search, and those of a validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from robsearch.claims.claim import Verdict
+from robsearch.claims.page import Validation, estimated, why
+from robsearch.drawing.formatting import names_of
+from robsearch.errors import counted
+from robsearch.laws.regret import RegretMap
+from robsearch.publishing.latex import Table
+from robsearch.search import Search
+
+ABSENT = "--"
+MADE_BY = ("versions", "commit")
+"""Parts of a setting that say what made the numbers."""
+
+
+def search_tables(search: Search) -> dict[str, Table]:
+    """Lambda* by width with the networks to deploy, and the regret map; by the names of their
+    files."""
+    tables = {"lambda-by-width": _lambda_by_width(search)}
+    regret = search.ridge.regret
+    if regret is not None:
+        tables["regret"] = _regret(search, regret)
+    return tables
+
+
+def _lambda_by_width(search: Search) -> Table:
+    heads = [
+        "width",
+        "trials",
+        "lambda*",
+        "95 % interval",
+        "best trial's lambda",
+        "robust (%)",
+        "95 % interval",
+        "natural (%)",
+    ]
+    finished = search.finished
+    rows = []
+    for width, name in names_of(search.widths).items():
+        optimum = search.ridge.optimum(width)
+        figure = None
+        best = search.best(width)
+        if best is not None:
+            figure = search.strongest(str(best["trial"]))
+        rows.append(
+            [
+                name,
+                str(int((finished["width"] == width).sum())),
+                _number(optimum.lam),
+                _interval(optimum.low, optimum.high),
+                ABSENT if best is None else _number(best["lam"]),
+                ABSENT if figure is None else _percent(figure.robust_accuracy),
+                ABSENT if figure is None else _percents(figure.low, figure.high),
+                ABSENT if best is None else _percent(best.get("test/natural_accuracy")),
+            ]
+        )
+    sentence = search.ridge.sentence()
+    chosen = "Robust accuracy is the strongest known figure of the trial that is best on val"
+    under = _attacks(search)
+    caption = f"{search.name}: {sentence} {chosen} ({under}). {made_by(search)}"
+    return Table(caption, f"{search.name}-lambda", heads, rows)
+
+
+def _attacks(search: Search) -> str:
+    """Under which attacks, on how many images, the figures of the best trials were found."""
+    texts = []
+    for best in search.bests:
+        figure = search.strongest(str(best["trial"]))
+        if figure is not None:
+            texts.append(f"{figure.attack}, {counted(figure.n, 'image')} of {figure.on}")
+    return "; ".join(dict.fromkeys(texts)) or "not measured"
+
+
+def _regret(search: Search, regret: RegretMap) -> Table:
+    names = names_of(regret.widths)
+    heads = ["at width"]
+    for width, lam in zip(regret.widths, regret.lams, strict=True):
+        heads.append(f"lambda* of {names[width]} ({_number(lam)})")
+    rows = []
+    for width in regret.widths:
+        cells = [names[width]]
+        for other in regret.widths:
+            loss = regret.at(width, other)
+            cells.append(_points(*loss) if width != other else "0")
+        rows.append(cells)
+    caption = (
+        f"{search.name}: percentage points of robust accuracy on val that one width's lambda* "
+        f"loses at another, with 95 % intervals, from {counted(search.ridge.n, 'trial')}. "
+        f"{made_by(search)}"
+    )
+    return Table(caption, f"{search.name}-regret", heads, rows)
+
+
+def made_by(search: Search) -> str:
+    """Data, seeds and what made the numbers, as sentences."""
+    setting = search.setting
+    seeds = int(search.finished["seed"].nunique()) if len(search.finished) else 0
+    parts = [f"{setting[label]}" for label in ("data", "objective") if label in setting]
+    text = f"{', '.join(parts)}; {counted(seeds, 'training seed')}."
+    made = [f"{label} {setting[label]}" for label in MADE_BY if label in setting]
+    return f"{text} {', '.join(made)}." if made else text
+
+
+# --- a validation ---
+
+
+def validation_tables(validation: Validation, plan: str) -> dict[str, Table]:
+    """The verdicts with their effects, and the study's own tables; by the names of their files.
+
+    Args:
+        validation: judged.
+        plan: when it was registered, with its digest, in words.
+    """
+    name = validation.name
+    caption = (
+        f"{name}: verdicts at 95 % after Holm's correction, effects with 95 % intervals over "
+        f"seeds. {_trainings(validation)}. Plan: {plan}."
+    )
+    rows = [row for verdict in validation.verdicts for row in _verdict_rows(verdict)]
+    heads = ["claim", "verdict", "effect", "estimate", "n"]
+    tables = {"verdicts": Table(caption, f"{name}-verdicts", heads, rows)}
+    for number, (title, frame) in enumerate(validation.tables.items(), start=1):
+        cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+        label = f"{name}-table-{number}"
+        columns = list(map(str, frame.columns))
+        tables[f"table-{number}"] = Table(f"{name}: {title}. Plan: {plan}.", label, columns, cells)
+    return tables
+
+
+def _trainings(validation: Validation) -> str:
+    count = sum(len(evidence.trials) for evidence in validation.findings.values())
+    seeds = {seed for evidence in validation.findings.values() for seed in evidence.trials["seed"]}
+    return f"{counted(count, 'training')} with {counted(len(seeds), 'seed')}"
+
+
+def _verdict_rows(verdict: Verdict) -> Iterator[list[str]]:
+    """A row for each effect; the claim and its verdict stand in the first."""
+    first = [verdict.claim.name, verdict.answer]
+    if not verdict.parts:
+        yield [*first, why(verdict) or ABSENT, ABSENT, ABSENT]
+        return
+    for place, part in enumerate(verdict.parts):
+        effect, estimate = part
+        unit = f" ({effect.unit})" if effect.unit else ""
+        names = first if place == 0 else ["", ""]
+        yield [*names, f"{effect.what}{unit}", estimated(part), str(estimate.n)]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else ABSENT
+    return ABSENT if value is None or value is pd.NA else str(value)
+
+
+# --- numbers ---
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return ABSENT if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
+
+
+def _percent(share: float | None) -> str:
+    return ABSENT if share is None or not math.isfinite(share) else f"{100 * share:.1f}"
+
+
+def _percents(low: float, high: float) -> str:
+    return f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) else ABSENT
+
+
+def _points(lost: float, low: float, high: float) -> str:
+    return f"{100 * lost:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
