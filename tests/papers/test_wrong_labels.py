@@ -38,6 +38,7 @@ from robsearch.papers.war.ways import (
 )
 from robsearch.papers.war.wrong_labels import WrongLabelsStudy
 from robsearch.papers.war.wrong_labels_claims import (
+    at_all_rates,
     at_best_rate,
     best_lambda_rises,
     best_lambda_rises_at_best_rate,
@@ -46,6 +47,7 @@ from robsearch.papers.war.wrong_labels_claims import (
     war_suffices,
 )
 from robsearch.papers.war.wrong_labels_tables import (
+    rate_ways_table,
     rates_table,
     rises_table,
     slopes_table,
@@ -428,6 +430,35 @@ def test_each_replicate_chooses_its_own_rate() -> None:
     at_best = at_best_rate(pooled(findings(trainings)), (16.0,), {"lam 2, lr x 0.5": 0.5})
     assert at_best.set_index("seed")["rate"].to_dict() == {0: 0.5, 1: 1.0, 2: 0.5}
     assert list(rates_table(at_best)["learning rate"]) == ["0.5 (2), 1 (1)"]
+
+
+def test_what_a_search_of_the_learning_rate_adds_is_paired_over_replicates() -> None:
+    """The thin net is best at lambda 2 and the usual rate; the wide one at 8 and half of it, where
+    it gains 10 points on the usual rate, and at lambda 2 it gains as much there."""
+    trainings = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    trainings += with_peaks("rates", 16, 2.0, ", lr x 0.5", top=0.5)
+    trainings += with_peaks("rates", 64, 8.0, ", lr x 0.5", top=0.7)
+    evidence = pooled(findings(trainings))
+    rates = {each.arm: 0.5 for each in trainings if each.arm.endswith(", lr x 0.5")}
+    every = at_all_rates(evidence, (16.0, 64.0), rates)
+    table = rate_ways_table(every, ways_frame(evidence, 16.0, 64.0), 16.0, 64.0)
+    table = table.set_index("way")
+    lost = 100 * 0.02 * np.log(4) ** 2  # by lambda 2 where 8 is best
+    reached = table["robust"].map(lambda text: float(text.split()[0]))
+    assert reached.to_dict() == pytest.approx(
+        {
+            "thin lambda": 60 - lost,
+            "full search": 60,
+            "thin lambda and learning rate": 60 - lost,
+            "thin lambda, learning rate searched": 70 - lost,
+            "full search of lambda and learning rate": 70,
+        },
+        abs=0.2,
+    )
+    assert table.loc["full search of lambda and learning rate", "lambda"] == "8, 8, 8"
+    assert table.loc["full search of lambda and learning rate", "learning rate"] == "0.5, 0.5, 0.5"
+    less = table.loc["full search", "less full search of lambda and learning rate"]
+    assert float(less.split()[0]) == pytest.approx(-10, abs=0.2)
 
 
 def test_what_rises_with_width_at_one_lambda_may_fall_at_another() -> None:

@@ -39,6 +39,7 @@ from robsearch.papers.war.wrong_labels_claims import (
     LONGER,
     LONGER_TIMES,
     RATES,
+    at_all_rates,
     at_best_rate,
     claims,
 )
@@ -218,16 +219,26 @@ class WrongLabelsStudy:
 
     def tables(self, findings: Findings) -> Mapping[str, pd.DataFrame]:
         """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
-        from robsearch.papers.war.wrong_labels_tables import grid_table, rates_table, tables
+        from robsearch.papers.war.wrong_labels_tables import (
+            grid_table,
+            rate_ways_table,
+            rates_table,
+            tables,
+        )
 
-        shown = dict(tables(findings, self._ways(findings), self.widths))
+        ways = self._ways(findings)
+        shown = dict(tables(findings, ways, self.widths))
         if VARIANTS in findings:
             shown["WAR with other constants"] = variants_table(findings, self.thin)
         if RATES in findings:
-            at_best = at_best_rate(pooled(findings), (self.thin, self.wide), self._rates)
+            ends = (self.thin, self.wide)
+            at_best = at_best_rate(pooled(findings), ends, self._rates)
             shown["At the learning rate that is best on val (times the usual one)"] = rates_table(
                 at_best
             )
+            every = at_all_rates(pooled(findings), ends, self._rates)
+            caption = f"Searching the learning rate, too, at width {self.wide:g} (last epoch, test)"
+            shown[caption] = rate_ways_table(every, ways, *ends)
         if LONGER in findings:
             caption = f"Thin nets trained {LONGER_TIMES} times as long"
             shown[caption] = grid_table(findings, (LONGER,))

@@ -164,12 +164,23 @@ def at_best_rate(
 ) -> pd.DataFrame:
     """The training at the learning rate that is best on the replicate's own ``val`` at each width
     and lambda, with that factor as ``rate``, in the replicates that have all rates."""
-    trials = sound(with_val(evidence)).dropna(subset=[LAST, ON_VAL])
+    trials = sound(at_all_rates(evidence, widths, rates))
+    return chosen_on_val(trials, ("seed", "width", "lam"), "rate")
+
+
+def at_all_rates(
+    evidence: Evidence,
+    widths: Sequence[float],
+    rates: Mapping[str, float],
+) -> pd.DataFrame:
+    """The trainings of the replicates that have all learning rates, with ``on_val`` and the factor
+    on the usual rate as ``rate``."""
+    trials = with_val(evidence).dropna(subset=[LAST, ON_VAL])
     trials = trials[trials["experiment"].isin((GRID, RATES)) & trials["width"].isin(widths)]
     trials = trials.assign(rate=trials["arm"].map(rates).fillna(1.0))
     counts = trials.groupby("seed")["rate"].nunique()
     shared = counts.index[counts == len({1.0, *rates.values()})]
-    return chosen_on_val(trials[trials["seed"].isin(shared)], ("seed", "width", "lam"), "rate")
+    return trials[trials["seed"].isin(shared)]
 
 
 def best_lambda_rises_from_longer(
