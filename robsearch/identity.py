@@ -188,8 +188,15 @@ def legacy_digest(value: object) -> str:
 
 
 def compared_fields(node: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of a dataclass object that take part in ``==``."""
+    """The fields of a dataclass, or of an object of it, that take part in ``==``."""
     return [field for field in dataclasses.fields(node) if field.compare]
+
+
+@functools.cache
+def _compared_fields_of(kind: type) -> tuple[tuple[dataclasses.Field[Any], bool], ...]:
+    """The same of a class, each with whether it was added to it later."""
+    fields = compared_fields(kind)
+    return tuple((field, bool(field.metadata.get("robsearch.later"))) for field in fields)
 
 
 def recorded_fields(node: Any) -> list[dataclasses.Field[Any]]:
@@ -226,6 +233,12 @@ class _Canon:
 
     def tree(self, value: Any, where: str) -> Any:
         """``where`` is the path to the value, for refusals: ``Recipe.attack.eps``."""
+        # Most of a tree are leaves of these very types, and ``resume`` walks thousands of trees.
+        kind = type(value)
+        if kind is str or kind is int:
+            return value
+        if kind is float:
+            return _number(value)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
@@ -279,9 +292,13 @@ class _Canon:
 
     def _fields(self, value: Any, where: str) -> dict[str, Any]:
         fields = {}
-        for field in compared_fields(value):
-            tree = self.tree(getattr(value, field.name), f"{where}.{field.name}")
-            if not field.metadata.get("robsearch.later") or tree != self._default(field, where):
+        for field, is_later in _compared_fields_of(type(value)):
+            part = getattr(value, field.name)
+            # The very object of the default need not be walked to see that it is equal to it.
+            if is_later and part is field.default:
+                continue
+            tree = self.tree(part, f"{where}.{field.name}")
+            if not is_later or tree != self._default(field, where):
                 fields[field.name] = tree
         return fields
 

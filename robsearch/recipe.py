@@ -185,6 +185,13 @@ class Recipe:
             object.__setattr__(resolved, name, part)
         return resolved
 
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe with another seed, from 0."""
+        # Not by replace: as in ``resolved``, all else of it was checked when it was made.
+        seeded = copy.copy(self)
+        object.__setattr__(seeded, "seed", seed)
+        return seeded
+
     @property
     def resolved_data(self) -> Dataset:
         """Where images come from: ``data``, where its ``draw`` is ``seed`` with the recipe's seed

@@ -9,11 +9,13 @@ been.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
@@ -25,11 +27,18 @@ from optuna.study import StudyDirection
 
 from robsearch.errors import InputError, counted, refusal
 from robsearch.spaces import Stage
+from robsearch.study.condensed import (
+    Beginning,
+    LinesInMemory,
+    Record,
+    condensed_records,
+    is_worth_keeping,
+    read_beginning,
+    write_beginning,
+)
 from robsearch.study.recorded import TRAININGS
 
 JOURNAL = "optuna.journal"
-
-Record = dict[str, Any]
 
 
 class Operation(IntEnum):
@@ -100,15 +109,50 @@ class WholeLines(JournalFileBackend):
     which is gone has half written.
     """
 
+    has_values = True
+    """Whether the values of epochs are among the records that are read."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file_lock = JournalFileSymlinkLock(str(path))
+        self._beginning = read_beginning(path, with_values=self.has_values)
         # Names by number, of deleted studies too: a name may be made again under another number.
-        self._studies: list[str] = []
+        self._studies = [
+            record["study_name"]
+            for record in self._beginning.records
+            if record["op_code"] == Operation.CREATE_STUDY
+        ]
         self._deleted: set[int] = set()
-        self._last = 0
-        self._created: dict[str, int] = {}
+        self._last = self._beginning.lines
+        # By a digest of each line that makes a trial, its number.
+        self._created = dict(self._beginning.makers)
+        self._read_to = self._begin
+        self._hash = self._beginning.hash
+        self._hashed = self._beginning.size
         super().__init__(str(path), self._file_lock)
+
+    @property
+    def _begin(self) -> tuple[int, int, int]:
+        """Of the last record that is condensed: its number, the number of its line, and where that
+        ends."""
+        beginning = self._beginning
+        return (len(beginning.records), beginning.lines, beginning.size)
+
+    def condense(self, storage: JournalStorage) -> None:
+        """Keeps what was read for who opens the journal next, where it is long, and can be kept.
+
+        Args:
+            storage: that has read all of it.
+        """
+        _, lines, size = self._read_to
+        records = None
+        if size == self._hashed and is_worth_keeping(lines, self._beginning.lines):
+            records = condensed_records(storage)
+        if records is not None:
+            # A folder of others may be read only, and a disk full.
+            with suppress(OSError):
+                kept = Beginning(records, lines, size, self._created, self.has_values, self._hash)
+                write_beginning(self._path, kept)
 
     def append_logs(self, logs: list[Record]) -> None:
         """Appends all of them, or nothing; a last line without an end is cut off first."""
@@ -136,25 +180,48 @@ class WholeLines(JournalFileBackend):
             DamagedJournalError: a line that others follow is no record, makes a trial that an
                 earlier line made, or is about what no earlier line made.
         """
-        for line, record in self._records(log_number_from):
+        yield from self._beginning.records[log_number_from:]
+        condensed = len(self._beginning.records)
+        for line, record in self._records(max(log_number_from, condensed)):
             what = shape_problem(record) or self._misfit(line, record)
             if what:
                 raise DamagedJournalError(self._path, line, what)
             yield record
 
     def _records(self, log_number_from: int) -> Iterator[tuple[int, Record]]:
-        """Each record from this number on, with the number of its line."""
-        line = log_number_from
-        records = super().read_logs(log_number_from)
-        while True:
-            line += 1
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except ValueError as error:
-                raise DamagedJournalError(self._path, line, "is no JSON") from error
-            yield line, record
+        """Each record from this number on that is not condensed, with the number of its line."""
+        number, number_of_line, offset = self._read_to
+        if number > log_number_from:
+            number, number_of_line, offset = self._begin
+        problem: ValueError | None = None
+        with self._path.open("rb") as journal:
+            journal.seek(offset)
+            for line in journal:
+                # As Optuna does it: the last line may be half written just now.
+                if problem is not None:
+                    raise DamagedJournalError(
+                        self._path, number_of_line + 1, "is no JSON"
+                    ) from problem
+                if not line.endswith(b"\n"):
+                    return
+                record: Any = None
+                is_left_out = not self.has_values and EPOCH_VALUE.fullmatch(line) is not None
+                if not is_left_out:
+                    try:
+                        record = json.loads(line)
+                    except ValueError as error:
+                        problem = error
+                        continue
+                    number += 1
+                number_of_line += 1
+                if offset == self._hashed:
+                    self._hash.update(line)
+                    self._hashed += len(line)
+                offset += len(line)
+                self._read_to = (number, number_of_line, offset)
+                # A line of JSON may be null, which is damage, too.
+                if not is_left_out and number > log_number_from:
+                    yield number_of_line, record
 
     def _misfit(self, line: int, record: Record) -> str | None:
         """What is wrong if a record does not fit to those before it; None where it does."""
@@ -168,7 +235,8 @@ class WholeLines(JournalFileBackend):
             return f"is about trial {record['trial_id']}, which no line before it makes"
         if operation == Operation.CREATE_TRIAL:
             # It has the time at which the trial was made, so that no two are equal.
-            first = self._created.setdefault(json.dumps(record), line)
+            maker = hashlib.blake2b(json.dumps(record).encode(), digest_size=8).hexdigest()
+            first = self._created.setdefault(maker, line)
             return None if first == line else f"makes the trial of line {first} once more"
         return None
 
@@ -189,44 +257,10 @@ class LinesWithoutValues(WholeLines):
 
     Most lines are such values, and Optuna copies the trial for each. They steer samplers and
     pruners; whoever wants the epochs themselves reads the trials' folders. The records are numbered
-    without those that are left out.
+    without those that are left out. What is condensed may have values all the same.
     """
 
-    def __init__(self, path: Path) -> None:
-        # Of the last record that was read: its number, the number of its line, and where that ends.
-        self._read_to = (0, 0, 0)
-        super().__init__(path)
-
-    def _records(self, log_number_from: int) -> Iterator[tuple[int, Record]]:
-        number, number_of_line, offset = self._read_to
-        if number > log_number_from:
-            number = number_of_line = offset = 0
-        problem: ValueError | None = None
-        with self._path.open("rb") as journal:
-            journal.seek(offset)
-            for line in journal:
-                # As Optuna does it: the last line may be half written just now.
-                if problem is not None:
-                    raise DamagedJournalError(
-                        self._path, number_of_line + 1, "is no JSON"
-                    ) from problem
-                if not line.endswith(b"\n"):
-                    return
-                record: Any = None
-                is_left_out = EPOCH_VALUE.fullmatch(line) is not None
-                if not is_left_out:
-                    try:
-                        record = json.loads(line)
-                    except ValueError as error:
-                        problem = error
-                        continue
-                    number += 1
-                number_of_line += 1
-                offset += len(line)
-                self._read_to = (number, number_of_line, offset)
-                # A line of JSON may be null, which is damage, too.
-                if not is_left_out and number > log_number_from:
-                    yield number_of_line, record
+    has_values = False
 
 
 def _cut_off_unended(journal: Path) -> None:
@@ -269,21 +303,6 @@ class UnwrittenLines(BaseJournalBackend):
         """Appends all of them to the file, or nothing."""
         if self._lines:
             self._journal.append_logs(self._lines)
-
-
-class LinesInMemory(BaseJournalBackend):
-    """A journal without a file."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def append_logs(self, logs: list[Record]) -> None:
-        """Behind those that are there."""
-        self.records += logs
-
-    def read_logs(self, log_number_from: int) -> Iterable[Record]:
-        """The records from this number on."""
-        return self.records[log_number_from:]
 
 
 def _line_of(record: Record) -> str:

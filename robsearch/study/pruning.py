@@ -49,6 +49,7 @@ class MarginPruner(BasePruner):
         self.warmup = warmup
         self.after = after
         self._steps_of: StepsOf = _same_step
+        self._hears_of_ends = False
         self._finished: WeakKeyDictionary[optuna.Study, _FinishedCurves] = WeakKeyDictionary()
 
     def with_steps(self, steps_of: StepsOf) -> MarginPruner:
@@ -64,19 +65,41 @@ class MarginPruner(BasePruner):
         bound._finished = WeakKeyDictionary()
         return bound
 
+    def hearing_of_ends(self) -> MarginPruner:
+        """The same pruner for a study whose only writer calls ``note_end`` for each trial that is
+        told. It asks the study for its finished trials once, and not at each report."""
+        bound = copy.copy(self)
+        bound._hears_of_ends = True
+        bound._finished = WeakKeyDictionary()
+        return bound
+
+    def note_end(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """A trial of a study has ended, in whatever state."""
+        finished = self._finished.get(study)
+        # Before the first look there is nothing to add to: that look reads all.
+        if finished is not None and trial.state == TrialState.COMPLETE:
+            finished.add(trial, self._steps_of)
+
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial now."""
         step = trial.last_step
         steps = self._steps_of(trial)
         if step is None or steps is None or step < self.warmup or step / steps < self.after:
             return False
-        finished = self._finished.setdefault(study, _FinishedCurves())
-        for ended in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            finished.add(ended, self._steps_of)
+        finished = self._curves(study)
         if finished.count < self.startup:
             return False
         reached = max(trial.intermediate_values.values())
         return reached < finished.best(step / steps) - self.margin
+
+    def _curves(self, study: optuna.Study) -> _FinishedCurves:
+        """Those of all trials of a study that have finished by now."""
+        finished = self._finished.get(study)
+        if finished is None or not self._hears_of_ends:
+            finished = self._finished.setdefault(study, _FinishedCurves())
+            for ended in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                finished.add(ended, self._steps_of)
+        return finished
 
 
 class _FinishedCurves:
@@ -127,7 +150,7 @@ def pruner_of(space: Space, full: Recipe, by_trial: bool) -> BasePruner:
         pruner = MarginPruner() if by_trial else default_pruner(full)
     if not isinstance(pruner, MarginPruner):
         return pruner
-    return pruner.with_steps(unless_collapsed if by_trial else epochs_of)
+    return pruner.with_steps(unless_collapsed if by_trial else epochs_of).hearing_of_ends()
 
 
 def unless_collapsed(trial: FrozenTrial) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +20,12 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from robsearch.errors import InputError
 from robsearch.identity import NUMERICS, numerics_of, numerics_since
+from robsearch.protocols import Dataset
 from robsearch.recipe import Recipe
 from robsearch.spaces import Space, Stage
 from robsearch.study.record import SearchRecord
 from robsearch.study.recorded import RecordedTrial, recorded_studies, trials_of
-from robsearch.study.suggestions import define, difference
+from robsearch.study.suggestions import content_of, define, difference
 from robsearch.trials.provenance import read_attempts
 
 ANOTHER = "another recipe"
@@ -64,13 +66,16 @@ def replay(
         trials: the folder of the trials' folders, where attempts wrote down their recipes.
     """
     searched = {(stage.control, stage.rung) for stage in space.stages()}
+    # Nearly all trials have the data of the one before.
+    contents = cache(content_of)
     for stage, _, suggestions in recorded_studies(storage, record.name):
         if (stage.control, stage.rung) not in searched:
             continue
         for suggestion in suggestions:
             for trial in trials_of(suggestion):
                 folder = trials / trial.trial
-                for change in _changes(space, record.seed, stage, suggestion, trial, folder):
+                member = _Member(stage, suggestion, trial)
+                for change in _changes(space, record.seed, member, folder, contents):
                     yield trial.trial, change
 
 
@@ -83,14 +88,22 @@ def recorded_controls(storage: BaseStorage, search: str) -> set[str]:
     }
 
 
+class _Member(NamedTuple):
+    """A trial, the suggestion that it belongs to, and that one's study."""
+
+    stage: Stage
+    suggestion: FrozenTrial
+    trial: RecordedTrial
+
+
 def _changes(
     space: Space,
     seed: int,
-    stage: Stage,
-    suggestion: FrozenTrial,
-    trial: RecordedTrial,
+    member: _Member,
     folder: Path,
+    contents: Callable[[Dataset], str],
 ) -> Iterator[Change]:
+    stage, suggestion, trial = member
     fixed = FixedTrial(suggestion.params, number=trial.number)
     asked = suggestion.distributions
     recipe = None
@@ -100,7 +113,7 @@ def _changes(
             warnings.simplefilter("ignore")
             recipe = define(space, seed, stage, fixed, trial.width, trial.replicate).recipe
         asked = fixed.distributions
-        why = difference(trial, recipe)
+        why = difference(trial, recipe, contents)
     except InputError as error:
         why = "; ".join(error.problems)
     except Exception as error:

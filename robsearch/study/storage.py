@@ -80,6 +80,7 @@ class _Journal(JournalStorage):
     def __init__(self, lines: WholeLines) -> None:
         super().__init__(lines)
         self.lines = lines
+        lines.condense(self)
 
 
 @contextlib.contextmanager

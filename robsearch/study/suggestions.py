@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
@@ -20,7 +20,7 @@ from robsearch.data import commonest_share, content_digests
 from robsearch.errors import InputError, refused, shortened
 from robsearch.identity import mismatch
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE
-from robsearch.protocols import Metrics
+from robsearch.protocols import Dataset, Metrics
 from robsearch.recipe import Recipe
 from robsearch.spaces import (
     AtLeast,
@@ -31,7 +31,7 @@ from robsearch.spaces import (
     grid_size,
     training_name,
 )
-from robsearch.study.pruning import pruner_of
+from robsearch.study.pruning import MarginPruner, pruner_of
 from robsearch.study.recorded import (
     RISEN_FROM,
     TRAININGS,
@@ -523,6 +523,10 @@ class Study:
             if "stop" not in str(error):
                 raise
             self._exhausted = True
+        pruner = self._study.pruner
+        if isinstance(pruner, MarginPruner):
+            ended = self._storage.get_trial(self._trial_id(trial.number))
+            pruner.note_end(self._study, ended)
         self._pending.pop(trial.number, None)
         self._left.pop(trial.number, None)
 
@@ -538,7 +542,7 @@ def begun_record(suggestion: Suggestion) -> RecordedTrial:
         "RUNNING",
         seed=recipe.seed,
         recipe=recipe.digest,
-        data=content_digests(recipe.resolved_data)["all"],
+        data=content_of(recipe.resolved_data),
         recipe_epochs=recipe.epochs,
         commonest=commonest_share(recipe.resolved_data, "val"),
     )
@@ -602,7 +606,7 @@ def define(
     if replicate:
         parts.append(replicate)
     recipe = space.recipe(stage, trial, width, replicate or 0)
-    recipe = replace(recipe, seed=derived_seed(*parts))
+    recipe = recipe.with_seed(derived_seed(*parts))
     name = training_name(stage, width, trial.number, replicate)
     return Suggestion(name, width, trial.number, replicate, stage, recipe, dict(trial.params))
 
@@ -614,12 +618,25 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") % 2**31
 
 
-def difference(recorded: RecordedTrial, recipe: Recipe) -> str | None:
-    """Why a recipe is not the one that a trial was begun with, in words; None if it is."""
+def content_of(dataset: Dataset) -> str:
+    """The digest of the contents of a data set, as a trial notes it."""
+    return content_digests(dataset)["all"]
+
+
+def difference(
+    recorded: RecordedTrial, recipe: Recipe, contents: Callable[[Dataset], str] = content_of
+) -> str | None:
+    """Why a recipe is not the one that a trial was begun with, in words; None if it is.
+
+    Args:
+        recorded: the trial.
+        recipe: to be compared.
+        contents: gives ``content_of`` a data set; for who compares many recipes, from memory.
+    """
     why = mismatch(recorded.recipe, recipe.resolved)
     if why is not None or recorded.data is None:
         return why
-    now = content_digests(recipe.resolved_data)["all"]
+    now = contents(recipe.resolved_data)
     if now == recorded.data:
         return None
     data = type(recipe.data).__name__
