@@ -119,6 +119,9 @@ def number(
     fits = is_whole(value) if whole else is_number and math.isfinite(value)
     if fits:
         fits = all(holds(value, bound) for holds, bound in bounds.items() if bound is not None)
+    if fits:
+        # Recipes are made by the thousand, and the words are for what does not fit.
+        return Condition(True, name, value, do)
     one_sided = below is None and at_most is None
     if one_sided:
         span = f"> {above:g}" if at_least is None else f">= {at_least:g}"
@@ -250,17 +253,30 @@ def kind_problems(node: Any, name: str) -> Iterator[str]:
         for i, item in enumerate(node):
             yield from kind_problems(item, f"{name}[{i}]")
     elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-        hints = _hints(type(node))
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            path = f"{name}.{field.name}"
-            hint = hints.get(field.name, Any)
-            if not _is_of_kind(value, hint):
+        for field, hint in _fields_and_hints(type(node)):
+            value = getattr(node, field)
+            # A float for a float, an int for an int: so are most of a recipe's numbers.
+            if type(value) is not hint and not _is_of_kind(value, hint):
+                path = f"{name}.{field}"
                 if float in _kinds(hint):
                     yield refusal(f"{path} to be a number", repr(value), "pass such as 0.5")
                 else:
                     yield refusal(f"{path} to be a whole number", repr(value), "pass such as 3")
-            yield from kind_problems(value, path)
+            if isinstance(value, tuple) or dataclasses.is_dataclass(value):
+                yield from kind_problems(value, f"{name}.{field}")
+
+
+@cache
+def _fields_and_hints(kind: type) -> tuple[tuple[str, Any], ...]:
+    """The fields of a dataclass, each with its annotation; with Any where that is not about
+    numbers."""
+    hints = _hints(kind)
+    fields = []
+    for field in dataclasses.fields(kind):
+        hint = hints.get(field.name, Any)
+        is_judged = bool(_kinds(hint) & {int, float, type(None)})
+        fields.append((field.name, hint if is_judged else Any))
+    return tuple(fields)
 
 
 @cache

@@ -170,12 +170,14 @@ class Recipe:
         """The same recipe with ``eval_attack``, ``test_attack`` and ``measures`` filled in, and
         ``data`` and ``lam`` as ``resolved_data`` and ``resolved_lam`` have them."""
         resolved = copy.copy(self)
+        eval_attack = self.resolved_eval_attack
+        test_attack = self._judge_on_test(eval_attack)
         derived = {
             "data": self.resolved_data,
             "lam": self.resolved_lam,
-            "eval_attack": self.resolved_eval_attack,
-            "test_attack": self.resolved_test_attack,
-            "measures": self.resolved_measures,
+            "eval_attack": eval_attack,
+            "test_attack": test_attack,
+            "measures": self._measures_under(test_attack),
             # Nothing is left to be derived, so the rules do not tell two recipes apart.
             "derivation": DERIVATION,
         }
@@ -229,17 +231,25 @@ class Recipe:
     def resolved_test_attack(self) -> Attack:
         """What judges on ``test``: ``test_attack``, or what is derived from the attack on
         ``val``."""
-        judge = self.test_attack or self.resolved_eval_attack
-        if self.test_attack is None and isinstance(judge, PGD | TwoLosses):
-            return dataclasses.replace(judge, steps=max(20, judge.steps))
-        return judge
+        return self._judge_on_test(self.resolved_eval_attack)
 
     @property
     def resolved_measures(self) -> tuple[Measure | LayerMeasure, ...]:
         """What is measured: ``measures``, or the default ones under the attack on ``test``."""
+        return self._measures_under(self.resolved_test_attack)
+
+    def _judge_on_test(self, judge: Attack) -> Attack:
+        """``test_attack``, or what is derived from the attack on ``val``."""
+        if self.test_attack is not None:
+            return self.test_attack
+        if isinstance(judge, PGD | TwoLosses):
+            return dataclasses.replace(judge, steps=max(20, judge.steps))
+        return judge
+
+    def _measures_under(self, judge: Attack) -> tuple[Measure | LayerMeasure, ...]:
+        """``measures``, or the default ones under the attack on ``test``."""
         if self.measures is not None:
             return self.measures
-        judge = self.resolved_test_attack
         if self.derivation == 1 and not isinstance(judge, PGD):
             return default_measures(None)
         return default_measures(standing_pgd(judge))

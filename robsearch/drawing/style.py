@@ -19,6 +19,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -269,19 +270,9 @@ def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> Ma
         label: for those who cannot see it.
         spots: points that answer the pointer.
     """
-    stream = io.StringIO()
-    nothing = dict.fromkeys(
-        (
-            "Creator",
-            "Date",
-            "Format",
-            "Type",
-        )
-    )
     # Ids that derive from the name are the same at every drawing, and no other figure's.
     with look(**{"svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    text = stream.getvalue()
+        text = _printed(figure)
     # The head of an XML file has no place inside a page.
     text = text[text.index("<svg") :]
     # Groups are called alike in every figure, and nothing refers to them.
@@ -294,6 +285,33 @@ def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> Ma
     for variable, color in LIGHT.items():
         text = text.replace(color, f"var(--{variable})")
     return Markup(text.replace("</svg>", f"{overlay(figure, spots)}</svg>"))
+
+
+def _printed(figure: Figure) -> str:
+    """What ``savefig`` gives, as SVG without a background.
+
+    That would draw the figure twice, the first time for nothing but its layout.
+    """
+    stream = io.StringIO()
+    nothing = dict.fromkeys(
+        (
+            "Creator",
+            "Date",
+            "Format",
+            "Type",
+        )
+    )
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set(facecolor="none", edgecolor="none")
+    canvas = FigureCanvasSVG(figure)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    canvas.print_svg(stream, metadata=nothing)
+    # SVG counts in points, and leaves the figure so.
+    figure.set_dpi(DPI)
+    return stream.getvalue()
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -31,7 +31,7 @@ from robsearch.training.costs import Cost, cost_of, measuring
 from robsearch.training.memory import GIB
 from robsearch.trials.checkpoints import drop_weights
 from robsearch.trials.disk import best_of_each_width, to_drop, weights
-from robsearch.trials.loading import best_epoch
+from robsearch.trials.loading import MeasuredTrials, best_epoch
 from robsearch.trials.selection import Order
 from robsearch.trials.trial import Report, measure, run
 
@@ -201,20 +201,22 @@ class Driver:
         lease.when_asked_to_stop(
             lambda: say("stopping, as `robsearch stop` asked: waiting for the workers")
         )
+        measured = MeasuredTrials(folder)
         for study, counts in scheduler.counts_of.items():
-            self._recall(study, counts)
+            self._recall(study, counts, measured)
+        measured.keep()
 
-    def _recall(self, study: Study, counts: StudyCounts) -> None:
+    def _recall(self, study: Study, counts: StudyCounts, measured: MeasuredTrials) -> None:
         self.lease.verify()  # an adopted trial may be told
         for suggestion in study.adopt():
             self.waiting.append(RunningTrial(suggestion, study))
         for recorded in study.trials():
             counts.states[recorded.state.name] += 1
             for trial in trials_of(recorded):
-                measured = counts.recall(trial, self.folder / trial.trial)
+                is_measured = counts.recall(trial, self.folder, measured)
                 if trial.state == "COMPLETE":
                     self._finished(study, trial, recorded.params)
-                    if not measured and study.stage.rung is None:
+                    if not is_measured and study.stage.rung is None:
                         self.unmeasured.append(RunningTrial(study.suggestion_of(trial), study))
 
     def set_capacity(self, parallel: int, resources: Mapping[float, Resources]) -> None:

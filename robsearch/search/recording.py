@@ -36,7 +36,7 @@ from robsearch.tracking import SEARCH, SEARCH_ID, RunRecord, Tracker
 from robsearch.training.costs import Cost, cost_of
 from robsearch.trials.files import replacing
 from robsearch.trials.ladder.results import ladder_metrics
-from robsearch.trials.loading import best_epoch, read_history, read_test
+from robsearch.trials.loading import MeasuredTrials, best_epoch, read_history, read_test
 from robsearch.trials.paths import stays_inside
 from robsearch.trials.provenance import (
     Facts,
@@ -85,6 +85,9 @@ class Recorder:
         self._setting = record.setting if record else {}
         self._data: dict[Dataset, dict[str, str]] = {}
         self._unwritten: dict[str, RunFacts] = {}
+        # What the runs of trials say of their being dropped, as far as it was read: whoever records
+        # is the only writer.
+        self._dropped: dict[str, str] = {}
         tracker.follow(self.record_of)
 
     # --- the search's own run ---
@@ -203,9 +206,11 @@ class Recorder:
             Whether any tag said something else before.
         """
         changed = False
-        for trial in sorted(folder.name for folder in self.trials.glob("*")):
-            facts = self.facts(trial)
+        for trial in sorted(os.listdir(self.trials) if self.trials.exists() else ()):
             why = dropped.get(trial, "")
+            if self._dropped.get(trial) == why:
+                continue
+            facts = self.facts(trial)
             if facts and facts.tags.get(DROPPED_TAG, "") != why:
                 self.tag(trial, {DROPPED_TAG: why})
                 changed = True
@@ -226,6 +231,7 @@ class Recorder:
             Trials that are interrupted only now.
         """
         newly = set()
+        measured = MeasuredTrials(self.trials)
         for row in rows:
             trial = row["trial"]
             recorded: RecordedTrial = row["recorded"]
@@ -241,11 +247,15 @@ class Recorder:
                 was_noted = facts.state == recorded.state and facts.ended is not None
                 is_known = was_noted and recorded.tells_its_end
                 history = [] if is_known else read_history(folder)
-                facts = _ended(facts, recorded, history, read_test(folder))
+                facts = _ended(facts, recorded, history, measured.read(trial))
             elif facts.state != "INTERRUPTED":
                 facts = replace(facts, state="INTERRUPTED", ended=interrupted)
                 newly.add(trial)
-            self._write(trial, replace(facts, started=facts.started or facts.ended), before)
+            if facts.started is None:
+                facts = replace(facts, started=facts.ended)
+            self._write(trial, facts, before)
+            self._dropped[trial] = facts.tags.get(DROPPED_TAG, "")
+        measured.keep()
         return newly
 
     def _begun(
@@ -305,6 +315,7 @@ class Recorder:
             before: what ``facts`` said of it until now.
         """
         folder = self._folder(trial)
+        self._dropped.pop(trial, None)
         if facts != before or trial in self._unwritten:
             try:
                 write_run(folder, facts)
@@ -408,8 +419,12 @@ def _ended(
         tags["robsearch.reason"] = shortened(recorded.reason)
     if recorded.collapsed:
         tags["robsearch.collapsed"] = "true"
-    cost = cost_of(history, test, vars(recorded))
-    return replace(facts, state=recorded.state, ended=ended, tags=tags, metrics=cost.metrics)
+    metrics = cost_of(history, test, vars(recorded)).metrics
+    now = (recorded.state, ended, tags, metrics)
+    # Of most of a search's trials nothing is new, and facts that are made anew are checked anew.
+    if (facts.state, facts.ended, facts.tags, facts.metrics) == now:
+        return facts
+    return replace(facts, state=recorded.state, ended=ended, tags=tags, metrics=metrics)
 
 
 def _artifacts(folder: Path, home: Path) -> dict[Path, str]:

@@ -23,7 +23,7 @@ from robsearch.study import (
     trials_of,
 )
 from robsearch.training.costs import Cost, cost_of, total
-from robsearch.trials.loading import read_history, read_test
+from robsearch.trials.loading import MeasuredTrials, read_history
 from robsearch.trials.selection import Order
 
 
@@ -74,10 +74,16 @@ class StudyCounts:
         self.measuring_walls.append(wall)
         self.spent[trial] = total([self.spent[trial], cost])
 
-    def recall(self, trial: RecordedTrial, folder: Path) -> bool:
-        """Counts a trial that an earlier driver followed; returns whether it is measured."""
-        test = read_test(folder)
-        history = [] if trial.tells_its_end else read_history(folder)
+    def recall(self, trial: RecordedTrial, trials: Path, measured: MeasuredTrials) -> bool:
+        """Counts a trial that an earlier driver followed; returns whether it is measured.
+
+        Args:
+            trial: to be counted.
+            trials: the folder of the trials' folders.
+            measured: what is known of those that were measured.
+        """
+        test = measured.read(trial.trial)
+        history = [] if trial.tells_its_end else read_history(trials / trial.trial)
         cost = cost_of(history, test, vars(trial))
         if trial.state == "RUNNING":
             self.spent[trial.trial] = cost
@@ -328,11 +334,12 @@ def is_work_left(space: Space, record: SearchRecord, storage: Storage, trials: P
     if len(studies) < len(space.stages()):
         return True
     scheduler = StudyScheduler(space, studies, record.trials)
+    measured = MeasuredTrials(trials)
     for study, counts in scheduler.counts_of.items():
         for suggestion in study.trials():
             counts.states[suggestion.state.name] += 1
             for trial in trials_of(suggestion):
-                counts.recall(trial, trials / trial.trial)
+                counts.recall(trial, trials, measured)
     if any(counts.states["RUNNING"] for counts in scheduler.counts_of.values()):
         return True
     if not all(study.knows_exhausted for study in studies):

@@ -28,8 +28,9 @@ from robsearch.study import (
 )
 from robsearch.training.costs import COLUMNS, Cost, cost_of
 from robsearch.trials.files import read_parquet, replacing, unless_damaged
+from robsearch.trials.kept_histories import KeptHistories
 from robsearch.trials.ladder.results import ladder_metrics
-from robsearch.trials.loading import read_history, read_test
+from robsearch.trials.loading import MeasuredTrials, read_test
 from robsearch.trials.provenance import read_attempts
 from robsearch.trials.selection import candidates, has_collapsed, sound
 
@@ -61,8 +62,8 @@ TRIAL_COLUMNS = [
     "recipe",
     *STRONGEST,
 ]
-AT_A_GLANCE = {TEST_ROBUST, "test/epoch", MEASURE_SECONDS}
-"""What is read of a measured trial where a search is only glanced at."""
+SHOWN_AT_A_GLANCE = {TEST_ROBUST, "test/epoch", MEASURE_SECONDS}
+"""The columns of a measured trial where a search is only glanced at."""
 EPOCH_COLUMNS = ["trial", "width", "control", "rung", "epoch", "time", LAM, VALUE]
 
 
@@ -77,18 +78,20 @@ def load_tables(
         trials: the folder of the trials' folders.
         brief: whether the epochs are left out of trials whose end the storage tells. Of their best
             epoch the first table then has the rates that the storage has, and of what was measured
-            ``AT_A_GLANCE``.
+            ``SHOWN_AT_A_GLANCE``.
     """
     rows: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     dropped = dropped_trials(storage, record.name)
+    measured = MeasuredTrials(trials)
+    histories = KeptHistories(trials, is_used=not brief)
     for row in recorded_trials(storage, record):
         folder = trials / row["trial"]
         if row["trial"] in dropped:
             row |= {"state": DROPPED, "reason": dropped[row["trial"]]}
         recorded: RecordedTrial = row.pop("recorded")
-        history = [] if brief and recorded.tells_its_end else read_history(folder)
-        test = read_test(folder)
+        history = [] if brief and recorded.tells_its_end else histories.read(row["trial"])
+        test = measured.read(row["trial"]) if brief else read_test(folder)
         ladder = ladder_of(folder)
         shared = {name: row[name] for name in ("trial", "width", "control", "rung")}
         epochs += [{**shared, **entry} for entry in history]
@@ -99,13 +102,15 @@ def load_tables(
         row["recipe_epochs"] = recorded.recipe_epochs or _epochs_of_attempt(folder)
         row["commonest"] = recorded.commonest
         row |= zip(COLUMNS, cost_of(history, test, vars(recorded)), strict=True)
-        row |= {name: test[name] for name in AT_A_GLANCE & test.keys()} if brief else test
+        row |= {name: test[name] for name in SHOWN_AT_A_GLANCE & test.keys()} if brief else test
         if ladder is not None:
             row |= ladder_metrics(ladder)
         figure = strongest(ladder, row, record.setting)
         if figure is not None:
             row |= figure.columns
         rows.append(row)
+    measured.keep()
+    histories.keep()
     _judge_collapses(rows, trials)
     _name_choices(rows)
     return _frame(rows, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS)

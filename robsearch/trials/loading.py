@@ -22,12 +22,23 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from robsearch.errors import counted, is_whole, refusal
-from robsearch.metrics import VALUE, Metrics
+from robsearch.metrics import (
+    MEASURE_GPU_SECONDS,
+    MEASURE_SECONDS,
+    TEST_ROBUST,
+    VALUE,
+    Metrics,
+)
 from robsearch.trials.files import DamagedError, read_bytes, read_json, unless_damaged
+from robsearch.trials.kept import KeptFacts
 
 if TYPE_CHECKING:
     from robsearch.protocols import Checkpoint
 
+MEASURED = "measured.kept"
+"""The file beside the folder of the trials that has of each what a look needs of ``test.json``."""
+AT_A_GLANCE = (TEST_ROBUST, "test/epoch", MEASURE_SECONDS, MEASURE_GPU_SECONDS)
+"""What is read of a measured trial where a search is only glanced at."""
 ATTEMPT = re.compile(r"a[1-9][0-9]*")
 EPOCH = re.compile(r"epoch-(?!0000$)([0-9]{4}|[1-9][0-9]{4,})")
 """What ``epoch_name`` gives: ``epoch-0012``, but not ``epoch-00012``."""
@@ -75,9 +86,7 @@ class Saved:
         """
         best = best_epoch(self.history)
         best_first = epochs_best_first(self.history)
-        earlier = [
-            folder for folder in _checkpoints(self._trial) if epoch_of(folder) <= self.number
-        ]
+        earlier = [folder for folder in checkpoints(self._trial) if epoch_of(folder) <= self.number]
         # Of one epoch the newest attempt's copy stays first: the sort is stable.
         earlier.sort(key=lambda folder: best_first.index(epoch_of(folder)))
         for saved in _valid(earlier, "looking for another copy of its epoch, or the next best"):
@@ -108,7 +117,7 @@ class Saved:
 def newest_checkpoint(trial: Path) -> Saved | None:
     """The newest valid checkpoint of a trial, from its last attempt that has one; warns of all that
     is damaged."""
-    for saved in _valid(_checkpoints(trial), "going back to the one before it"):
+    for saved in _valid(checkpoints(trial), "going back to the one before it"):
         try:
             _latest(saved.folder.parent)
         except DamagedError as error:
@@ -127,7 +136,7 @@ def checkpoint_of(trial: Path, epoch: int) -> Saved:
     """
     problems = []
     others = set()
-    for folder in _checkpoints(trial):
+    for folder in checkpoints(trial):
         if epoch_of(folder) != epoch:
             others.add(epoch_of(folder))
             continue
@@ -152,13 +161,22 @@ def read_history(trial: Path) -> list[Metrics]:
     It may be called at any time: a checkpoint that is being written at the moment is passed over in
     silence.
     """
-    for folder in _checkpoints(trial):
+    for folder in checkpoints(trial):
         try:
-            return _read_history(folder).history
+            return history_in(folder)
         except DamagedError as error:
             if not _being_written(folder):
                 warnings.warn(f"{error}: the history before it is read", stacklevel=2)
     return []
+
+
+def history_in(checkpoint: Path) -> list[Metrics]:
+    """Every epoch up to a checkpoint.
+
+    Raises:
+        DamagedError: its history is no such one.
+    """
+    return _read_history(checkpoint).history
 
 
 def best_epoch(history: Sequence[Metrics]) -> int:
@@ -191,7 +209,7 @@ def epochs(attempt: Path) -> list[Path]:
     return sorted(folders, key=epoch_of, reverse=True)
 
 
-def _checkpoints(trial: Path) -> Iterator[Path]:
+def checkpoints(trial: Path) -> Iterator[Path]:
     """The folders of all checkpoints of a trial, the newest attempt's first."""
     for attempt in attempts(trial):
         yield from epochs(attempt)
@@ -329,6 +347,33 @@ def read_test(folder: Path) -> Metrics:
     """
     advice = "it is left out, and the trial is measured again when its search is resumed"
     return unless_damaged(_averages, folder / "test.json", advice) or {}
+
+
+class MeasuredTrials:
+    """What a look at a search needs of its measured trials (``AT_A_GLANCE``).
+
+    Args:
+        trials: the folder of the trials' folders; what is read is kept beside it.
+    """
+
+    def __init__(self, trials: Path) -> None:
+        self._trials = trials
+        self._kept = KeptFacts(trials.with_name(MEASURED), _glance)
+
+    def read(self, trial: str) -> Metrics:
+        """These few of the averages over ``test``, as ``read_test`` has them."""
+        folder = self._trials / trial
+        return self._kept.of(trial, folder / "test.json")
+
+    def keep(self) -> None:
+        """Keeps them for the next look, where they are many."""
+        self._kept.keep()
+
+
+def _glance(file: Path) -> Metrics:
+    test = read_test(file.parent)
+    # That there are averages at all says that it was measured.
+    return {name: test[name] for name in AT_A_GLANCE if name in test} or test
 
 
 def _averages(file: Path) -> Metrics:
