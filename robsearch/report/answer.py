@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -92,7 +93,7 @@ def beyond(evidence: Evidence) -> tuple[str, Optimum] | None:
     return names[width], evidence.ridge.optimum(width)
 
 
-def other_parameters(trial: Series) -> str:
+def other_parameters(trial: Series | Mapping[str, Any]) -> str:
     """What was searched besides lambda: ``lr 0.31, objective trades``."""
     return params_text(others_than_lam(params_of(trial)))
 

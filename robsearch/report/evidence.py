@@ -221,7 +221,7 @@ class Evidence:
         """``95 % interval``."""
         return f"{number(100 * self.ridge.confidence)} % interval"
 
-    @property
+    @cached_property
     def layers(self) -> DataFrame:
         """The layers of the best trials."""
         return self.search.layers.reindex(columns=list(LAYER_COLUMNS))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pandas import DataFrame, MultiIndex, Series, concat
+from pandas import DataFrame, MultiIndex, concat
 
 from robsearch.drawing.formatting import percent
 from robsearch.errors import counted
@@ -57,12 +59,12 @@ def all_trials(evidence: Evidence) -> dict[str, Any]:
         "listed": rows,
         "scouts": scouts,
         "left_out": len(trials) - len(in_table),
-        "scores": list(SCORES),
+        "test_rates": test_rates,
         "state": state,
         "text_of": text_of,
-        "means": means,
+        "by_suggestion": by_suggestion,
         "other_parameters": other_parameters,
-        "searched": any(other_parameters(trial) for _, trial in in_table.iterrows()),
+        "searched": any(map(other_parameters, in_table.to_dict("records"))),
         "bests": set(evidence.bests["trial"]),
         "error": evidence.trials[f"{TEST_ROBUST}_se"].median(),
         "seeded": bool((suggestions_of(evidence.finished)["n"] > 1).any()),
@@ -84,9 +86,30 @@ def listed(trials: DataFrame) -> DataFrame:
     return rows
 
 
+def test_rates(trial: Mapping[str, Any]) -> list[str]:
+    """The rates of a row but the first, in percent."""
+    return [percent(trial[score]) for score in SCORES[1:]]
+
+
+def by_suggestion(
+    trials: DataFrame,
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any] | None]]:
+    """The rows of each suggestion of one width, and the ``means`` of its seeds."""
+    trials = trials.sort_values("trial")
+    # As plain rows: most suggestions have one, and a table of each would take a second.
+    rows: list[dict[str, Any]] = trials.to_dict("records")
+    places: dict[float, list[int]] = {}
+    for place, number in enumerate(trials["number"].tolist()):
+        places.setdefault(-1 if math.isnan(number) else number, []).append(place)
+    for of_one in places.values():
+        yield [rows[place] for place in of_one], means(trials.iloc[of_one])
+
+
 def means(suggestion: DataFrame) -> dict[str, Any] | None:
     """What the finished seeds of a suggestion come to, where there are several: mean ± standard
     deviation."""
+    if len(suggestion) < 2:
+        return None
     done = suggestion[(suggestion["state"] == "COMPLETE") & suggestion["value"].notna()]
     if len(done) < 2:
         return None
@@ -98,7 +121,7 @@ def means(suggestion: DataFrame) -> dict[str, Any] | None:
     }
 
 
-def state(trial: Series) -> str:
+def state(trial: Mapping[str, Any]) -> str:
     """A trial's state, with its rung; for a control which one it is."""
     if control := text_of(trial["control"]):
         return f"control: {control}"

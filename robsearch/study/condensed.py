@@ -13,16 +13,21 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import distribution_to_json
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial
 
 from robsearch.trials.files import replacing
 
 Record = dict[str, Any]
 
+CREATE_TRIAL = 4
+"""Of Optuna's operations (``journal.Operation``)."""
 SUFFIX = ".condensed"
 FORMAT = 1
 CHUNK = 1 << 20
@@ -160,7 +165,39 @@ def condensed_records(storage: JournalStorage) -> list[Record] | None:
             copy.set_study_user_attr(number, key, fact)
         for key, fact in study.system_attrs.items():
             copy.set_study_system_attr(number, key, fact)
-    for number in range(len(trials)):
-        of_study, trial = trials[number]
-        copy.create_new_trial(of_study, trial)
-    return lines.records
+    made = [_record_of(*trials[number]) for number in range(len(trials))]
+    return [*lines.records, *made]
+
+
+def _record_of(study: int, trial: FrozenTrial) -> Record:
+    """The record with which Optuna makes a trial from a template; its own way takes half a second
+    for thousands, because it makes each of them, too."""
+    values = trial.values or []
+    several = len(values) > 1
+    record = {
+        "op_code": CREATE_TRIAL,
+        "worker_id": "",
+        "study_id": study,
+        "datetime_start": _in_utc(trial.datetime_start),
+        "state": int(trial.state),
+        "value": values[0] if values and not several else None,
+        "values": values if several else None,
+        "distributions": {
+            name: distribution_to_json(distribution)
+            for name, distribution in trial.distributions.items()
+        },
+        "params": {
+            name: trial.distributions[name].to_internal_repr(value)
+            for name, value in trial.params.items()
+        },
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": trial.intermediate_values,
+    }
+    if trial.datetime_complete is not None:
+        record["datetime_complete"] = _in_utc(trial.datetime_complete)
+    return record
+
+
+def _in_utc(time: datetime | None) -> str | None:
+    return time and time.astimezone(UTC).isoformat(timespec="microseconds")

@@ -24,7 +24,7 @@ def plain_name(name: str) -> str:
     return STRANGE.sub("_", name)
 
 
-def params_of(trial: pd.Series) -> dict[str, Any]:
+def params_of(trial: pd.Series | Mapping[str, Any]) -> dict[str, Any]:
     """Those of a row of ``Search.trials``, by name, without what the trial was not asked for."""
     params = {}
     for column, value in trial.items():

@@ -81,6 +81,11 @@ def default_uri(results: Path) -> str:
 def sqlite_file(uri: str) -> Path | None:
     """The file that a sqlite URI names, as SQLAlchemy reads it; None for another URI, or one in
     memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    plain = re.fullmatch(r"sqlite:///(/[\w./-]+)", uri)
+    if plain:  # without the second that SQLAlchemy takes to import
+        return Path(plain[1])
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -92,6 +97,12 @@ def sqlite_file(uri: str) -> Path | None:
         return None
     inner = urlsplit(url.database)  # ``file:...?uri=true`` is sqlite's own kind of URI
     return Path(unquote(inner.path) if inner.scheme == "file" else url.database).absolute()
+
+
+def may_have_runs(uri: str) -> bool:
+    """Whether a store may be there: not one in a sqlite file that is missing."""
+    file = sqlite_file(uri)
+    return file is None or file.exists()
 
 
 def exact(uri: str) -> str:

@@ -18,6 +18,8 @@ DATABASE = re.compile(r"(postgres|mysql|mariadb|mssql|oracle|redis)\w*(\+\w+)?:/
 
 QUERY = re.compile(r"(?<=\S)\?([^\s?#]*=[^\s?#]*)")
 """What stands behind a URL's ``?``."""
+PLAIN_NAME = re.compile(r"[\w-]+")
+"""What surely is the name of a folder."""
 SECRET = re.compile(
     r"[\w.-]*(password|passwd|passphrase|secret|token|credentials?|signature)|pwd|pass|sig|"
     r"[\w.-]*(api|access|account|private)[_-]?key(id|_id)?",
@@ -34,6 +36,9 @@ def absolute(folder: str | Path) -> Path:
 def is_name(text: str) -> bool:
     """Whether a text can be the name of a folder in another one: no path, and not that folder or
     the one above."""
+    # Each look asks it of each trial.
+    if PLAIN_NAME.fullmatch(text):
+        return True
     return text not in ("", ".", "..") and Path(text).name == text and "\0" not in text
 
 

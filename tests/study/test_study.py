@@ -449,6 +449,42 @@ def test_each_finished_curve_is_read_once_however_many_reports_come():
     assert looked_at == {(99, "RUNNING"): 50, **{(number, "COMPLETE"): 1 for number in range(5)}}
 
 
+def test_a_pruner_that_hears_of_ends_decides_as_one_that_asks_for_all_and_asks_once(
+    tmp_path, monkeypatch
+):
+    draw = random.Random(0)
+    storage = open_storage(None, tmp_path)
+    of_width = study(storage)
+    asked = []
+    get_trials = of_width._study.get_trials
+
+    def counted_trials(**how):
+        asked.append(how)
+        return get_trials(**how)
+
+    monkeypatch.setattr(of_width._study, "get_trials", counted_trials)
+    pruned = []
+    for _ in range(30):
+        suggestion = of_width.ask()
+        asked.clear()
+        values = [draw.random() for _ in range(4)]
+        for epoch, entry in enumerate(entries(*values), 1):
+            prune = of_width.report(suggestion, [entry])
+            running = storage.get_trial(suggestion.number)
+            anew = MarginPruner(margin=0.04, startup=2, after=2 / 3).with_steps(epochs_of)
+            other = optuna.load_study(study_name="s@w4", storage=storage)
+            assert prune == anew.prune(other, running)
+            if prune and epoch < 4:
+                of_width.prune(suggestion, entry, entry)
+                break
+        else:
+            of_width.complete(suggestion, entry, entry)
+        pruned.append(prune and epoch < 4)
+        # Only in the first training that comes to its last third.
+        assert len(asked) == (1 if len(pruned) == 1 else 0)
+    assert set(pruned) == {True, False}
+
+
 def test_the_same_pruner_with_other_steps_forgets_what_it_has_read():
     of_width = optuna.create_study(direction="maximize")
     of_width.add_trial(curve(0.1, 0.9))
