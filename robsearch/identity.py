@@ -292,7 +292,7 @@ class _Canon:
 
     def _fields(self, value: Any, where: str) -> dict[str, Any]:
         fields = {}
-        for field, is_later in _compared_fields_of(type(value)):
+        for field, is_later in _compared_fields_of(value.__class__):
             part = getattr(value, field.name)
             # The very object of the default need not be walked to see that it is equal to it.
             if is_later and part is field.default:

@@ -303,12 +303,12 @@ def _printed(figure: Figure) -> str:
     )
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set(facecolor="none", edgecolor="none")
-    canvas = FigureCanvasSVG(figure)
+    backend = FigureCanvasSVG(figure)
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
     figure.set_layout_engine("none")
-    canvas.print_svg(stream, metadata=nothing)
+    backend.print_svg(stream, metadata=nothing)
     # SVG counts in points, and leaves the figure so.
     figure.set_dpi(DPI)
     return stream.getvalue()
