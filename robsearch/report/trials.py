@@ -98,10 +98,10 @@ def by_suggestion(
     trials = trials.sort_values("trial")
     # As plain rows: most suggestions have one, and a table of each would take a second.
     rows: list[dict[str, Any]] = trials.to_dict("records")
-    places: dict[float, list[int]] = {}
+    rows_of: dict[float, list[int]] = {}
     for place, number in enumerate(trials["number"].tolist()):
-        places.setdefault(-1 if math.isnan(number) else number, []).append(place)
-    for of_one in places.values():
+        rows_of.setdefault(-1 if math.isnan(number) else number, []).append(place)
+    for of_one in rows_of.values():
         yield [rows[place] for place in of_one], means(trials.iloc[of_one])
 
 
