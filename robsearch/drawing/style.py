@@ -308,7 +308,7 @@ def _printed(figure: Figure) -> str:
     if layout is not None:
         layout.execute(figure)
     figure.set_layout_engine("none")
-    backend.print_svg(stream, metadata=nothing)
+    backend.print_svg(stream, metadata=nothing)  # type: ignore[no-untyped-call]
     # SVG counts in points, and leaves the figure so.
     figure.set_dpi(DPI)
     return stream.getvalue()

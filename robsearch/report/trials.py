@@ -64,7 +64,7 @@ def all_trials(evidence: Evidence) -> dict[str, Any]:
         "text_of": text_of,
         "by_suggestion": by_suggestion,
         "other_parameters": other_parameters,
-        "searched": any(map(other_parameters, in_table.to_dict("records"))),
+        "searched": any(map(other_parameters, plain_rows(in_table))),
         "bests": set(evidence.bests["trial"]),
         "error": evidence.trials[f"{TEST_ROBUST}_se"].median(),
         "seeded": bool((suggestions_of(evidence.finished)["n"] > 1).any()),
@@ -93,16 +93,22 @@ def test_rates(trial: Mapping[str, Any]) -> list[str]:
 
 def by_suggestion(
     trials: DataFrame,
-) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any] | None]]:
+) -> Iterator[tuple[list[Mapping[str, Any]], dict[str, Any] | None]]:
     """The rows of each suggestion of one width, and the ``means`` of its seeds."""
     trials = trials.sort_values("trial")
     # As plain rows: most suggestions have one, and a table of each would take a second.
-    rows: list[dict[str, Any]] = trials.to_dict("records")
+    rows = plain_rows(trials)
     rows_of: dict[float, list[int]] = {}
     for place, number in enumerate(trials["number"].tolist()):
         rows_of.setdefault(-1 if math.isnan(number) else number, []).append(place)
     for of_one in rows_of.values():
         yield [rows[place] for place in of_one], means(trials.iloc[of_one])
+
+
+def plain_rows(trials: DataFrame) -> list[Mapping[str, Any]]:
+    """Each row of a table by its columns."""
+    rows: list[Any] = trials.to_dict("records")
+    return rows
 
 
 def means(suggestion: DataFrame) -> dict[str, Any] | None:

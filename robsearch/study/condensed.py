@@ -200,4 +200,6 @@ def _record_of(study: int, trial: FrozenTrial) -> Record:
 
 
 def _in_utc(time: datetime | None) -> str | None:
-    return time and time.astimezone(UTC).isoformat(timespec="microseconds")
+    if time is None:
+        return None
+    return time.astimezone(UTC).isoformat(timespec="microseconds")

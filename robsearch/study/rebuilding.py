@@ -16,7 +16,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from robsearch.errors import refused
 from robsearch.spaces import Space, Stage
-from robsearch.study.journal import Examined, LinesInMemory, Record
+from robsearch.study.condensed import LinesInMemory, Record
+from robsearch.study.journal import Examined
 from robsearch.study.params import plain_name
 from robsearch.study.record import SearchRecord
 from robsearch.study.recorded import (

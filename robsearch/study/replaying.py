@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,8 +65,14 @@ def replay(
         trials: the folder of the trials' folders, where attempts wrote down their recipes.
     """
     searched = {(stage.control, stage.rung) for stage in space.stages()}
-    # Nearly all trials have the data of the one before.
-    contents = cache(content_of)
+    known: dict[Dataset, str] = {}
+
+    def contents(dataset: Dataset) -> str:
+        """From memory: nearly all trials have the data of the one before."""
+        if dataset not in known:
+            known[dataset] = content_of(dataset)
+        return known[dataset]
+
     for stage, _, suggestions in recorded_studies(storage, record.name):
         if (stage.control, stage.rung) not in searched:
             continue
