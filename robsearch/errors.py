@@ -274,9 +274,15 @@ def _fields_and_hints(kind: type) -> tuple[tuple[str, Any], ...]:
     fields = []
     for field in dataclasses.fields(kind):
         hint = hints.get(field.name, Any)
-        is_judged = bool(_kinds(hint) & {int, float, type(None)})
-        fields.append((field.name, hint if is_judged else Any))
+        fields.append((field.name, hint if _is_about_numbers(hint) else Any))
     return tuple(fields)
+
+
+def _is_about_numbers(hint: Any) -> bool:
+    """Whether a value may fail to be of an annotation, as ``_is_of_kind`` judges it."""
+    if get_origin(hint) in (Union, types.UnionType, tuple):
+        return any(map(_is_about_numbers, get_args(hint)))
+    return hint is int or hint is float or hint is type(None)
 
 
 @cache
