@@ -119,9 +119,6 @@ def number(
     fits = is_whole(value) if whole else is_number and math.isfinite(value)
     if fits:
         fits = all(holds(value, bound) for holds, bound in bounds.items() if bound is not None)
-    if fits:
-        # Recipes are made by the thousand, and the words are for what does not fit.
-        return Condition(True, name, value, do)
     one_sided = below is None and at_most is None
     if one_sided:
         span = f"> {above:g}" if at_least is None else f">= {at_least:g}"
