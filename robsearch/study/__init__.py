@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from robsearch.study.dropping import DROP, drop_trial, dropped_trials
     from robsearch.study.ending import ask_to_end, asked_to_end, prune_interrupted
     from robsearch.study.failures import Failures, failures_of
+    from robsearch.study.importance import (
+        EVALUATORS,
+        LEAST,
+        RESAMPLES,
+        Importance,
+        importances,
+    )
     from robsearch.study.journal import (
         JOURNAL,
         DamagedJournalError,
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
         read_as,
         warm_start,
     )
+    from robsearch.study.param_ranges import ParamRange, range_tried, recorded_ranges
     from robsearch.study.params import (
         COLUMN,
         is_number,
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
         params_of,
         params_text,
         plain_name,
+        value_text,
     )
     from robsearch.study.patience import PatientStorage
     from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
@@ -73,16 +82,21 @@ else:
 __all__ = [
     "COLUMN",
     "DROP",
+    "EVALUATORS",
     "JOURNAL",
+    "LEAST",
+    "RESAMPLES",
     "Change",
     "DamagedJournalError",
     "Distributions",
     "Examined",
     "Failures",
     "FolderTrial",
+    "Importance",
     "Lease",
     "LeaseWatch",
     "Observation",
+    "ParamRange",
     "PatientStorage",
     "Rebuilding",
     "RecordedTrial",
@@ -104,6 +118,7 @@ __all__ = [
     "examine",
     "failures_of",
     "finished_observations",
+    "importances",
     "is_number",
     "lacks_facts",
     "living_owner",
@@ -121,9 +136,11 @@ __all__ = [
     "plain_name",
     "prune_interrupted",
     "range_text",
+    "range_tried",
     "read_as",
     "record_names",
     "recorded_controls",
+    "recorded_ranges",
     "recorded_studies",
     "recorded_trials",
     "repair_journal",
@@ -133,5 +150,6 @@ __all__ = [
     "study_names",
     "to_be_made",
     "trials_of",
+    "value_text",
     "warm_start",
 ]
