@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,11 +131,31 @@ class Drawing(NamedTuple):
     caption: str
 
 
+class FigureMarkup(Markup):
+    """The SVG of a figure, which keeps the figure itself for who wants it as a file."""
+
+    figure: Figure
+
+
 class Tone(NamedTuple):
     """How one width looks in every figure."""
 
     color: str
     marker: str
+
+
+_FOR_FILES: ContextVar[bool] = ContextVar("_FOR_FILES", default=False)
+
+
+@contextmanager
+def for_files() -> Iterator[None]:
+    """Gives widths the colours of the light theme itself: a file, other than a page, has no
+    variables."""
+    before = _FOR_FILES.set(True)
+    try:
+        yield
+    finally:
+        _FOR_FILES.reset(before)
 
 
 @contextmanager
@@ -149,10 +170,12 @@ def tone(widths: Sequence[float], width: float) -> Tone:
     """The colour and the mark of a width: two cues, so that neither colour vision nor print is
     needed.
 
-    The colour is a placeholder for the CSS variable ``--w0`` ..., which depends on the theme.
+    The colour is a placeholder for the CSS variable ``--w0`` ..., which depends on the theme, or
+    the light theme's (``for_files``).
     """
     place = list(widths).index(width)
-    return Tone(f"#0500{place:02x}", MARKERS[place % len(MARKERS)])
+    color = palette(len(widths), dark=False)[place] if _FOR_FILES.get() else f"#0500{place:02x}"
+    return Tone(color, MARKERS[place % len(MARKERS)])
 
 
 def palette(count: int, dark: bool) -> list[str]:
@@ -260,7 +283,7 @@ def width_entries(
     return entries
 
 
-def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> Markup:
+def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> FigureMarkup:
     """The figure as inline SVG that takes its colours from the page and shares no id with another
     figure.
 
@@ -284,7 +307,9 @@ def svg(figure: Figure, name: str, label: str, spots: Sequence[Spot] = ()) -> Ma
     text = re.sub(r"#0500([0-9a-f]{2})", lambda place: f"var(--w{int(place[1], 16)})", text)
     for variable, color in LIGHT.items():
         text = text.replace(color, f"var(--{variable})")
-    return Markup(text.replace("</svg>", f"{overlay(figure, spots)}</svg>"))
+    drawn = FigureMarkup(text.replace("</svg>", f"{overlay(figure, spots)}</svg>"))
+    drawn.figure = figure
+    return drawn
 
 
 def _printed(figure: Figure) -> str:

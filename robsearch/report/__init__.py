@@ -15,6 +15,7 @@ from robsearch.report.answer import answer
 from robsearch.report.cost import cost_by_width, time_by_width
 from robsearch.report.evidence import Evidence, LeftOutError, Searched
 from robsearch.report.front import front_of_metrics
+from robsearch.report.importance import importance
 from robsearch.report.layers import norms_and_spectra
 from robsearch.report.on_test import (
     measures_against_lam,
@@ -23,7 +24,20 @@ from robsearch.report.on_test import (
     rates_against_width,
 )
 from robsearch.report.response import accuracy_against_lam
+from robsearch.report.shape import (
+    contour_of_two,
+    parallel_coordinates,
+    rank_against_lam,
+    slice_by_parameter,
+)
 from robsearch.report.surface import lam_over_width
+from robsearch.report.tables import (
+    DataFiles,
+    addresses,
+    arrow_tables,
+    folder_beside,
+    write_tables,
+)
 from robsearch.report.training import accuracy_over_epochs, ratio_over_epochs
 from robsearch.report.trials import all_trials, failures, not_ended, setting
 from robsearch.trials.disk import is_full
@@ -45,12 +59,24 @@ class Section(NamedTuple):
 
 FRONT = Section("The front", "Front", (front_of_metrics,))
 NOT_ENDED = Section("Not ended yet", "Not ended", (not_ended,))
+PARAMETERS = Section(
+    "Importance and shape of what was searched",
+    "Parameters",
+    (
+        importance,
+        slice_by_parameter,
+        contour_of_two,
+        parallel_coordinates,
+        rank_against_lam,
+    ),
+)
 SECTIONS = (
     Section("The answer", "Answer", (answer,)),
     NOT_ENDED,
     Section("Robust accuracy against λ", "Accuracy by λ", (accuracy_against_lam,)),
     Section("λ* against width", "λ* by width", (lam_over_width,)),
     FRONT,
+    PARAMETERS,
     Section(
         "On the test split",
         "Test",
@@ -78,7 +104,9 @@ def write(
 ) -> Path:
     """Writes the report of a search, finished or not, to ``path`` and returns it.
 
-    What the search cannot fill is left out with a line that says why.
+    What the search cannot fill is left out with a line that says why. The numbers of each figure
+    and table are Parquet files in a folder beside the page, ``report-data`` beside ``report.html``
+    (see ``report.tables``).
 
     Args:
         search: to be told of.
@@ -91,9 +119,13 @@ def write(
             file is then replaced in one go, so that it is never seen half written.
 
     Raises:
-        InputError: the file may not be written.
+        InputError: the file, or the folder beside it, may not be written.
     """
-    text = page(search, pages, refresh)
+    evidence = Evidence.of(search, pages)
+    folder = folder_beside(path)
+    tables = {} if folder is None else arrow_tables(evidence)
+    files = DataFiles() if folder is None else addresses(tables, folder)
+    text = page_of(evidence, files, refresh)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not follow_link:
@@ -103,6 +135,8 @@ def write(
         else:
             with replacing(path) as new:
                 new.write_text(text, encoding="utf-8")
+        if folder is not None:
+            write_tables(tables, folder)
     except OSError as error:
         if is_full(error):
             raise
@@ -117,12 +151,24 @@ def page(
     pages: Mapping[str, str] | None = None,
     refresh: int | None = None,
 ) -> str:
-    """The whole page as text; the arguments are those of ``write``."""
-    evidence = Evidence.of(search, pages)
+    """The whole page as text, without links to its numbers; the arguments are those of
+    ``write``."""
+    return page_of(Evidence.of(search, pages), DataFiles(), refresh)
+
+
+def page_of(evidence: Evidence, files: DataFiles, refresh: int | None) -> str:
+    """The whole page as text.
+
+    Args:
+        evidence: to be told of.
+        files: where the numbers of its figures and tables are.
+        refresh: as for ``write``.
+    """
+    search = evidence.search
     sections = []
     for section in SECTIONS:
-        if _has_place(section, search):
-            pieces = [render_piece(piece, evidence) for piece in section.pieces]
+        if is_shown(section, evidence):
+            pieces = [render_piece(piece, evidence, files) for piece in section.pieces]
             content = Markup().join(dict.fromkeys(pieces))  # one reason is told once
             anchor = section.short.lower().replace(" ", "-")
             sections.append({**section._asdict(), "anchor": anchor, "content": content})
@@ -140,16 +186,18 @@ def page(
     )
 
 
-def _has_place(section: Section, search: Searched) -> bool:
+def is_shown(section: Section, evidence: Evidence) -> bool:
     """Whether a section belongs to a search like this one; without, there is no word of it."""
     if section is FRONT:
-        return len(search.maximise) > 1
+        return len(evidence.search.maximise) > 1
+    if section is PARAMETERS:
+        return bool(evidence.parameters.others)
     if section is NOT_ENDED:
-        return bool((search.trials["state"] == "RUNNING").any())
+        return bool((evidence.all_trials["state"] == "RUNNING").any())
     return True
 
 
-def render_piece(piece: PageElement, evidence: Evidence) -> Markup:
+def render_piece(piece: PageElement, evidence: Evidence, files: DataFiles | None = None) -> Markup:
     """The piece, or the line that says why it is missing."""
     try:
         # What a figure looks like is settled when its axes and lines are made.
@@ -157,7 +205,8 @@ def render_piece(piece: PageElement, evidence: Evidence) -> Markup:
             values = piece(evidence)
         if values is None:
             return Markup()
-        return render(__name__, f"{piece.__name__}.html", evidence=evidence, **values)
+        template = f"{piece.__name__}.html"
+        return render(__name__, template, evidence=evidence, files=files or DataFiles(), **values)
     except LeftOutError as missing:
         reason = str(missing)
     except Exception as error:  # one broken piece must not cost the page that GPU-days paid for

@@ -19,9 +19,10 @@ from robsearch.drawing.tooltips import Spot
 from robsearch.errors import counted
 from robsearch.laws import ResponseSurface
 from robsearch.metrics import LAM, NATURAL_LOSS, ROBUST_LOSS, TEST_ROBUST, VALUE
+from robsearch.report.parameters import Parameters
 from robsearch.report.thinning import uncovered
 from robsearch.spaces import AtLeast
-from robsearch.study import COLUMN
+from robsearch.study import COLUMN, ParamRange
 from robsearch.training.costs import COLUMNS
 from robsearch.trials.selection import best_of, sound
 
@@ -133,6 +134,11 @@ class Searched(Protocol):
         ...
 
     @property
+    def ranges(self) -> Mapping[str, ParamRange]:
+        """By name the range of each searched parameter, as far as it is recorded."""
+        ...
+
+    @property
     def trials(self) -> DataFrame:
         """One row per trial and control."""
         ...
@@ -215,6 +221,11 @@ class Evidence:
     def ridge(self) -> ResponseSurface:
         """The one answer."""
         return self.search.ridge
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """All that was searched, in the trials that have finished."""
+        return Parameters.of(self.trials, self.finished, self.search.ranges)
 
     @property
     def interval_name(self) -> str:

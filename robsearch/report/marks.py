@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Patch
 from pandas import DataFrame, Series
 
-from robsearch.drawing.style import PAPER, Tone, filled, missed
+from robsearch.drawing.formatting import number
+from robsearch.drawing.style import ACCENT, INK, PAPER, Tone, filled, missed
 from robsearch.laws import Optimum
+
+LOSSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+SHADES = (0.72, 0.5, 0.33, 0.2, 0.1)
+"""Points below the best at a width, and how strongly the bands between them are tinted."""
+
+
+def loss_bands(lost: Series[float] | np.ndarray) -> np.ndarray:
+    """The place among ``SHADES`` of each of some points lost; what lost more than the last has the
+    place after it."""
+    return np.searchsorted(LOSSES, np.clip(lost, 0.0, None), side="right") - 1
+
+
+def tint_of(band: int) -> tuple[float, ...]:
+    """The colour of a band, without any for what lost most."""
+    return to_rgba(ACCENT, [*SHADES, 0.0][band])
+
+
+def tinted_marks(axes: Axes, xs: Any, ys: Any, marker: str, tint: Any) -> None:
+    """Marks of one tint on a ground of paper, so that no other tint shows through."""
+    axes.plot(xs, ys, marker, color=PAPER, markersize=9.5)
+    axes.plot(xs, ys, marker, markersize=7, markerfacecolor=tint, markeredgecolor=INK)
+
+
+def loss_entries() -> list[tuple[Any, str]]:
+    """The legend's samples of the bands."""
+    entries: list[tuple[Any, str]] = []
+    for shade, (low, high) in zip(SHADES, pairwise(LOSSES), strict=True):
+        tint = Patch(facecolor=to_rgba(ACCENT, shade))
+        entries.append((tint, f"{number(low)} to {number(high)} points lost"))
+    return entries
 
 
 def plot_rates(axes: Axes, rows: DataFrame, x: str, y: str, marker: str = "", **style: Any) -> None:

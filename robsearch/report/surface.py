@@ -14,14 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from pandas import DataFrame
 
-from robsearch.drawing.formatting import names_of, number
+from robsearch.drawing.formatting import names_of
 from robsearch.drawing.style import (
     ACCENT,
     INK,
-    PAPER,
     ROBUST,
     blank,
     filled,
@@ -36,7 +34,15 @@ from robsearch.errors import counted
 from robsearch.laws import Optimum
 from robsearch.laws.posterior import LEAST, Posterior
 from robsearch.report.evidence import Evidence, LeftOutError, suggestions_of
-from robsearch.report.marks import mark_optimum
+from robsearch.report.marks import (
+    LOSSES,
+    SHADES,
+    loss_bands,
+    loss_entries,
+    mark_optimum,
+    tint_of,
+    tinted_marks,
+)
 from robsearch.report.thinning import uncovered
 
 BETWEEN = 24
@@ -45,9 +51,6 @@ STRIP = 0.022
 """Half a searched width's strip, as a share of the axis."""
 FURTHER = 10.0
 """How far, as a factor, the map reaches beyond the lambdas tried, for a lambda* that lies there."""
-LOSSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-SHADES = (0.72, 0.5, 0.33, 0.2, 0.1)
-"""Points below the best at a width, and how strongly the bands between them are tinted."""
 CURVE: dict[str, Any] = {
     "color": INK,
     "linewidth": 1.1,
@@ -232,14 +235,11 @@ def draw_suggestions(axes: Axes, surface: Surface) -> None:
         best = surface.posterior.value(width, surface.lams)[0].max()
         here = suggestions[suggestions["width"] == width]
         # A suggestion above the mean's best counts as one that loses nothing.
-        lost = (100 * (best - here["value"])).clip(lower=0.0)
-        bands = np.searchsorted(LOSSES, lost, side="right") - 1
+        bands = loss_bands(100 * (best - here["value"]))
         groups = here.groupby(bands if is_crowded else np.arange(len(here)), sort=False)
         for _, rows in groups:
-            tint = to_rgba(ACCENT, [*SHADES, 0.0][int(bands[here.index.get_loc(rows.index[0])])])
-            place = [width] * len(rows), rows["lam"], marker
-            axes.plot(*place, color=PAPER, markersize=9.5)
-            axes.plot(*place, markersize=7, markerfacecolor=tint, markeredgecolor=INK)
+            tint = tint_of(int(bands[here.index.get_loc(rows.index[0])]))
+            tinted_marks(axes, [width] * len(rows), rows["lam"], marker, tint)
 
 
 def draw_optimum(axes: Axes, surface: Surface, optimum: Optimum) -> None:
@@ -309,10 +309,7 @@ def entries(surface: Surface) -> list[tuple[Any, str]]:
     ]
     if len(surface.widths) == 1:
         return curves
-    samples: list[tuple[Any, str]] = []
-    for shade, (low, high) in zip(SHADES, pairwise(LOSSES), strict=True):
-        tint = Patch(facecolor=to_rgba(ACCENT, shade))
-        samples.append((tint, f"{number(low)} to {number(high)} points lost"))
+    samples = loss_entries()
     if surface.evidence.ridge.law is not None:
         samples.append((Line2D([], [], color=INK), "law"))
         samples.append((Line2D([], [], **DOTTED), f"its {surface.evidence.interval_name}"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -29,10 +30,15 @@ from robsearch.search.tables import (
     tables_of,
 )
 from robsearch.spaces import AtLeast
-from robsearch.study import SearchRecord, Storage, living_owner
+from robsearch.study import ParamRange, SearchRecord, Storage, living_owner, recorded_ranges
 from robsearch.tracking import found_again
 from robsearch.training.costs import Cost
+from robsearch.trials.files import arrow_table
 from robsearch.trials.selection import best_of, candidates, sound
+
+if TYPE_CHECKING:
+    from robsearch.report.plots import Plots
+    from robsearch.report.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Search:
         stopped: whether the call that gave it back was told to stop before the end.
         storage: the Optuna storage URL that it is in, or None for a journal in its folder.
         opened: that storage, where it is kept open for who goes on reading.
+        ranges: by name the range of each parameter that was searched; empty where a search was only
+            glanced at.
     """
 
     record: SearchRecord
@@ -68,6 +76,7 @@ class Search:
     stopped: bool = False
     storage: str | None = None
     opened: Storage | None = field(default=None, repr=False, compare=False)
+    ranges: Mapping[str, ParamRange] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         widths = ", ".join(names_of(self.widths).values())
@@ -190,8 +199,23 @@ class Search:
         if name in ("trials", "epochs"):
             frame: pd.DataFrame = getattr(self, name)
             rows = frame[frame["trial"].isin(trials or names)]
-            return pa.Table.from_pandas(rows.apply(of_one_type), preserve_index=False)
+            return arrow_table(rows)
         return table_of(self.folder / "trials", name, list(trials) or names)
+
+    @cached_property
+    def plots(self) -> Plots:
+        """Figures of the search, such as ``search.plots.importance()`` (see
+        ``robsearch.report.plots``)."""
+        # Who looks how a search stands does not wait for what draws.
+        from robsearch.report.plots import Plots
+
+        return Plots.of(self)
+
+    @property
+    def tables(self) -> Tables:
+        """The numbers of each figure and table of the report as frames, by name:
+        ``search.tables["importance"]``."""
+        return self.plots.tables
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -386,15 +410,8 @@ def search_of(
     folder = store.folder(name)
     # Its driver is looked up in it: a journal takes a second to be read again.
     kept = opened if brief else None
-    return Search(record, folder, trials, epochs, storage=store.storage, opened=kept)
-
-
-def of_one_type(column: pd.Series) -> pd.Series:
-    """A column that Arrow takes: numbers among words, as a choice of both has, become words."""
-    kind = pd.api.types.infer_dtype(column, skipna=True)
-    if kind in ("mixed", "mixed-integer"):
-        return column.map(str, na_action="ignore")
-    return column
+    ranges = {} if brief else recorded_ranges(opened, name)
+    return Search(record, folder, trials, epochs, storage=store.storage, opened=kept, ranges=ranges)
 
 
 def _undominated(trials: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

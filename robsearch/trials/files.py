@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -86,6 +87,26 @@ def read_parquet(file: Path) -> pa.Table:
         return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(file, "is not a Parquet file that can be read") from error
+
+
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """A frame as Arrow takes it: each column of one type, and texts that are UTF-8."""
+    return pa.Table.from_pandas(frame.apply(of_one_type), preserve_index=False)
+
+
+def of_one_type(column: pd.Series) -> pd.Series:
+    """Numbers among words, as a choice of both has, become words; so does what a name that is no
+    UTF-8 has in place of a character."""
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind in ("mixed", "mixed-integer"):
+        column = column.map(str, na_action="ignore")
+    elif kind != "string":
+        return column
+    return column.map(_utf8, na_action="ignore")
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def unless_damaged(read: Callable[[Path], T], file: Path, then: str = "it is left out") -> T | None:

@@ -17,6 +17,7 @@ from robsearch.drawing.formatting import THIN
 from robsearch.laws import Point, ResponseSurface, fit_ridge
 from robsearch.report.evidence import Evidence
 from robsearch.spaces import AtLeast
+from robsearch.study import ParamRange
 
 WIDTHS = (4.0, 16.0)
 
@@ -42,6 +43,7 @@ class Search:
     maximise: tuple[str, ...] = ("val/robust_accuracy",)
     front: pd.DataFrame = field(default_factory=pd.DataFrame)
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ranges: Mapping[str, ParamRange] = field(default_factory=dict)
 
 
 def trial(width: float, number: int, lam: float) -> dict[str, Any]:

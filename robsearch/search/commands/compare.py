@@ -23,12 +23,12 @@ from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted, refusal, refuse, refused
 from robsearch.metrics import TEST_NATURAL, TEST_ROBUST, TEST_STABILITY, VALUE, wilson
 from robsearch.search.grid import Grid, duration
-from robsearch.search.result import Search, of_one_type
+from robsearch.search.result import Search
 from robsearch.search.settings import agree, comparable, unknown
 from robsearch.search.strongest import STRONGEST, ladder_of
 from robsearch.search.tables import labels_of_test, write_csv
 from robsearch.study import COLUMN, others_than_lam, params_of, params_text
-from robsearch.trials.files import replacing
+from robsearch.trials.files import of_one_type, replacing
 from robsearch.trials.ladder.results import NATURAL, rung_results, shared_rung
 from robsearch.trials.selection import collapsed_among
 
