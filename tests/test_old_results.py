@@ -93,6 +93,18 @@ def test_status_reads_it(results):
     assert "trained 19.1 s, measured on test 4.78 s" in said
 
 
+def test_plot_draws_it_and_its_tables_are_there(results, tmp_path):
+    file = tmp_path / "lam.svg"
+    words = ["--results", results, "--out", file]
+    assert printed("plot", "digits-1", "accuracy-against-lam", *words) == f"figure: {file}\n"
+    assert "<svg" in file.read_text()
+    search = robsearch.load_search("digits-1", results)
+    assert {name: bounds.is_log for name, bounds in search.ranges.items()} == {"lam": True}
+    assert search.tables["best-trials"]["trial"].tolist() == ["w16-001", "w64-000", "w256-000"]
+    with pytest.raises(InputError, match="got nothing beside lambda was searched"):
+        printed("plot", "digits-1", "importance", "--results", results)
+
+
 def test_report_reads_it(results):
     page = results / "digits-1" / "report.html"
     page.unlink()

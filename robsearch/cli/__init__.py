@@ -11,7 +11,7 @@ import typer
 
 from robsearch.cli.claims import validate
 from robsearch.cli.data import data_app
-from robsearch.cli.looking import check, compare, doctor, report, status, ui
+from robsearch.cli.looking import check, compare, doctor, plot, report, status, ui
 from robsearch.cli.options import (
     Address,
     AddressOrUrl,
@@ -270,6 +270,7 @@ app.command()(compare)
 app.command()(paper)
 app.command()(verify)
 app.command(cls=Looking)(report)
+app.command()(plot)
 for _look in (ui, doctor, validate):
     app.command()(_look)
 

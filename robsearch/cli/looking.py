@@ -327,6 +327,35 @@ def _write_report(
     echo(f"report: {out or search.report}")
 
 
+def plot(
+    name: NameArgument,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="importance, slice, contour, parallel or rank; law, or another figure of the "
+            "report: an unknown one lists them",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="file, .png, .pdf or .svg (default: NAME-KIND.png in this folder)"),
+    ] = None,
+    results: Results = None,
+    storage: Storage = None,
+) -> None:
+    """Write one figure of a search into a file."""
+    from robsearch.errors import refuse
+    from robsearch.report.plots import kind_problems, suffix_problems
+    from robsearch.search import load_search
+
+    file = out or Path(f"{name}-{kind}.png")
+    # A large search takes a while to be read.
+    refuse([*kind_problems(kind), *(suffix_problems(file) if out else ())])
+    written = load_search(name, results, storage).plots.save(kind, file)
+    echo(f"figure: {written}")
+
+
 def ui(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="of the search to open at")
