@@ -32,7 +32,7 @@ from robsearch.search import (
     search_names,
 )
 from robsearch.search.grid import PlainTextConsole
-from robsearch.search.options import in_store
+from robsearch.search.options import in_store, waits_for_storage
 from robsearch.search.preflight import check_names
 from robsearch.search.recording import Recorder
 from robsearch.search.results_store import is_search
@@ -50,6 +50,7 @@ TESTED = "test/robust_accuracy"
 
 
 @in_store
+@waits_for_storage
 def validate(
     study: PaperStudy,
     name: str,

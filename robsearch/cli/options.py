@@ -115,7 +115,8 @@ HangAfter = Annotated[
 StoragePatience = Annotated[
     float,
     typer.Option(
-        help="seconds for which a database that is away is tried again while trials train on"
+        help="seconds for which a database that is away is tried again, at the beginning and while "
+        "trials train on"
     ),
 ]
 DiskPatience = Annotated[

@@ -20,7 +20,7 @@ from robsearch.data import load
 from robsearch.data.cache import cache_folder
 from robsearch.doctor.finding import Finding
 from robsearch.doctor.nodes import examine_nodes
-from robsearch.errors import InputError, counted, refusal, refused
+from robsearch.errors import InputError, StorageAwayError, counted, refusal, refused
 from robsearch.search import RunOptions
 from robsearch.search.capacity import capacity, description, own_cpus
 from robsearch.search.preflight import check_writable
@@ -128,6 +128,8 @@ def _storage(options: RunOptions) -> str:
             storage.delete_study(storage.get_study_id_from_name(name))
     except InputError:
         raise
+    except StorageAwayError as error:
+        raise InputError(str(error)) from error
     except Exception as error:
         got = f"{type(error).__name__}: {_first_line(error)}"
         do = "check its permissions, or choose another --storage URL or --results folder"

@@ -50,7 +50,7 @@ from robsearch.search.free_space import LOOK_SECONDS
 from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
 from robsearch.search.models import log_models
-from robsearch.search.options import AUTO, RunOptions, in_store
+from robsearch.search.options import AUTO, RunOptions, in_store, waits_for_storage
 from robsearch.search.preflight import check_writable, new_name
 from robsearch.search.progress import watched
 from robsearch.search.recording import Recorder, is_concluded
@@ -106,6 +106,7 @@ END_SECONDS = 10.0
 
 
 @in_store
+@waits_for_storage
 def launch(
     space: Space | str,
     *,
@@ -330,6 +331,7 @@ def _most_trials(space: Space) -> int:
 
 
 @in_store
+@waits_for_storage
 def resume(
     name: str,
     *,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from robsearch.errors import refusal, refuse, refuse_unless
+from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.results_store import ResultsStore
-from robsearch.study import SearchRecord
+from robsearch.study import SearchRecord, waiting_for_storage
 from robsearch.tracking import default_uri, exact, found_again, to_remember
 from robsearch.trials.paths import absolute, without_password
 from robsearch.trials.variables import passing
@@ -54,8 +55,8 @@ class RunOptions:
             ends as FAIL when an epoch has ended, because its learning rate has not come to its end
             and its best epoch compares with nobody's.
         max_gpu_hours: as ``max_hours``, of the GPU time of all trials (``training.costs``).
-        storage_patience: seconds for which a database that is away is tried again while trials
-            train on; then the search stops.
+        storage_patience: seconds for which a database that is away is tried again, before a search
+            begins or goes on as well as while its trials train on; then the search stops.
         disk_patience: seconds for which a full disk is waited for while nothing can be trained;
             then the search stops.
         models: whether the best network of each width is exported as an MLflow model when the
@@ -179,3 +180,17 @@ def in_store(call: Call) -> Call:
             return call(*args, **keywords)
 
     return cast("Call", placed)
+
+
+def waits_for_storage(call: Call) -> Call:
+    """A call with the keywords ``options`` and ``console``: what it reads before it drives a search
+    waits for a storage that is away as long as its driver would, and says so."""
+
+    @functools.wraps(call)
+    def patient(*args: Any, **keywords: Any) -> Any:
+        options = keywords.get("options") or RunOptions()
+        console = keywords.get("console") or PlainTextConsole()
+        with waiting_for_storage(options.storage_patience, printer(console)):
+            return call(*args, **keywords)
+
+    return cast("Call", patient)

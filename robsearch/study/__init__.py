@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         plain_name,
         value_text,
     )
-    from robsearch.study.patience import PatientStorage
+    from robsearch.study.patience import PatientStorage, waiting_for_storage
     from robsearch.study.rebuilding import FolderTrial, Rebuilding, lacks_facts, place_of
     from robsearch.study.record import (
         SearchRecord,
@@ -151,5 +151,6 @@ __all__ = [
     "to_be_made",
     "trials_of",
     "value_text",
+    "waiting_for_storage",
     "warm_start",
 ]

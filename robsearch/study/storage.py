@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from robsearch.errors import causes, refused
+from robsearch.errors import StorageAwayError, causes, refused
 from robsearch.study.journal import (
     JOURNAL,
     DamagedJournalError,
@@ -26,10 +26,22 @@ from robsearch.study.journal import (
     WholeLines,
     examine,
 )
+from robsearch.study.patience import PatientStorage, current_patience
 from robsearch.trials.paths import check_sqlite_uri, without_password
 
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system answers to a write that it does not allow."""
+LIBPQ = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Seconds (the last in milliseconds) after which PostgreSQL's client gives up a connection on which
+nothing comes. By itself it waits for as long as the system does: two minutes for a new one, and a
+quarter of an hour, or for ever, for one whose machine is cut off. What the URL says has the last
+word."""
 
 
 def open_storage(url: str | None, folder: Path, *, with_values: bool = True) -> BaseStorage:
@@ -42,10 +54,14 @@ def open_storage(url: str | None, folder: Path, *, with_values: bool = True) -> 
         with_values: whether the epochs' values are read from a journal. Who neither suggests nor
             prunes needs none, and they are most of it.
 
+    Returns:
+        A database waits for its server, or for whoever locks it, as the ``current_patience`` says.
+
     Raises:
         DamagedJournalError: a line of the journal cannot be read.
         InputError: it cannot be opened, or is a sqlite URL that names another file than it seems
             to. The message never repeats a password.
+        StorageAwayError: the database did not answer within the patience.
     """
     check_sqlite_uri(url or "", "--storage")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,8 +70,9 @@ def open_storage(url: str | None, folder: Path, *, with_values: bool = True) -> 
             folder.mkdir(parents=True, exist_ok=True)
             lines = WholeLines if with_values else LinesWithoutValues
             return _Journal(lines(folder / JOURNAL))
-        return optuna.storages.get_storage(url)
-    except DamagedJournalError:
+        patience = current_patience()
+        return PatientStorage.opened(lambda: _database(url), patience, without_password(url))
+    except (DamagedJournalError, StorageAwayError):
         raise
     except Exception as error:
         if url is None:
@@ -64,6 +81,29 @@ def open_storage(url: str | None, folder: Path, *, with_values: bool = True) -> 
         first_line = str(error).strip().partition("\n")[0]
         do = f"choose another --results folder or --storage URL ({first_line})"
         raise refused("an Optuna storage that opens", got, do) from error
+
+
+def _database(url: str) -> BaseStorage:
+    """A database of Optuna's; one in PostgreSQL does not take minutes to see that its machine is
+    gone."""
+    options = _engine_options(url)
+    return optuna.storages.get_storage(RDBStorage(url, options) if options else url)
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+        by_libpq = parsed.get_backend_name() == "postgresql"
+        by_libpq = by_libpq and parsed.get_driver_name() in ("psycopg2", "psycopg")
+    except ArgumentError:
+        return {}
+    if not by_libpq:
+        return {}
+    chosen = {name: value for name, value in LIBPQ.items() if name not in parsed.query}
+    return {"connect_args": chosen}
 
 
 def _refuse_damaged(journal: Path, error: Exception) -> None:
@@ -144,11 +184,20 @@ def add_finished(
     studies = {name: open_study(storage, name, metrics) for name in added}
     # Optuna wraps a database in a cache, and has no public way to what is inside.
     database = getattr(storage, "_backend", None)
-    if isinstance(database, RDBStorage):
-        _insert(database, {storage.get_study_id_from_name(name): added[name] for name in added})
+    if not isinstance(database, RDBStorage):
+        for name, study in studies.items():
+            study.add_trials(added[name])
         return
-    for name, study in studies.items():
-        study.add_trials(added[name])
+    by_number = {storage.get_study_id_from_name(name): added[name] for name in added}
+    if not isinstance(storage, PatientStorage):
+        _insert(database, by_number)
+        return
+
+    def count() -> int:
+        return sum(len(storage.get_all_trials(number, deepcopy=False)) for number in by_number)
+
+    before = count()
+    storage.write_once(lambda: _insert(database, by_number), lambda: count() > before)
 
 
 def open_study(storage: BaseStorage, name: str, metrics: int) -> optuna.Study:
@@ -215,9 +264,15 @@ def _insert_facts(session: Any, rows: Sequence[Any], suggestions: Sequence[Froze
             params.append(of_trial | stored)
         for key, fact in suggestion.user_attrs.items():
             attributes.append({**of_trial, "key": key, "value_json": json.dumps(fact)})
-    session.execute(models.TrialValueModel.__table__.insert(), values)
-    session.execute(models.TrialParamModel.__table__.insert(), params)
-    session.execute(models.TrialUserAttributeModel.__table__.insert(), attributes)
+    tables: dict[Any, list[dict[str, Any]]] = {
+        models.TrialValueModel: values,
+        models.TrialParamModel: params,
+        models.TrialUserAttributeModel: attributes,
+    }
+    for model, rows_of in tables.items():
+        # Of no rows SQLAlchemy makes one without values.
+        if rows_of:
+            session.execute(model.__table__.insert(), rows_of)
 
 
 def study_names(storage: BaseStorage) -> set[str]:

@@ -9,15 +9,18 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from command_processes import started, wait_until
+from begun_searches import begun
+from command_processes import in_this_process, started, wait_until
 from faulty_spaces import sound
 from mlflow_stores import new_store, runs_of
+from postgresql_servers import postgresql
 from rich.console import Console
 
 import robsearch
 from robsearch import RunOptions
 from robsearch.errors import StorageAwayError
 from robsearch.search.deciding import Decisions
+from robsearch.study import patience
 from robsearch.trials.loading import read_history
 
 EPOCHS = list(range(1, 21))
@@ -99,7 +102,7 @@ def test_a_driver_that_stops_does_not_wait_for_its_storage(waiting):
     assert driver.calls == [("heard", "a", 1)]
 
 
-# --- end to end ---
+# --- before there is a driver ---
 
 
 @contextlib.contextmanager
@@ -111,6 +114,28 @@ def locked(database):
     finally:
         connection.execute("COMMIT")
         connection.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("status", "s"), ("report", "s"), ("resume", "s", "--storage-patience", "0.2")],
+    ids=" ".join,
+)
+def test_of_a_locked_storage_a_command_says_one_sentence(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(patience, "LOOKING_SECONDS", 0.2)
+    url = f"sqlite:///{tmp_path}/s.db?timeout=0.1"
+    begun(tmp_path, storage=url)
+    with locked(tmp_path / "s.db"):
+        assert in_this_process(tmp_path, *words, "--storage", url) == 1
+    *_, said = capsys.readouterr().err.splitlines()
+    within = "0.2 s (--storage-patience)" if "resume" in words else "0.2 s"
+    assert said == (
+        f"error: expected the storage {url} to answer within {within}, got OperationalError: "
+        "database is locked: see to the database, and try again"
+    )
+
+
+# --- end to end ---
 
 
 @pytest.fixture
@@ -177,3 +202,41 @@ def test_a_storage_that_stays_away_ends_the_search_with_one_sentence_and_resume_
     options = RunOptions(results=here / "results", storage=f"sqlite:///{here}/s.db", parallel=1)
     robsearch.resume("s", space=sound, options=options, console=Console(quiet=True))
     assert_nothing_doubled(here)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_searches_that_begin_and_go_on_wait_for_a_postgresql_that_is_away(here):
+    with postgresql() as server:
+        places = ("--storage", server.url)
+        search = ("faulty_spaces:sound", "--name", "s", "--trials", "1", "--parallel", "1")
+        for words in (("launch", *search), ("resume", "s", "--trials", "1", "--parallel", "1")):
+            server.stop()
+            process = started(here / "results", *words, *places)
+            said = lines_until("waiting for the storage", process)
+            # Who looks meanwhile does not wait for long.
+            for command in ("status", "report"):
+                looking = started(here / "results", command, "s", *places)
+                seen, _ = looking.communicate(timeout=300)
+                assert looking.returncode == 1, seen
+                assert seen.count("expected the storage postgresql+psycopg2://127.0.0.1:") == 1
+                assert "to answer within 10 s, got OperationalError: connection to" in seen
+                assert "Traceback" not in seen
+            server.start()
+            said += process.communicate(timeout=600)[0]
+            assert process.returncode == 0, said
+            assert said.count("waiting for the storage") == 1
+            assert said.count(" is back after ") == 1
+            assert "Traceback" not in said
+        trials = optuna.load_study(study_name="s@w4", storage=server.url).get_trials()
+        assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+
+
+def lines_until(text, process):
+    """What a process prints, up to a line with a text in it."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said)

@@ -1,28 +1,38 @@
 """A database that is away: what was asked is asked again, nothing is written twice, and it is said
 once. No Ray in here."""
 
+import contextlib
 import json
 import math
 import os
-import shutil
+import re
 import sqlite3
-import subprocess
 import threading
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 from full_disks import ballast
-from mlflow_stores import free_port
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from postgresql_servers import postgresql
 from small_spaces import recipe
 
-from robsearch.errors import StorageAwayError
+from robsearch.errors import InputError, StorageAwayError
 from robsearch.spaces import Space, Stage
-from robsearch.study import JOURNAL, Lease, PatientStorage, Study, living_owner, open_storage
+from robsearch.study import (
+    JOURNAL,
+    Lease,
+    PatientStorage,
+    Study,
+    living_owner,
+    open_storage,
+    patience,
+    waiting_for_storage,
+)
+from robsearch.study.storage import add_finished
 
 SPACE = Space(
     lambda trial, width: recipe(width, trial.suggest_float("lam", 0.5, 32.0, log=True)),
@@ -176,6 +186,98 @@ def test_what_no_patience_mends_is_refused_at_once(url, tmp_path):
     assert not isinstance(raised.value, StorageAwayError)
 
 
+# --- before there is a driver ---
+
+
+@contextlib.contextmanager
+def held(tmp_path):
+    """The file is locked by another connection meanwhile."""
+    connection = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_a_database_that_is_locked_when_it_is_opened_is_waited_for_and_that_is_said_once(
+    url, tmp_path
+):
+    said = []
+    with held(tmp_path) as other:
+
+        def say(text):
+            said.append(text)
+            if other.in_transaction:
+                other.execute("COMMIT")
+
+        with waiting_for_storage(60.0, say):
+            storage = open_storage(f"{url}?timeout=0.1", tmp_path)
+    assert storage.get_all_studies() == []
+    waits, back = said
+    assert waits == (
+        f"waiting for the storage {url}?timeout=0.1 (OperationalError: database is locked): "
+        "it is tried again for 60 seconds"
+    )
+    assert back.startswith(f"the storage {url}?timeout=0.1 is back after ")
+
+
+def test_who_looks_waits_a_short_time_for_a_database_and_then_has_one_sentence(
+    url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(patience, "LOOKING_SECONDS", 1.0)
+    storage = open_storage(f"{url}?timeout=0.1", tmp_path)
+    sentence = (
+        rf"expected the storage {re.escape(url)}\?timeout=0.1 to answer within 1 s, got "
+        "OperationalError: database is locked: see to the database, and try again$"
+    )
+    with held(tmp_path):
+        started = time.monotonic()
+        with pytest.raises(StorageAwayError, match=sentence):
+            open_storage(f"{url}?timeout=0.1", tmp_path)
+        with pytest.raises(StorageAwayError, match=sentence):
+            storage.get_all_studies()
+        assert 2 <= time.monotonic() - started < 15
+        # Whoever clears up after that does not wait as long once more.
+        again = time.monotonic()
+        with pytest.raises(StorageAwayError, match=sentence):
+            storage.get_all_studies()
+        assert time.monotonic() - again < 0.8
+    assert storage.get_all_studies() == []
+
+
+def refused_at_once(url, folder):
+    said = []
+    with (
+        waiting_for_storage(600.0, said.append),
+        pytest.raises(InputError, match="expected an Optuna storage that opens, got Operational"),
+    ):
+        open_storage(url, folder)
+    assert said == []
+
+
+def test_a_storage_that_no_waiting_opens_is_refused_at_once(tmp_path):
+    refused_at_once("sqlite:////nowhere/at/all/s.db", tmp_path)
+
+
+def test_suggestions_from_elsewhere_are_brought_in_once_though_the_answer_was_lost(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(LosesAnswers, "EVERY", 10**9)
+    engine = {"connect_args": {"factory": LosesAnswers}}
+    backend = RDBStorage(f"sqlite:///{tmp_path}/lost.db", engine_kwargs=engine)
+    storage = PatientStorage(optuna.storages.get_storage(backend), 60.0)
+    known = [optuna.create_trial(params={}, distributions={}, values=[n / 10]) for n in range(3)]
+    add_finished(storage, 1, {"s@w4": []})  # the study
+    LosesAnswers.commits = 0
+    monkeypatch.setattr(LosesAnswers, "EVERY", 3)
+    for _ in range(3):
+        add_finished(storage, 1, {"s@w4": known})
+    assert LosesAnswers.commits >= 3
+    values = [trial.value for trial in optuna.load_study(study_name="s@w4", storage=storage).trials]
+    assert values == [0.0, 0.1, 0.2] * 3
+
+
 # --- a full disk ---
 
 
@@ -222,55 +324,10 @@ def test_a_disk_that_stays_full_is_an_error_of_the_system_and_the_journal_is_who
 # --- PostgreSQL ---
 
 
-class Server:
-    """A PostgreSQL of its own, stopped and started as an administrator would."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.port = free_port()
-        self.as_user = [] if os.getuid() else ["runuser", "-u", "postgres", "--"]
-        if self.as_user:
-            shutil.chown(folder, "postgres")
-        data = str(folder / "data")
-        self.run(program("initdb"), "-D", data, "-A", "trust", "-U", "me", "--no-sync")
-        self.start()
-
-    def run(self, *words):
-        subprocess.run(
-            [*self.as_user, *words], check=True, cwd=self.folder, stdout=subprocess.DEVNULL
-        )
-
-    def start(self):
-        how = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        data = str(self.folder / "data")
-        log = str(self.folder / "log")
-        self.run(program("pg_ctl"), "-D", data, "-o", how, "-l", log, "-w", "start")
-
-    def stop(self):
-        self.run(program("pg_ctl"), "-D", str(self.folder / "data"), "-m", "fast", "-w", "stop")
-
-    @property
-    def url(self):
-        return f"postgresql+psycopg2://me@127.0.0.1:{self.port}/postgres"
-
-
-def program(name):
-    """Debian has the server's programs on no path."""
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(installed[-1]) if installed else None)
-
-
 @pytest.fixture
-def server(tmp_path_factory):
-    pytest.importorskip("psycopg2", reason="the driver psycopg2 is not installed")
-    if not (program("initdb") and program("pg_ctl")):
-        pytest.skip("no PostgreSQL is installed here (initdb, pg_ctl)")
-    folder = tmp_path_factory.mktemp("pg")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
-    made = Server(folder)
-    yield made
-    made.stop()
+def server():
+    with postgresql() as made:
+        yield made
 
 
 def test_a_postgresql_that_restarts_doubles_nothing_and_the_lease_is_kept(server, tmp_path):
@@ -304,3 +361,27 @@ def test_a_postgresql_that_restarts_doubles_nothing_and_the_lease_is_kept(server
     assert back.startswith("the storage is back after ")
     states = [trial[1] for trial in content(storage)[1]]
     assert states == [TrialState.COMPLETE.name, TrialState.PRUNED.name, TrialState.FAIL.name]
+
+
+def test_a_server_that_is_away_is_waited_for_and_one_without_that_database_is_refused(
+    server, tmp_path
+):
+    refused_at_once(f"{server.url}-another", tmp_path)
+    server.stop()
+    said = []
+    starting = threading.Timer(3.0, server.start)
+    starting.start()
+    with waiting_for_storage(60.0, said.append):
+        storage = open_storage(server.url, tmp_path)
+    starting.join()
+    assert storage.get_all_studies() == []
+    waits, back = said
+    assert "waiting for the storage postgresql+psycopg2://127.0.0.1:" in waits
+    assert waits.endswith("): it is tried again for 60 seconds")
+    assert " is back after " in back
+
+
+def test_of_processes_that_open_a_new_database_at_once_all_have_its_tables(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: open_storage(server.url, tmp_path), range(4)))
+    assert [storage.get_all_studies() for storage in opened] == [[]] * 4
