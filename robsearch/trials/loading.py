@@ -42,6 +42,8 @@ AT_A_GLANCE = (TEST_ROBUST, "test/epoch", MEASURE_SECONDS, MEASURE_GPU_SECONDS)
 ATTEMPT = re.compile(r"a[1-9][0-9]*")
 EPOCH = re.compile(r"epoch-(?!0000$)([0-9]{4}|[1-9][0-9]{4,})")
 """What ``epoch_name`` gives: ``epoch-0012``, but not ``epoch-00012``."""
+LOOKS = 5
+"""At a trial whose worker replaces checkpoints faster than this process reads them."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +161,30 @@ def read_history(trial: Path) -> list[Metrics]:
     history.
 
     It may be called at any time: a checkpoint that is being written at the moment is passed over in
-    silence.
+    silence, and where a worker has replaced those that were there it looks again.
     """
-    for folder in checkpoints(trial):
+    history: list[Metrics] = []
+    problems: list[str] = []
+    for _ in range(LOOKS):
+        folders = list(checkpoints(trial))
+        history, problems = _newest_history(folders)
+        if not problems or folders == list(checkpoints(trial)):
+            break
+    for problem in problems:
+        warnings.warn(f"{problem}: the history before it is read", stacklevel=2)
+    return history
+
+
+def _newest_history(folders: Iterable[Path]) -> tuple[list[Metrics], list[str]]:
+    """The first that can be read, and what is wrong with those before it."""
+    problems: list[str] = []
+    for folder in folders:
         try:
-            return history_in(folder)
+            return history_in(folder), problems
         except DamagedError as error:
             if not _being_written(folder):
-                warnings.warn(f"{error}: the history before it is read", stacklevel=2)
-    return []
+                problems.append(str(error))
+    return [], problems
 
 
 def history_in(checkpoint: Path) -> list[Metrics]:

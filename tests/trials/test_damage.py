@@ -17,7 +17,7 @@ from small_spaces import recipe
 from robsearch import SGD, Epoch
 from robsearch.cluster.worker import with_warnings
 from robsearch.search.models import network
-from robsearch.trials import trial
+from robsearch.trials import loading, trial
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, Snapshot, drop_weights
 from robsearch.trials.figures import draw
 from robsearch.trials.files import replacing, write_json
@@ -321,6 +321,28 @@ def test_an_attempt_and_a_checkpoint_may_be_links_and_a_file_is_no_checkpoint(co
         assert newest_checkpoint(copied).state["epoch"] == 5
     assert newest_checkpoint(tmp_path / "nowhere") is None
     assert read_history(tmp_path / "nowhere") == []
+
+
+def test_of_a_trial_that_trains_on_while_it_is_read_the_newest_history_is_read(
+    tmp_path, monkeypatch
+):
+    attempt = Attempt.claim(tmp_path)
+    save(attempt, *VALUES[:3])
+    listed = loading.epochs
+
+    def train_on_once(folder):
+        """Between the listing and the reading the worker saves two more, and drops the rest."""
+        folders = listed(folder)
+        monkeypatch.setattr(loading, "epochs", listed)
+        save(attempt, *VALUES, first=4)
+        for old in (1, 2, 3):
+            shutil.rmtree(folder / f"epoch-{old:04d}", ignore_errors=True)
+        return folders
+
+    monkeypatch.setattr(loading, "epochs", train_on_once)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_history(tmp_path) == history(*VALUES)
 
 
 def test_the_ten_thousandth_epoch_is_newer_than_the_one_before(tmp_path):
