@@ -181,8 +181,14 @@ def capacity(
         do = "pass a number: auto measures training, not other attacks"
         raise refused("--gpus-per-trial as a number here", AUTO, do)
     resources = check_capacity(options, space, shares)
+    return jobs_at_once(options, resources), resources
+
+
+def jobs_at_once(options: RunOptions, resources: Mapping[float, Resources]) -> int:
+    """How many jobs the connected cluster has room for by now, of what those of each width take; at
+    most as many as are allowed, and 0 where its nodes are gone."""
     most = max(cluster.capacity(of_width) for of_width in resources.values())
-    return min(options.parallel or most, most), resources
+    return min(options.parallel or most, most)
 
 
 # --- how a signal stops what runs there ---

@@ -36,6 +36,8 @@ from robsearch.trials.selection import Order
 from robsearch.trials.trial import Report, measure, run
 
 MAX_FAILURES_IN_A_ROW = 5
+CAPACITY_SECONDS = 5.0
+"""Between two looks at the capacity of a cluster that was joined."""
 
 
 @dataclass
@@ -175,6 +177,8 @@ class Driver:
         self.folder = folder
         self.say = say
         self.parallel = 1
+        self._jobs_at_once: Callable[[], int] | None = None
+        self._capacity_noted = 0.0
         self.trial_seconds: float | None = None
         """That the epochs of one training may take."""
         self.to_end: set[str] = set()
@@ -225,6 +229,22 @@ class Driver:
         self._resources = resources
         self.scheduler.one_by_one = len(set(resources.values())) > 1
 
+    def follow_capacity(self, jobs_at_once: Callable[[], int]) -> None:
+        """Has it asked every few seconds how many jobs may run at once: the nodes of a cluster that
+        was joined come and go."""
+        self._jobs_at_once = jobs_at_once
+
+    def _note_capacity(self) -> None:
+        now = time.monotonic()
+        if self._jobs_at_once is None or now - self._capacity_noted < CAPACITY_SECONDS:
+            return
+        self._capacity_noted = now
+        before = self.parallel
+        self.parallel = self._jobs_at_once()
+        if self.parallel != before:
+            trials = counted(self.parallel, "trial") if self.parallel else "no trial"
+            self.say(f"the cluster has room for {trials} at once now; it was {before}")
+
     @property
     def stopping(self) -> bool:
         """Whether to stop at once: after a signal, at the request of another process, or for a
@@ -262,6 +282,7 @@ class Driver:
     def next(self) -> Job | None:
         """Measuring first, then what a dead driver left, then new trials, then controls."""
         self.tag_dropped()
+        self._note_capacity()
         draining = self._deadline is not None
         if self.stopping or draining or len(self._jobs) >= self.parallel:
             return None

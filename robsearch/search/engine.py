@@ -40,6 +40,7 @@ from robsearch.search.budgets import (
 from robsearch.search.capacity import (
     capacity,
     check_capacity,
+    jobs_at_once,
     joined,
     measure_gpu_shares,
     stops_on_signal,
@@ -563,7 +564,10 @@ def _run(
         shares = None
         if options.gpus_per_trial == AUTO:
             shares = measure_gpu_shares(options, space, folder, driver, console)
-        driver.set_capacity(*capacity(options, space, shares))
+        parallel, resources = capacity(options, space, shares)
+        driver.set_capacity(parallel, resources)
+        if options.address:
+            driver.follow_capacity(partial(jobs_at_once, options, resources))
         driver.weight_budget.gib = options.disk_budget
         with watched(driver, console), _decisions(driver, storage) as jobs:
             cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say)

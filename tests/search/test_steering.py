@@ -25,6 +25,7 @@ import robsearch
 from robsearch import InputError, RunOptions
 from robsearch.report import write as write_report
 from robsearch.report.evidence import Evidence
+from robsearch.search import driver as driver_module
 from robsearch.search.commands.delete import deletion
 from robsearch.search.commands.drop import drop
 from robsearch.search.commands.listing import listed_searches
@@ -38,6 +39,7 @@ from robsearch.search.results_store import ResultsStore, claim_folder, search_na
 from robsearch.search.scheduling import scheduler_of
 from robsearch.search.syncing import settle_dropped, sync, sync_all
 from robsearch.search.tables import fitted
+from robsearch.spaces.resources import Resources
 from robsearch.study import (
     Lease,
     ask_to_end,
@@ -155,6 +157,21 @@ def test_trainings_that_are_judged_together_are_not_ended_alone(tmp_path):
     begun(tmp_path, trainings=3)
     with pytest.raises(InputError, match="one with 3 each, which are judged together"):
         stop_trial("s", "w4-000", RunOptions(results=tmp_path))
+
+
+def test_a_driver_gives_out_more_jobs_once_a_node_joins_and_fewer_once_one_is_lost(
+    driver, monkeypatch, capsys
+):
+    monkeypatch.setattr(driver_module, "CAPACITY_SECONDS", 0.0)
+    room = [1, 1, 2, 0]
+    driver.set_capacity(1, {4: Resources()})
+    driver.follow_capacity(lambda: room.pop(0))
+    jobs = [driver.next() for _ in range(4)]
+    assert [job and job.name for job in jobs] == ["w4-000", None, "w4-001", None]
+    assert capsys.readouterr().out.splitlines() == [
+        "the cluster has room for 2 trials at once now; it was 1",
+        "the cluster has room for no trial at once now; it was 2",
+    ]
 
 
 # --- drop ---
