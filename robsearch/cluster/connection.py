@@ -19,10 +19,14 @@ from typing import Any, NamedTuple
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
 import psutil
 import ray
-from ray._private import ray_constants  # see _on_loopback
+from ray._private import (
+    ray_constants,  # see _on_loopback
+    worker,  # see _short_messages
+)
 
 from robsearch.cluster.node_probe import token_file
 from robsearch.errors import InputError, counted, refused
+from robsearch.printing import echo
 from robsearch.trials.variables import PASSED, keep_needed
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -66,6 +70,8 @@ CAUSES = {
     r"Too many open files": "raise the limit of open files (ulimit -n)",
 }
 """What an error of a Ray on this machine says, and what to do then."""
+GUESSES = re.compile(r"This can happen when|Possible reasons include|Last \d+ lines|\[state-dump\]")
+"""Where Ray's guesses begin, behind what it says of a node, or its log."""
 
 
 @contextlib.contextmanager
@@ -116,9 +122,33 @@ def connected(
         if not address:
             _hide_token()
         try:
-            yield
+            with _short_messages():
+                yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _short_messages() -> Iterator[None]:
+    """What Ray says of its nodes is one line each meanwhile.
+
+    It prints that on standard output, in colours, with guesses at the reason and twenty lines of a
+    log. There is no public switch: ``log_to_driver`` is for what workers print.
+    """
+    before = worker.print_to_stdstream
+    worker.print_to_stdstream = _print_message
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+def _print_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """In place of Ray's function of the same arguments."""
+    for line in data["lines"]:
+        text = " ".join(GUESSES.split(line)[0].split())
+        if text:
+            echo(f"Ray: {text}", err=True)
 
 
 def _hide_token() -> None:

@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from small_jobs import Listed, alive, notes, soon, steps, tells_environment
 
 from robsearch import InputError, cluster
@@ -287,6 +287,31 @@ def test_of_a_process_that_could_not_begin_the_package_and_the_node_are_said():
     other = DIED.replace("ModuleNotFoundError", "ValueError")
     assert in_one_line(other) == other.splitlines()[0]
     assert in_one_line("ray::x\nValueError: no") == "ValueError: no"
+
+
+LOST = (
+    "The node with node id: bce1bd7a and address: 10.213.7.2 and node name: 10.213.7.2 has been "
+    "marked dead because the detector has missed too many heartbeats from it. This can happen when "
+    "a \t(1) raylet crashes unexpectedly (OOM, etc.) \n\t(2) raylet has lagging heartbeats due to "
+    "slow network or busy workload."
+)
+ENDED = (
+    "Raylet is terminated. Termination is unexpected. Possible reasons include: (1) SIGKILL by the "
+    "user or system OOM killer. Last 20 lines of the Raylet logs:\n    [state-dump] \tx - 1 total\n"
+)
+
+
+def test_what_ray_says_of_a_lost_node_is_one_line_without_guesses_and_logs(capsys):
+    said = {"lines": [LOST, ENDED], "pid": "raylet", "is_err": False}
+    with connection._short_messages():
+        worker.print_to_stdstream(said, ignore_prefix=False)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "Ray: The node with node id: bce1bd7a and address: 10.213.7.2 and node name: 10.213.7.2 "
+        "has been marked dead because the detector has missed too many heartbeats from it.",
+        "Ray: Raylet is terminated. Termination is unexpected.",
+    ]
 
 
 # --- patience ---

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from functools import partial
 
 import psutil
 import pytest
@@ -11,9 +12,10 @@ import ray
 from small_jobs import Listed, alive, meets, notes, soon, steps, tells_environment
 from two_nodes import two_nodes
 
-from robsearch import InputError, cluster
+from robsearch import InputError, RunOptions, cluster
 from robsearch.cluster import connection
 from robsearch.cluster.jobs import Job
+from robsearch.search.capacity import jobs_at_once
 from robsearch.spaces.resources import Resources
 
 pytestmark = pytest.mark.slow
@@ -93,7 +95,7 @@ class TestOneCluster:
         assert second.node_id[:8] in refused.value.problems[0]
         assert list((here / "results").iterdir()) == []
 
-    def test_a_job_of_a_node_that_dies_goes_on_at_the_other(self, nodes, tmp_path):
+    def test_a_job_of_a_node_that_dies_goes_on_at_the_other(self, nodes, tmp_path, capsys):
         made, second = nodes
         (raylet,) = (started.process.pid for started in second.all_processes["raylet"])
         killed = []
@@ -114,9 +116,18 @@ class TestOneCluster:
             ]
             jobs.append(Job("j2", steps, (8, 0.3), tmp_path / "j2"))
             listed = Listed(jobs, on_report=kill)
+            room = partial(jobs_at_once, RunOptions(), {4.0: Resources()})
+            assert room() == 2
             cluster.run(listed, tmp_path, max_retries=1)
             assert listed.ended == dict.fromkeys(["j0", "j1", "j2"])
+            assert soon(lambda: room() == 1)
+            made.add_node(num_cpus=1)
+            assert soon(lambda: room() == 2)
+            assert jobs_at_once(RunOptions(parallel=1), {4.0: Resources()}) == 1
         assert len(killed) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ray: ")]
+        assert said
+        assert all("(1)" not in line for line in said)
         done = {job.name: notes(job.folder) for job in jobs}
         assert all(
             [step for step, *_ in noted] == list(range(8)) for noted in done.values()
