@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         Orthogonality as Orthogonality,
         SingularValueClipping as SingularValueClipping,
     )
+    from robsearch.parts.pretrained import Pretrained as Pretrained
     from robsearch.parts.schedules import WAR as WAR, Fixed as Fixed, Warmup as Warmup
     from robsearch.parts.stopping import RobustOverfittingStopper as RobustOverfittingStopper
     from robsearch.parts.weight_perturbation import WeightPerturbation as WeightPerturbation

@@ -39,6 +39,7 @@ from robsearch.parts.models import MLP
 from robsearch.parts.objectives import TRADES
 from robsearch.parts.optimisers import SGD, Adam, Piecewise
 from robsearch.parts.penalties import NormDecay
+from robsearch.parts.pretrained import Pretrained
 from robsearch.parts.schedules import FIRST_DROP, WAR, Fixed
 from robsearch.parts.stopping import RobustOverfittingStopper
 from robsearch.parts.weight_perturbation import WeightPerturbation
@@ -325,7 +326,7 @@ class Recipe:
         """Clipping, ``NormDecay`` and Adam's weight decay take gradients as they are. In layers
         with learning rates of their own these have other sizes, and so the three would act
         unevenly."""
-        if not (isinstance(self.model, MLP) and self.model.has_own_rates):
+        if not (isinstance(self.model, MLP | Pretrained) and self.model.has_own_rates):
             return
         layers = "for layers with learning rates of their own"
         clip = self.clip_gradient
