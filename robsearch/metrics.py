@@ -58,3 +58,24 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def paired_difference(first: int, second: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval for the difference of two shares of the same ``n`` examples (Agresti and Min
+    2005, Statistics in Medicine 24, 729-740: Wald's, with half an example more in each of the four
+    cells).
+
+    Args:
+        first: examples that count towards the first share alone.
+        second: towards the second share alone.
+        n: all examples.
+        level: of the interval.
+
+    Returns:
+        Both ends for the first share less the second, inside [-1, 1].
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    larger = n + 2
+    middle = (first - second) / larger
+    half = z * math.sqrt(first + second + 1 - (first - second) ** 2 / larger) / larger
+    return max(middle - half, -1.0), min(middle + half, 1.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from begun_searches import begun
 from small_images import write_image
 from wrong_spaces import (
@@ -39,6 +40,9 @@ def desk(tmp_path_factory):
     begun(here / "results", "s", space="small_spaces:pair")
     (here / "empty").mkdir()
     (here / "file").touch()
+    torch.save({"fc.weight": torch.zeros(10, 64)}, here / "fc.pt")
+    torch.save(torch.nn.Linear(64, 10), here / "code.pt")
+    torch.save(torch.nn.Linear(64, 10).state_dict(), here / "w.pt")
     (here / "words.csv").write_text("width,lam,value\n4,strong,0.5\n")
     rows = np.zeros((8, 8, 3), np.uint8)
     for i in range(4):

@@ -11,13 +11,12 @@ import typer
 
 from robsearch.cli.claims import validate
 from robsearch.cli.data import data_app
+from robsearch.cli.evaluating import evaluate
 from robsearch.cli.looking import check, compare, doctor, plot, report, status, ui
 from robsearch.cli.options import (
-    Address,
     AddressOrUrl,
     DiskBudget,
     DiskPatience,
-    Gpus,
     GpusOrAuto,
     HangAfter,
     MaxGpuHours,
@@ -209,57 +208,7 @@ def stop(
         stop_search(name, options, echo)
 
 
-@app.command()
-def evaluate(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="NAME (its best trials), NAME/TRIAL, a checkpoint's folder, or a run id",
-        ),
-    ],
-    rung: Annotated[
-        str, typer.Option(help="how far to go: pgd, two-losses, apgd-ce, apgd or autoattack")
-    ] = "apgd",
-    top: Annotated[
-        int, typer.Option(help="trials of each width, when a whole search is meant")
-    ] = 1,
-    space: SpaceOption = None,
-    results: Results = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    address: Address = None,
-    parallel: Parallel = None,
-    gpus_per_trial: Gpus = None,
-    hang_after: HangAfter = 7200.0,
-    pass_env: PassEnv = None,
-) -> None:
-    """Attack finalists harder, up to AutoAttack, and look for gradient masking; goes on where it
-    was stopped."""
-    from robsearch.search import RunOptions, evaluate as evaluate_networks
-    from robsearch.search.commands.evaluate import evaluation_parts
-    from robsearch.search.grid import printed
-
-    console = printed()
-    options = RunOptions(
-        results=results,
-        storage=storage,
-        tracking=tracking,
-        address=address,
-        parallel=parallel,
-        gpus_per_trial=gpus_per_trial,
-        hang_after=hang_after,
-        pass_env=pass_env or (),
-    )
-    evaluation = evaluate_networks(
-        target, rung=rung, top=top, space=space, options=options, console=console
-    )
-    for part in evaluation_parts(evaluation):
-        console.print(part, highlight=False)
-    if evaluation.problems:
-        raise typer.Exit(1)
-
-
+app.command()(evaluate)
 app.command()(drop)
 app.command()(clean)
 app.command()(delete)

@@ -13,6 +13,9 @@ from robsearch.printing import echo
 if TYPE_CHECKING:
     from robsearch.protocols import Dataset
 
+SETS = "digits, mnist, fashionmnist, cifar10, cifar100 or svhn"
+"""The names of the sets that robsearch has."""
+
 data_app = typer.Typer(
     help="Data sets and the store that the trials of a node share.", no_args_is_help=True
 )
@@ -22,9 +25,7 @@ data_app = typer.Typer(
 def prepare(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="digits, mnist, fashionmnist, cifar10, cifar100 or svhn"
-        ),
+        typer.Argument(metavar="NAME", help=SETS),
     ],
     root: Annotated[
         str | None, typer.Option(help="folder or URI of the images (default: ROBSEARCH_DATA)")
@@ -40,7 +41,7 @@ def prepare(
 
     from robsearch.data import arrow_file, load
 
-    dataset = _known_set(name, root)
+    dataset = known_set(name, root)
     file = arrow_file(dataset, cache)
     before, start = file.stat().st_mtime_ns if file.exists() else None, time.perf_counter()
     splits = load(dataset, cache)
@@ -50,7 +51,16 @@ def prepare(
     echo(f"{file}\n{sizes} images; {done} in {time.perf_counter() - start:.1f} s")
 
 
-def _known_set(name: str, root: str | None) -> Dataset:
+def known_set(name: str, root: str | None) -> Dataset:
+    """The set of a name, with its default splits.
+
+    Args:
+        name: one of ``SETS``, in letters of any size.
+        root: folder or URI of the images, or None.
+
+    Raises:
+        InputError: another name, or a root for a set that needs none.
+    """
     from robsearch.data import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 
     rooted = {

@@ -35,16 +35,7 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
     Raises:
         InputError: no such module, or it has no such object; lists those it has.
     """
-    module_name, _, name = reference.partition(":")
-    # A file's path, as a shell completes it, is meant as the module in it.
-    is_path = module_name.endswith(".py") or "/" in module_name
-    if not module_name or not name or is_path:
-        do = f"pass such as {example}"
-        if is_path:
-            dotted = ".".join(Path(module_name).with_suffix("").parts).strip("./")
-            do = f"write a module with dots, and what it has: {dotted}:{name or 'NAME'}"
-        raise refused(f"{noun} as module:name", repr(reference), do)
-    module = _module(module_name)
+    module, name = module_of(reference, noun, example)
     thing = getattr(module, name, None)
     if isinstance(thing, kind) and not isinstance(thing, type):
         return thing
@@ -54,7 +45,31 @@ def referred(reference: str, kind: type[T], noun: str, example: str, how: str) -
     things = {key: value for key, value in vars(module).items() if not isinstance(value, type)}
     names = sorted(key for key, value in things.items() if isinstance(value, kind))
     do = f"use one of {', '.join(names)}" if names else how
-    raise refused(f"{a(kind.__name__)} in {module_name}", got, do)
+    raise refused(f"{a(kind.__name__)} in {module.__name__}", got, do)
+
+
+def module_of(reference: str, noun: str, example: str) -> tuple[ModuleType, str]:
+    """The module that ``module:name`` is in, on the import path or in the current folder, and the
+    name, which it need not have.
+
+    Args:
+        reference: such as ``search_spaces.quickstart:digits``.
+        noun: what it is called in refusals.
+        example: of a reference.
+
+    Raises:
+        InputError: another kind of text, or no such module.
+    """
+    module_name, _, name = reference.partition(":")
+    # A file's path, as a shell completes it, is meant as the module in it.
+    is_path = module_name.endswith(".py") or "/" in module_name
+    if not module_name or not name or is_path:
+        do = f"pass such as {example}"
+        if is_path:
+            dotted = ".".join(Path(module_name).with_suffix("").parts).strip("./")
+            do = f"write a module with dots, and what it has: {dotted}:{name or 'NAME'}"
+        raise refused(f"{noun} as module:name", repr(reference), do)
+    return _module(module_name), name
 
 
 def reference_of(thing: object, module: str) -> str | None:

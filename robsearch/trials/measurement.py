@@ -97,15 +97,16 @@ class Measurement:
         self.problems: dict[str, str] = {}
 
     def tables(self, splits: Mapping[str, Split]) -> Tables:
-        """All of ``test``, as many images of ``train``, the layers, the histograms."""
-        # As many training images as test images, so that their averages are equally exact.
+        """All of ``test``, as many images of ``train`` if it is there, the layers, the
+        histograms."""
         whole = sampled(splits["test"], None)
-        tables = {
-            "test": self._with_pgd(self.examples(whole), splits["test"]),
-            "train": self.examples(sampled(splits["train"], len(whole.rows)), "train"),
-            "layers": self.layers(splits["test"]),
-            "coverage": self.coverage(splits["test"]),
-        }
+        tables = {"test": self._with_pgd(self.examples(whole), splits["test"])}
+        if "train" in splits:
+            # As many training images as test images, so that their averages are equally exact.
+            as_many = sampled(splits["train"], len(whole.rows))
+            tables["train"] = self.examples(as_many, "train")
+        tables["layers"] = self.layers(splits["test"])
+        tables["coverage"] = self.coverage(splits["test"])
         return tables | {"histograms": self._histograms(tables)}
 
     def examples(self, sample: Sample, split: str = "test") -> pa.Table:
@@ -209,7 +210,8 @@ class Measurement:
         parts = [_HISTOGRAMS.empty_table()]
         for measure in self.per_image:
             for split in ("test", "train"):
-                if measure.about.span is None or measure.name not in tables[split].column_names:
+                has_values = split in tables and measure.name in tables[split].column_names
+                if measure.about.span is None or not has_values:
                     continue
                 values = _values(tables[split], measure.name)
                 edges, counts = histogram(values, measure.about.span)
@@ -240,11 +242,13 @@ def averages(tables: Tables) -> Metrics:
     ``NAME_se`` (``test/pgd_robust_accuracy`` too), and of each measure ``mean, se, min, q05, q50,
     q95``. ``gap/error``, ``gap/robust_error``, ``gap/loss``: on test minus on training images, with
     ``_se``.
-    ``NAME/mean`` and others (see ``layer_summary``) of each layer measure.
+    ``NAME/mean`` and others (see ``layer_summary``) of each layer measure. Without the table
+    ``train`` there is neither a gap nor what is of training images.
     """
     metrics = _split_averages("test", tables["test"])
-    metrics |= _split_averages(TRAIN_SET, tables["train"])
-    metrics |= _gaps(metrics)
+    if "train" in tables:
+        metrics |= _split_averages(TRAIN_SET, tables["train"])
+        metrics |= _gaps(metrics)
     metrics |= _layer_averages(tables["layers"])
     if weights := [Weights(**row) for row in tables["coverage"].to_pylist()]:
         metrics["layers/covered"] = covered_share(weights)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,24 +28,19 @@ from robsearch.training.costs import measuring_cost
 from robsearch.training.evaluation import (
     all_rates,
     best_device,
-    images_at_once,
-    sampled,
     shares_of,
     to_device,
-    to_float,
 )
 from robsearch.training.memory import DeviceFullError
 from robsearch.training.ranks import ALONE, RankLostError, Ranks
 from robsearch.training.trainer import Epoch, NonFiniteLossError, train
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, StaleAttemptError
 from robsearch.trials.disk import Waiting, full_behind
+from robsearch.trials.evaluating import Progress, evaluate_network
 from robsearch.trials.files import (
     ERROR,
-    DamagedError,
-    read_json,
     replacing,
     shortened_into,
-    unless_damaged,
     write_json,
     write_text,
 )
@@ -53,25 +48,13 @@ from robsearch.trials.loading import Saved, checkpoint_of, newest_checkpoint
 from robsearch.trials.measurement import Measurement, averages, finite, with_last_epoch
 from robsearch.trials.provenance import write_attempt
 
-if TYPE_CHECKING:
-    from robsearch.trials.masking import Check
-
 T = TypeVar("T")
 
-MASKING_EXAMPLES = 500
-"""Test images on which signs of gradient masking are looked for."""
 REPORT_SECONDS = 0.25
 """Epochs shorter than this share one report and one checkpoint: at most this much training is ever
 redone."""
 FULL_DISK_SECONDS = 2.0
 """Between two tries to write where the disk is full."""
-
-
-class Progress(NamedTuple):
-    """How far a long job is, from 0 to 1, and in words."""
-
-    share: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -332,8 +315,6 @@ def evaluate_trial(
 def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Iterator[Report]:
     from robsearch.trials.figures import draw
     from robsearch.trials.ladder.results import ladder_metrics, read_ladder
-    from robsearch.trials.ladder.running import run_ladder
-    from robsearch.trials.masking import checks
 
     device, pgd = best_device(), standing_pgd(recipe.resolved_test_attack)
     assert pgd is not None, "finalists are refused without"
@@ -342,15 +323,8 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
     model = recipe.model.build(recipe.data.spec).to(device)
     model.load_state_dict(state["judged"])
     test = to_device(load(recipe.resolved_data)["test"], device)
-    for step in run_ladder(model, test, pgd, rung, ladder):
-        text = f"{step.attack} {step.done}/{step.total}, {step.robust:.1%} stand"
-        yield Report(progress=Progress(step.share, text))
-    if pgd.eps > 0 and not read_checks(ladder):
-        yield Report(progress=Progress(1.0, "looking for gradient masking"))
-        few = sampled(test, MASKING_EXAMPLES).split
-        batch = images_at_once(model, few, 250)
-        results = checks(model, to_float(few.images), few.labels, pgd, batch=batch)
-        write_json(ladder / "masking.json", [check._asdict() for check in results])
+    for progress in evaluate_network(model, test, pgd, rung, ladder):
+        yield Report(progress=progress)
     draw(ladder)
     yield Report(ended="COMPLETE", test=ladder_metrics(read_ladder(ladder)))
 
@@ -361,21 +335,3 @@ def _evaluate(recipe: Recipe, folder: Path, rung: str, epoch: int | None) -> Ite
 def ladder_folder(trial: Path, epoch: int | None = None) -> Path:
     """Where the ladder of a trial's best epoch lies, or of another of its checkpoints."""
     return trial if epoch is None else trial / f"at-epoch-{epoch:04d}"
-
-
-def read_checks(folder: Path) -> list[Check]:
-    """The gradient-masking checks of an evaluated network; empty if there are none, or, with a
-    warning, if the file is damaged.
-    """
-    advice = "`robsearch evaluate` makes the checks again"
-    return unless_damaged(_checks, folder / "masking.json", advice) or []
-
-
-def _checks(file: Path) -> list[Check]:
-    from robsearch.trials.masking import Check
-
-    entries = read_json(file)
-    with suppress(TypeError):
-        if isinstance(entries, list):
-            return [Check(**entry) for entry in entries]
-    raise DamagedError(file, "is not a list of checks")

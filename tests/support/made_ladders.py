@@ -16,11 +16,19 @@ def made(
         "broken_by": pa.array([None if by == "wrong" else by for by in broken_by], pa.string()),
     }
     own = {"natural": ["natural"], "pgd": ["pgd"], "apgd": ["apgd-ce", "apgd-t"]}
+    own["autoattack"] = ["fab-t", "square"]
     facts = {
         "data": data,
         "attack": {"eps": eps},
         "seed": 0,
         "rungs": {name: own[name] for name in ("natural", *rungs)},
-        "seconds": {"natural": 0.5, "pgd": 1.0, "apgd-ce": 10.0, "apgd-t": 20.0},
+        "seconds": {
+            "natural": 0.5,
+            "pgd": 1.0,
+            "apgd-ce": 10.0,
+            "apgd-t": 20.0,
+            "fab-t": 30.0,
+            "square": 40.0,
+        },
     }
     return described(pa.table({name: pa.array(values) for name, values in columns.items()}), facts)

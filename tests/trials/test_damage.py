@@ -17,8 +17,9 @@ from small_spaces import recipe
 from robsearch import SGD, Epoch
 from robsearch.cluster.worker import with_warnings
 from robsearch.search.models import network
-from robsearch.trials import loading, trial
+from robsearch.trials import evaluating, loading, trial
 from robsearch.trials.checkpoints import Attempt, CheckpointWriter, Snapshot, drop_weights
+from robsearch.trials.evaluating import read_checks
 from robsearch.trials.figures import draw
 from robsearch.trials.files import replacing, write_json
 from robsearch.trials.ladder.files import ChunkResult, read_chunk, write_chunk
@@ -30,7 +31,7 @@ from robsearch.trials.loading import (
     read_test,
 )
 from robsearch.trials.masking import Check
-from robsearch.trials.trial import evaluate_trial, measure, read_checks, run
+from robsearch.trials.trial import evaluate_trial, measure, run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning"
@@ -671,7 +672,7 @@ def test_measuring_falls_back_and_says_which_epoch_it_measured(
 
 
 def test_a_network_to_promote_or_evaluate_falls_back_too(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "MASKING_EXAMPLES", 20)
+    monkeypatch.setattr(evaluating, "MASKING_EXAMPLES", 20)
     folder = shutil.copytree(whole, tmp_path / "trial")
     best = network(TRAINED, folder).state_dict()
     is_empty(folder / "a1" / "epoch-0003" / "state.pt")

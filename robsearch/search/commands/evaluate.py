@@ -7,23 +7,30 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from robsearch import cluster
 from robsearch.cluster import Job, JobQueue
 from robsearch.errors import counted, refused
 from robsearch.search.capacity import capacity, joined, stops_on_signal
+from robsearch.search.commands.ladders import (
+    ladder_table,
+    masking_tables,
+    progress_bars,
+    rank_flips,
+)
 from robsearch.search.commands.targets import Finalist, load_finalists
-from robsearch.search.grid import Grid, PlainTextConsole, printer
+from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.options import RunOptions, in_store
 from robsearch.search.result import load_search
 from robsearch.search.syncing import bring_up_to_date
 from robsearch.spaces import Space
 from robsearch.tracking import check_tracking, experiment_of
+from robsearch.trials.evaluating import read_checks
 from robsearch.trials.ladder.results import (
     RankReversal,
     rank_reversals,
@@ -32,7 +39,7 @@ from robsearch.trials.ladder.results import (
 )
 from robsearch.trials.ladder.running import RUNGS
 from robsearch.trials.masking import Check
-from robsearch.trials.trial import Report, evaluate_trial, ladder_folder, read_checks
+from robsearch.trials.trial import Report, evaluate_trial, ladder_folder
 
 MAX_RETRIES = 2
 
@@ -118,7 +125,7 @@ def evaluate(
             of_width = resources[finalist.width]
             job = Job(finalist.trial, work, finalist.recipe, finalist.folder, of_width)
             jobs.append(job)
-        with _bars(finalists, console) as show:
+        with _shown(finalists, console) as show:
             queue = JobQueue(jobs, owner, parallel, show)
             cluster.run(queue, search.folder, MAX_RETRIES, options.hang_after, say)
     problems = _problems(finalists, queue)
@@ -150,29 +157,17 @@ def _problems(finalists: list[Finalist], queue: JobQueue) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _bars(finalists: list[Finalist], console: Console) -> Iterator[Callable[[Job, Report], None]]:
-    """A bar that shows how far each evaluation is; on what is not a terminal there are none."""
-    bars = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+def _shown(finalists: list[Finalist], console: Console) -> Iterator[Callable[[Job, Report], None]]:
+    """What shows how far each evaluation is, and prints what workers warn of."""
     say = printer(console)
-    tasks = {}
-    for finalist in finalists:
-        tasks[finalist.trial] = bars.add_task(finalist.trial, total=1, text="waiting")
+    with progress_bars([finalist.trial for finalist in finalists], console) as update:
 
-    def show(job: Job, report: Report) -> None:
-        for text in report.warnings:
-            say(f"{job.name}  {text}")
-        now = report.progress
-        if now is not None:
-            bars.update(tasks[job.name], completed=now.share, text=now.text)
+        def show(job: Job, report: Report) -> None:
+            for text in report.warnings:
+                say(f"{job.name}  {text}")
+            if report.progress is not None:
+                update(job.name, report.progress)
 
-    with bars:
         yield show
 
 
@@ -183,51 +178,30 @@ def evaluation_parts(evaluation: Evaluation) -> Iterator[RenderableType]:
     """What ``robsearch evaluate`` prints: the ladder, the signs of gradient masking, and the
     rank-flip alarm."""
     if evaluation.ladders:
-        yield _ladder_table(evaluation)
-    for trial, checks in evaluation.checks.items():
-        if checks:  # at eps=0 there is no attack to be misled
-            yield _masking_table(trial, checks)
+        lams = {finalist.trial: f"{finalist.lam:.3g}" for finalist in evaluation.finalists}
+        yield ladder_table(evaluation.ladders, {"lam": lams})
+    yield from masking_tables(evaluation.checks)
     for trial, problem in evaluation.problems.items():
         yield Text(f"{trial}: not evaluated: {problem}", style="bold red")
-    rank_flips = evaluation.flips
-    for flip in rank_flips:
-        yield Text(f"rank flip: {flip}", style="bold yellow")
-    if len(evaluation.ladders) > 1 and not rank_flips:
-        yield Text("no rank flip: every rung orders these networks alike")
+    yield from rank_flips(evaluation.ladders)
 
 
-def _ladder_table(evaluation: Evaluation) -> Grid:
-    """One row per network and rung: robust accuracy with its interval, and what it took."""
-    rows: list[list[str]] = []
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The same as JSON has it."""
+    networks = []
     for finalist in evaluation.finalists:
-        if finalist.trial not in evaluation.ladders:
-            continue
-        for result in rung_results(evaluation.ladders[finalist.trial]):
-            row = [
-                finalist.trial,
-                result.rung,
-                f"{finalist.lam:.3g}",
-                f"{100 * result.robust_accuracy:.1f}",
-                f"{100 * result.low:.1f}..{100 * result.high:.1f}",
-                f"{result.attacked:,}" if result.attacked else "",
-                f"{result.broken:,}" if result.attacked else "",
-                f"{result.seconds:.0f}",
-            ]
-            rows.append(row)
-    heads = ["trial", "rung", "lam", "%", "95 %", "tried on", "broken", "s"]
-    title = Text("robust accuracy on test", style="bold")
-    return Grid(heads, rows, title, keys=2, left=frozenset({"trial"}))
-
-
-def _masking_table(trial: str, checks: list[Check]) -> Grid:
-    """One row per sign of gradient masking that was looked for."""
-    rows: list[list[str | Text]] = []
-    for check in checks:
-        if check.passed:
-            rows.append([check.name, Text("ok", style="green"), check.evidence])
-        else:
-            evidence = f"{check.evidence}. {check.advice}"
-            rows.append([check.name, Text("FAILED", style="bold red"), evidence])
-    title = Text(f"{trial}: is robustness real, or are gradients masked?", style="bold")
-    heads = ["check", "verdict", "evidence"]
-    return Grid(heads, rows, title, left=frozenset(heads))
+        ladder = evaluation.ladders.get(finalist.trial)
+        rungs = [] if ladder is None else rung_results(ladder)
+        networks.append(
+            {
+                "name": finalist.trial,
+                "width": finalist.width,
+                "lam": finalist.lam,
+                "folder": finalist.folder,
+                "rungs": [rung._asdict() for rung in rungs],
+                "checks": [check._asdict() for check in evaluation.checks.get(finalist.trial, [])],
+                "problem": evaluation.problems.get(finalist.trial),
+            }
+        )
+    flips = [str(flip) for flip in evaluation.flips]
+    return {"networks": networks, "rank_flips": flips}

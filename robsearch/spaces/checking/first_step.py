@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robsearch.errors import InputError, counted, own_line, refused
+from robsearch.errors import InputError, own_line, refused
 from robsearch.network.modes import checked_logits, evaluating
 from robsearch.protocols import Measure, Split
 from robsearch.recipe import Recipe
@@ -27,10 +27,11 @@ from robsearch.spaces.checking.checked_parts import (
     CheckedPenalty,
     refuse_weights,
 )
+from robsearch.spaces.checking.networks import check_network, refuse_shape
 from robsearch.spaces.checking.part_finder import PartFinder
 from robsearch.spaces.checking.recipe_structure import ATTACKING, autoattacks, with_single_steps
 from robsearch.testing.contracts import check_factors, check_groups, check_state
-from robsearch.testing.promises import described, is_row, left_alone, slope_fault
+from robsearch.testing.promises import described, is_row, left_alone
 from robsearch.training.batching import least_images
 from robsearch.training.evaluation import best_device, judge, sampled, to_device, to_float
 from robsearch.training.learner import Learner, seed_epoch
@@ -47,9 +48,6 @@ MORE = 32
 them."""
 HUGE = 1e4
 """Logits beyond it are those of a net that has diverged."""
-ALIKE = 0.02
-"""How far an image's logits may move with the images beside it, relative to the largest: a half
-float's rounding."""
 
 
 class Task(NamedTuple):
@@ -95,7 +93,7 @@ def try_shapes(task: Task) -> Outcome:
         with torch.device("meta"), torch.no_grad():
             model = task.recipe.model.build(spec).eval()
             logits = model(torch.zeros(FEW, *spec.shape))
-        _refuse_shape(logits, FEW, spec.num_classes)
+        refuse_shape(logits, FEW, spec.num_classes)
     except Exception as error:
         if "meta" in f"{type(error).__name__}: {error}".lower():
             # The model looks at a value, and there are none.
@@ -182,38 +180,7 @@ class _FirstStep:
     def _look_at(self, model: nn.Module) -> None:
         if not any(weight.requires_grad for weight in model.parameters()):
             raise refused("a weight that is trained", "none", "leave requires_grad on")
-        x = self.x.clone()
-        with torch.no_grad():
-            logits = model(x)
-            repeated = model(x)
-            _refuse_shape(logits, len(x), self.recipe.data.spec.num_classes)
-            if not torch.equal(x, self.x):
-                raise refused(
-                    "images left as they are", "a change in them", "use no operation in place"
-                )
-            refuse_weights(model)
-            checked_logits(model, x, self.y)
-            # Else it draws at random, and nothing can be compared.
-            if torch.equal(logits, repeated):
-                self._compare_alone(model, logits)
-        leaf = self.x.clone().requires_grad_()
-        fault = slope_fault(model(leaf), leaf)
-        if fault:
-            raise refused(
-                "a finite gradient of the logits in the image", fault, "attacks follow it"
-            )
-
-    def _compare_alone(self, model: nn.Module, logits: Tensor) -> None:
-        tolerance = ALIKE * float(logits.abs().max())
-        for n in {1, len(self.x) - 1} - {0}:
-            alone = model(self.x[:n])
-            _refuse_shape(alone, n, logits.shape[1])
-            if not torch.allclose(alone, logits[:n], rtol=0, atol=tolerance):
-                expected = "an image's logits not to depend on the images beside it"
-                why = "accuracy would depend on its size"
-                raise refused(
-                    expected, "others", f"use no statistics of the batch in eval mode: {why}"
-                )
+        check_network(model, self.x, self.y, self.recipe.data.spec.num_classes)
 
     # --- judging ---
 
@@ -311,17 +278,6 @@ class _FirstStep:
         batch = Split(self.split.images[:n], self.split.labels[:n])
         train_epoch(learner, batch)
         refuse_weights(learner.model)
-
-
-def _refuse_shape(logits: Any, n: int, classes: int) -> None:
-    if not isinstance(logits, Tensor):
-        got = f"a {type(logits).__name__}"
-        raise refused(f"logits of shape ({n}, {classes})", got, "return one tensor")
-    if logits.shape != (n, classes) or not logits.is_floating_point():
-        got = f"logits of shape {tuple(logits.shape)} for {counted(n, 'image')}, {logits.dtype}"
-        raise refused(
-            f"floats of shape ({n}, {classes})", got, "return one row of logits per image"
-        )
 
 
 def _refuse_numbers(values: Any, expected: str, n: int | None = None) -> None:

@@ -82,7 +82,7 @@ def rung_results(table: pa.Table) -> list[RungResult]:
     attacks: tuple[str, ...] = ()
     n = len(table)
     before = n
-    for rung, names, robust in _rungs(table):
+    for rung, names, robust in robust_by_rung(table):
         after = int(robust.sum())
         share = after / n
         low, high = wilson(share, n)
@@ -108,7 +108,7 @@ def rung_results(table: pa.Table) -> list[RungResult]:
     return results
 
 
-def _rungs(table: pa.Table) -> Iterator[tuple[str, tuple[str, ...], Bools]]:
+def robust_by_rung(table: pa.Table) -> Iterator[tuple[str, tuple[str, ...], Bools]]:
     """Each rung that a ladder has finished, its own attacks, and which images are classified
     correctly and turned by no attack up to there."""
     broken_by = table["broken_by"].to_numpy().astype(str)
@@ -231,7 +231,9 @@ def _robust_images(ladders: Mapping[str, pa.Table]) -> dict[str, dict[str, Bools
         if setting != first[1]:
             expected = f"the images and the attack of {first[0]} for {name}"
             problems.append(refusal(expected, setting, "run the ladder with the same for all"))
-        by_model[name] = {rung: robust for rung, _, robust in _rungs(table) if rung != NATURAL}
+        by_model[name] = {
+            rung: robust for rung, _, robust in robust_by_rung(table) if rung != NATURAL
+        }
     refuse(problems)
     return by_model
 
