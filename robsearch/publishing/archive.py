@@ -103,8 +103,8 @@ def tables_of(files: Mapping[str, bytes], study: PaperStudy | None = None) -> di
         return search_tables(_search_of(files, facts))
     study = study or shipped_study(facts["study"])
     plan = Registration(**json.loads(files[PLAN])).sentence()
-    judged = judge_study(study, facts["name"], _findings_of(files), Path())
-    return validation_tables(judged, plan)
+    validation = judge_study(study, facts["name"], _findings_of(files), Path())
+    return validation_tables(validation, plan)
 
 
 def shipped_study(reference: str) -> PaperStudy:
@@ -145,7 +145,8 @@ def _findings_of(files: Mapping[str, bytes]) -> Findings:
 
 
 def _frame(files: Mapping[str, bytes], name: str) -> pd.DataFrame:
-    return pq.read_table(io.BytesIO(files[name])).to_pandas()
+    frame: pd.DataFrame = pq.read_table(io.BytesIO(files[name])).to_pandas()
+    return frame
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

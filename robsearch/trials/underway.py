@@ -67,6 +67,11 @@ def _median(history: Sequence[Metrics], metric: str) -> float:
     return median(entry.get(metric, math.nan) for entry in history)
 
 
+def _number(value: float | None) -> float:
+    # A robsearch before 0.2 recorded neither.
+    return math.nan if value is None else float(value)
+
+
 def trainings_underway(trials: pd.DataFrame, epochs: pd.DataFrame) -> list[Underway]:
     """Those of a search, in the order of its trials.
 
@@ -83,7 +88,7 @@ def trainings_underway(trials: pd.DataFrame, epochs: pd.DataFrame) -> list[Under
         if name in of_trial.groups:
             rows = of_trial.get_group(name).sort_values("epoch").to_dict("records")
             history = cast(list[Metrics], rows)
-        asked = float(trial.get("recipe_epochs", math.nan))
-        lam = float(trial["lam"])
+        asked = _number(trial.get("recipe_epochs"))
+        lam = _number(trial["lam"])
         trainings.append(underway(name, float(trial["width"]), lam, asked, history))
     return trainings

@@ -306,7 +306,7 @@ def rate_ways_table(
 
 
 def _best_on_val(trials: pd.DataFrame) -> pd.Series:
-    return trials.loc[trials[ON_VAL].idxmax()]
+    return trials.sort_values(ON_VAL, ascending=False, kind="stable").iloc[0]
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

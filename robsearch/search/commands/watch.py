@@ -31,7 +31,7 @@ def looks(look: Callable[[], Search]) -> Iterator[Search]:
         began = time.monotonic()
         search = look()
         is_over = search.driver is None
-        now = _standing(search)
+        now = _state_of(search)
         if now != seen or is_over:
             seen = now
             yield search
@@ -40,7 +40,7 @@ def looks(look: Callable[[], Search]) -> Iterator[Search]:
         time.sleep(max(SECONDS_BETWEEN, SHARE * (time.monotonic() - began)))
 
 
-def _standing(search: Search) -> object:
+def _state_of(search: Search) -> object:
     """What changes when a trial reports, ends or is measured."""
     trials = search.trials
     measured = int(trials["test/robust_accuracy"].notna().sum()) if len(trials) else 0
