@@ -11,7 +11,18 @@ from robsearch.claims.claim import Part
 from robsearch.claims.figures import whiskers
 from robsearch.claims.page import Validation
 from robsearch.drawing.formatting import names_of, number
-from robsearch.drawing.style import COLORS, GRID, INK, LOOK, MARKERS, PAPER, SOFT, look
+from robsearch.drawing.style import (
+    COLORS,
+    GRID,
+    INK,
+    LOOK,
+    MARKERS,
+    PAPER,
+    SOFT,
+    log_axis,
+    look,
+    width_axis,
+)
 from robsearch.laws import ResponseSurface
 from robsearch.laws.regret import RegretMap
 from robsearch.search import Search
@@ -33,8 +44,11 @@ BORDER = 2.0
 
 
 def search_figures(search: Search, folder: Path) -> list[Path]:
-    """Lambda* over width with the law where there is one, and the regret map."""
-    files = [_save(_law_figure(search.ridge), folder / "lambda-by-width.pdf")]
+    """Lambda* over width with the law where there is one, and the regret map; what the trials do
+    not determine has no figure."""
+    files = []
+    if any(search.ridge.optimum(width).lam is not None for width in search.widths):
+        files.append(_save(_law_figure(search.ridge), folder / "lambda-by-width.pdf"))
     regret = search.ridge.regret
     if regret is not None:
         files.append(_save(_regret_figure(regret), folder / "regret.pdf"))
@@ -82,9 +96,9 @@ def _law_figure(ridge: ResponseSurface) -> Figure:
         if ridge.law is not None:
             ends = np.geomspace(min(widths), max(widths), 50)
             axes.plot(ends, [ridge.law(width) for width in ends], color=SOFT, linewidth=1.0)
-        axes.set(xscale="log", yscale="log", xlabel="width", ylabel="λ*")
-        axes.set_xticks(widths, list(names_of(widths).values()))
-        axes.minorticks_off()
+        axes.set(xlabel="width", ylabel="λ*")
+        width_axis(axes, widths)
+        log_axis(axes, "y")
     return figure
 
 

@@ -59,8 +59,6 @@ def write_paper(
     Raises:
         InputError: there is none of that name, nothing has finished, or the study is not known.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "figures").mkdir(exist_ok=True)
     if (store.folder(name) / VERDICTS).exists():
         files, figures = _of_validation(name, out, store, study)
     else:
@@ -87,7 +85,7 @@ def _of_search(search: Search, out: Path) -> tuple[dict[str, bytes], list[Path]]
         raise refused("a search with finished trials", got, do)
     files = archive_search(search, _facts(search.name))
     files |= _tables(files, None)
-    return files, search_figures(search, out / "figures")
+    return files, search_figures(search, _made(out / "figures"))
 
 
 def _of_validation(
@@ -107,7 +105,16 @@ def _of_validation(
     files = archive_validation(name, findings, reference, plan, _facts(name))
     files |= _tables(files, study)
     validation = judge_study(study, name, findings, folder)
-    return files, validation_figures(validation, out / "figures")
+    return files, validation_figures(validation, _made(out / "figures"))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f"{folder}: {error.strerror or error}"
+        raise refused("a folder for the paper", got, "pass another --out") from error
+    return folder
 
 
 def _tables(files: Mapping[str, bytes], study: PaperStudy | None) -> dict[str, bytes]:
