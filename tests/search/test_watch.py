@@ -17,7 +17,7 @@ def nothing_is_left():
 def test_status_and_report_follow_a_search_to_its_end(tmp_path):
     words = ("search_spaces.quickstart:digits", "--name", "s", "--trials", "3", "--parallel", "1")
     search = started(tmp_path, "launch", *words)
-    wait_until(lambda: (tmp_path / "s" / "search.json").exists(), search)
+    wait_until(lambda: any((tmp_path / "s" / "trials").glob("*")), search)
     page = tmp_path / "s" / "watched.html"
     status = started(tmp_path, "status", "s", "--watch")
     report = started(tmp_path, "report", "s", "--watch", "--out", str(page))

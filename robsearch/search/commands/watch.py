@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 
+from robsearch.metrics import TEST_ROBUST
 from robsearch.search.result import Search
 from robsearch.trials.underway import trainings_underway
 
@@ -43,7 +44,8 @@ def looks(look: Callable[[], Search]) -> Iterator[Search]:
 def _state_of(search: Search) -> object:
     """What changes when a trial reports, ends or is measured."""
     trials = search.trials
-    measured = int(trials["test/robust_accuracy"].notna().sum()) if len(trials) else 0
+    # Before the first is measured there is no such column.
+    measured = int(trials[TEST_ROBUST].notna().sum()) if TEST_ROBUST in trials else 0
     underway = trainings_underway(trials, search.epochs)
     reached = [(training.trial, training.epoch) for training in underway]
     return list(zip(trials["trial"], trials["state"], strict=True)), reached, measured
