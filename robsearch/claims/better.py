@@ -15,7 +15,7 @@ from robsearch.claims.images import IMAGES, NUMBER, from_bits, with_images
 from robsearch.claims.statistics import LEAST_SEEDS, LEVEL, crossed_estimate
 from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted
-from robsearch.metrics import TEST_NATURAL, TEST_ROBUST
+from robsearch.metrics import TEST_NATURAL, TEST_ROBUST, paired_difference
 from robsearch.search import Search
 from robsearch.search.commands.compare import seeds_of
 
@@ -92,7 +92,8 @@ def _deployed(search: Search, width: float) -> pd.DataFrame | None:
     if best is None:
         return None
     trials = with_images(seeds_of(search, best), search.folder / "trials")
-    if len(trials) < LEAST_SEEDS:
+    known = trials[NUMBER].notna().sum() if NUMBER in trials else 0
+    if known < LEAST_SEEDS:
         # Of fewer seeds nothing is said: the network that would be deployed stands for itself.
         trials = trials[trials["trial"] == best["trial"]]
     return trials
@@ -117,6 +118,9 @@ def _differences(
         if a.empty or b.empty or a.shape[1] != b.shape[1]:
             continue
         mean, low, high, over = _estimate(a, b)
+        seeds = (len(a), len(b))
+        if over == "seeds and images":
+            seeds = (len(a.index.intersection(b.index)),) * 2
         yield Difference(
             *names,
             width,
@@ -125,7 +129,7 @@ def _differences(
             100 * low,
             100 * high,
             over,
-            (len(a), len(b)),
+            seeds,
             a.shape[1],
             longer,
         )
@@ -154,14 +158,17 @@ def _estimate(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float, Ov
         # Welch (1947): the two have variances of their own.
         of_a = a.mean(axis=1)
         of_b = b.mean(axis=1)
-        if of_a.nunique() == of_b.nunique() == 1:
-            # No test takes seeds that all agree.
-            mean = float(of_a.iloc[0] - of_b.iloc[0])
-            return mean, mean, mean, "seeds"
-        result = stats.ttest_ind(of_a, of_b, equal_var=False)
-        low, high = result.confidence_interval(LEVEL)
-        return float(of_a.mean() - of_b.mean()), float(low), float(high), "seeds"
+        # Seeds that all agree tell nothing of their spread.
+        if of_a.nunique() > 1 or of_b.nunique() > 1:
+            result = stats.ttest_ind(of_a, of_b, equal_var=False)
+            low, high = result.confidence_interval(LEVEL)
+            return float(of_a.mean() - of_b.mean()), float(low), float(high), "seeds"
     by_image = a.mean(axis=0).to_numpy() - b.mean(axis=0).to_numpy()
+    if len(a) == len(b) == 1:
+        ahead = int((by_image > 0).sum())
+        behind = int((by_image < 0).sum())
+        low, high = paired_difference(ahead, behind, len(by_image), LEVEL)
+        return float(by_image.mean()), low, high, "images"
     error = float(by_image.std(ddof=1)) / math.sqrt(len(by_image))
     reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * error
     mean = float(np.mean(by_image))
@@ -185,7 +192,10 @@ def _basis(difference: Difference) -> str:
     first, second = difference.seeds
     match difference.over:
         case "seeds and images":
-            return f"95 %, {min(first, second)} paired seeds x {images}"
+            return f"95 %, {counted(first, 'paired seed')} x {images}"
         case "seeds":
-            return f"95 %, {first} and {second} seeds, {images}"
-    return f"95 %, one network each, {images}: other seeds may differ more"
+            return f"95 %, over {first} and over {counted(second, 'seed')}, {images}"
+    networks = "one network each"
+    if (first, second) != (1, 1):
+        networks = f"means over {first} and over {counted(second, 'seed')}"
+    return f"95 %, {networks}, {images}: other seeds may differ more"

@@ -135,7 +135,11 @@ def _short_messages() -> Iterator[None]:
     It prints that on standard output, in colours, with guesses at the reason and twenty lines of a
     log. There is no public switch: ``log_to_driver`` is for what workers print.
     """
-    before = worker.print_to_stdstream
+    before = getattr(worker, "print_to_stdstream", None)
+    if before is None:
+        # Another Ray says it by another function, and in its own words.
+        yield
+        return
     worker.print_to_stdstream = _print_message
     try:
         yield
@@ -143,8 +147,8 @@ def _short_messages() -> Iterator[None]:
         worker.print_to_stdstream = before
 
 
-def _print_message(data: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """In place of Ray's function of the same arguments."""
+def _print_message(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+    """In place of Ray's function; what else that is told is how it prints."""
     for line in data["lines"]:
         text = " ".join(GUESSES.split(line)[0].split())
         if text:

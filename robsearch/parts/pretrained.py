@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -50,7 +51,8 @@ class Pretrained:
             instance_of("Pretrained.model", self.model, Model, "WideResNet(28, 4)"),
             (is_path, "Pretrained.weights as a path", repr(self.weights), do),
         )
-        file = Path(self.weights).expanduser().absolute()
+        # Of a user that nobody knows, ``~user`` stays as it is.
+        file = Path(os.path.expanduser(self.weights)).absolute()
         # A dataclass that is frozen is changed so while it is made.
         object.__setattr__(self, "weights", str(file))
         sha256 = content_sha256(file)

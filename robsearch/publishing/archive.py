@@ -11,10 +11,11 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -23,7 +24,8 @@ from robsearch.claims.claim import Evidence
 from robsearch.claims.experiment import Findings, PaperStudy, pooled
 from robsearch.claims.registration import Registration
 from robsearch.claims.running import judge_study
-from robsearch.errors import InputError, refused
+from robsearch.errors import InputError, counted, refused
+from robsearch.identity import content_hash
 from robsearch.papers.presets import designs
 from robsearch.publishing.latex import Table
 from robsearch.publishing.tables import search_tables, validation_tables
@@ -40,6 +42,9 @@ MOST_BYTES = 4 << 30
 """Of an archive's files together, as they say: more is no evidence of a study."""
 DATE = (1980, 1, 1, 0, 0, 0)
 """Of the files in an archive, so that the same evidence makes the same bytes."""
+
+
+Computed = TypeVar("Computed")
 
 
 class Checked(NamedTuple):
@@ -188,9 +193,12 @@ def read_archive(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
             if size > MOST_BYTES:
-                raise refused(f"at most {MOST_BYTES >> 30} GiB of evidence", f"{size} bytes", do)
+                raise refused(
+                    f"at most {MOST_BYTES >> 30} GiB of evidence", counted(size, "byte"), do
+                )
             files = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        # A RuntimeError is one of an encrypted file, or of a kind of compression.
         raise refused("a file of evidence", f"{path}: {error}", do) from error
     missing = {FACTS, TRIALS, EPOCHS, "sha256.json"} - files.keys()
     if missing:
@@ -213,6 +221,8 @@ def verify(path: Path, study: PaperStudy | None = None) -> list[Checked]:
     checks = list(_whole(files))
     if not all(check.holds for check in checks):
         return checks
+    if PLAN in files:
+        checks.append(_computed(lambda: _check_plan(files[PLAN]), path))
     tables = _computed(lambda: tables_of(files, study), path)
     written = {name: files[name] for name in files if name.startswith(TABLES)}
     made = {f"{TABLES}{name}.tex": table.latex.encode() for name, table in tables.items()}
@@ -225,12 +235,19 @@ def verify(path: Path, study: PaperStudy | None = None) -> list[Checked]:
     return checks
 
 
-def _computed(compute: Callable[[], dict[str, Table]], path: Path) -> dict[str, Table]:
+def _check_plan(content: bytes) -> Checked:
+    registration = json.loads(content)
+    holds = content_hash(registration["plan"]) == registration["digest"]
+    text = "has the digest of its plan" if holds else "has the digest of another plan"
+    return Checked(PLAN, holds, text)
+
+
+def _computed(compute: Callable[[], Computed], path: Path) -> Computed:
     try:
         return compute()
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # a stranger's numbers may lead anywhere
         got = f"{path}: {type(error).__name__}: {error}"
         do = "the evidence was changed, or made by another version of robsearch"
         raise refused("evidence from which tables can be computed", got, do) from error
@@ -238,7 +255,13 @@ def _computed(compute: Callable[[], dict[str, Table]], path: Path) -> dict[str, 
 
 def _whole(files: Mapping[str, bytes]) -> Iterator[Checked]:
     """Whether each file has the digest that was noted when it was written, and none is beside."""
-    digests = json.loads(files["sha256.json"])
+    try:
+        digests = json.loads(files["sha256.json"])
+    except (ValueError, RecursionError):
+        digests = None
+    if not isinstance(digests, dict):
+        yield Checked("sha256.json", False, "is no list of digests by file")
+        return
     for name in sorted(digests.keys() | files.keys() - {"sha256.json"}):
         if name not in files:
             yield Checked(name, False, "is missing")

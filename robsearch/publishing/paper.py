@@ -17,6 +17,7 @@ from robsearch.claims.running import VERDICTS, judge_study
 from robsearch.errors import counted, refused
 from robsearch.identity import content_hash
 from robsearch.papers.presets import PRESETS
+from robsearch.printing import echo
 from robsearch.publishing.archive import (
     EPOCHS,
     TABLES,
@@ -43,9 +44,9 @@ def write_paper(
     store: ResultsStore,
     study: tuple[str, PaperStudy] | None = None,
 ) -> list[Path]:
-    """Writes what a publication takes: ``tables/*.tex`` and ``figures/*.pdf``, each with n, seeds,
-    attack and versions in its caption, and ``evidence.zip``, from which ``verify`` computes the
-    tables anew.
+    """Writes what a publication takes: ``tables/*.tex``, whose captions have n, seeds, attack and
+    versions, ``figures/*.pdf``, and ``evidence.zip``, from which ``verify`` computes the tables
+    anew.
 
     Args:
         name: of a search or of a validation.
@@ -100,7 +101,11 @@ def _of_validation(
         got = f"{name} without {REGISTRATION}"
         do = "call `robsearch validate` as before with this version: it writes the plan down"
         raise refused("a validation with its plan", got, do)
-    reference, study = given or _with_the_plan(name, read_json(folder / REGISTRATION))
+    registration = read_json(folder / REGISTRATION)
+    reference, study = given or _with_the_plan(name, registration)
+    planned = registration["plan"]
+    if content_hash(plan_of(study, planned["seed"])) != registration["digest"]:
+        echo(f"note: {reference} is judged as it is now, and differs from the plan of {name}")
     findings = _findings(folder)
     files = archive_validation(name, findings, reference, plan, _facts(name))
     files |= _tables(files, study)

@@ -92,7 +92,8 @@ def _regret(search: Search, regret: RegretMap) -> Table:
         rows.append(cells)
     caption = (
         f"{search.name}: percentage points of robust accuracy on val that one width's lambda* "
-        f"loses at another, with 95 % intervals, from {counted(search.ridge.n, 'trial')}. "
+        f"loses at another, with 95 % intervals, from {counted(search.ridge.n, 'trial')} under "
+        f"{search.setting.get('evaluation attack', 'the attack on val')}. "
         f"{made_by(search)}"
     )
     return Table(caption, f"{search.name}-regret", heads, rows)
@@ -104,8 +105,8 @@ def made_by(search: Search) -> str:
     seeds = int(search.finished["seed"].nunique()) if len(search.finished) else 0
     parts = [f"{setting[label]}" for label in ("data", "objective") if label in setting]
     text = f"{', '.join(parts)}; {counted(seeds, 'training seed')}."
-    made = [f"{label} {setting[label]}" for label in MADE_BY if label in setting]
-    return f"{text} {', '.join(made)}." if made else text
+    made = ", commit ".join(setting[label] for label in MADE_BY if label in setting)
+    return f"{text} Made by {made}." if made else text
 
 
 # --- a validation ---

@@ -205,7 +205,7 @@ class Driver:
         lease.when_asked_to_stop(
             lambda: say("stopping, as `robsearch stop` asked: waiting for the workers")
         )
-        measured = MeasuredTrials(folder)
+        measured = MeasuredTrials(folder, is_used=False)
         for study, counts in scheduler.counts_of.items():
             self._recall(study, counts, measured)
         measured.keep()

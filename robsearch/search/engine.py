@@ -640,7 +640,11 @@ def _conclude(driver: Driver, storage: Storage, options: RunOptions, console: Co
         driver.tag_dropped()
         search = search_of(options.store, storage, record)
         with _said_when_full(driver, search.folder):
-            write_report(search, search.report, tracker.pages)
+            try:
+                write_report(search, search.report, tracker.pages)
+            except InputError as error:
+                # The page can be written later, and nothing else needs it.
+                printer(console)(f"note: {error}")
         winners = [str(best["trial"]) for best in search.bests]
         if options.models and not driver.stopping:
             studies = driver.scheduler.counts_of

@@ -29,7 +29,7 @@ Record = dict[str, Any]
 CREATE_TRIAL = 4
 """Of Optuna's operations (``journal.Operation``)."""
 SUFFIX = ".condensed"
-FORMAT = 1
+FORMAT = 2
 CHUNK = 1 << 20
 """Bytes of a journal that are hashed at once."""
 LONG = 2000

@@ -123,6 +123,7 @@ class WholeLines(JournalFileBackend):
             if record["op_code"] == Operation.CREATE_STUDY
         ]
         self._deleted: set[int] = set()
+        self._is_still = False
         self._last = self._beginning.lines
         # By a digest of each line that makes a trial, its number.
         self._created = dict(self._beginning.makers)
@@ -146,8 +147,15 @@ class WholeLines(JournalFileBackend):
         """
         _, lines, size = self._read_to
         records = None
-        if size == self._hashed and is_worth_keeping(lines, self._beginning.lines):
-            records = condensed_records(storage)
+        # A study that was deleted keeps its number, and no record would say so.
+        is_whole = size == self._hashed and not self._deleted
+        if is_whole and is_worth_keeping(lines, self._beginning.lines):
+            # What a driver appends meanwhile is left for who opens the journal next.
+            self._is_still = True
+            try:
+                records = condensed_records(storage)
+            finally:
+                self._is_still = False
         if records is not None:
             # A folder of others may be read only, and a disk full.
             with suppress(OSError):
@@ -190,6 +198,8 @@ class WholeLines(JournalFileBackend):
 
     def _records(self, log_number_from: int) -> Iterator[tuple[int, Record]]:
         """Each record from this number on that is not condensed, with the number of its line."""
+        if self._is_still:
+            return
         number, number_of_line, offset = self._read_to
         if number > log_number_from:
             number, number_of_line, offset = self._begin

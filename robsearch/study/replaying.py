@@ -17,6 +17,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial
 
+from robsearch.data import digest
 from robsearch.errors import InputError
 from robsearch.identity import NUMERICS, numerics_of, numerics_since
 from robsearch.protocols import Dataset
@@ -65,13 +66,15 @@ def replay(
         trials: the folder of the trials' folders, where attempts wrote down their recipes.
     """
     searched = {(stage.control, stage.rung) for stage in space.stages()}
-    known: dict[Dataset, str] = {}
+    # By digest: a data set may have a field that is a dictionary, and so no hash.
+    known: dict[tuple[type, str], str] = {}
 
     def contents(dataset: Dataset) -> str:
         """From memory: nearly all trials have the data of the one before."""
-        if dataset not in known:
-            known[dataset] = content_of(dataset)
-        return known[dataset]
+        key = (type(dataset), digest(dataset))
+        if key not in known:
+            known[key] = content_of(dataset)
+        return known[key]
 
     for stage, _, suggestions in recorded_studies(storage, record.name):
         if (stage.control, stage.rung) not in searched:

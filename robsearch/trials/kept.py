@@ -7,6 +7,7 @@ the number that it had when it was read, and it may be deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from robsearch.trials.files import replacing
 
-FORMAT = 1
+FORMAT = 2
 SETTLED_NS = 2_000_000_000
 """A file is kept that was last written so long before it was read: within a tick of a clock it
 could be written once more, and look the same."""
@@ -59,19 +60,27 @@ class KeptFacts:
         """Writes down what is new, where that is much and the folder can be written."""
         if self._fresh >= max(FEW, len(self._kept) // 20):
             content = {"format": FORMAT, "facts": self._kept}
+            body = json.dumps(content, separators=(",", ":")).encode()
             with suppress(OSError), replacing(self._file) as unfinished:
-                unfinished.write_text(json.dumps(content, separators=(",", ":")))
+                unfinished.write_bytes(_digest(body) + b"\n" + body)
             self._fresh = 0
 
 
 def _load(file: Path) -> dict[str, list[Any]]:
     """What a file keeps; empty where it is missing or is not as it was written."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads(file.read_bytes())
+        head, _, body = file.read_bytes().partition(b"\n")
+        if _digest(body) != head:
+            return {}
+        content = json.loads(body)
         facts: dict[str, list[Any]] = content["facts"]
         if content["format"] == FORMAT and all(map(_is_kept, facts.values())):
             return facts
     return {}
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def _is_kept(entry: Any) -> bool:

@@ -7,6 +7,7 @@ no newer checkpoint, and its ``history.json`` was not written since.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,11 +22,13 @@ from robsearch.trials.files import DamagedError, read_parquet, replacing
 from robsearch.trials.kept import FEW, Signature, is_settled, signature_of
 from robsearch.trials.loading import checkpoints, history_in, read_history
 
-FORMAT = 1
+FORMAT = 2
 EPOCHS = "epochs.kept"
 """The file beside the folder of the trials."""
 FACTS = b"robsearch"
 """Of the table's metadata: whose its rows are."""
+DIGEST = b"robsearch.sha256"
+"""Of the table's metadata: the digest of that."""
 TYPES = {int: pa.int64(), float: pa.float64()}
 
 
@@ -121,8 +124,18 @@ def _table_of(read: Mapping[str, _Read]) -> pa.Table:
     for name, column in columns.items():
         column += [None] * (rows - len(column))
         arrays[name] = pa.array(column, TYPES[types[name]])
-    about = json.dumps({"format": FORMAT, "layouts": layouts, "trials": facts})
-    return pa.table(arrays).replace_schema_metadata({FACTS: about})
+    content = {
+        "format": FORMAT,
+        "columns": list(arrays),
+        "layouts": layouts,
+        "trials": facts,
+    }
+    about = json.dumps(content).encode()
+    return pa.table(arrays).replace_schema_metadata({FACTS: about, DIGEST: _digest(about)})
+
+
+def _digest(about: bytes) -> bytes:
+    return hashlib.sha256(about).hexdigest().encode()
 
 
 def _have_types(history: Iterable[Metrics], kinds: Mapping[str, type]) -> bool:
@@ -133,8 +146,12 @@ def _load(file: Path) -> dict[str, _Read]:
     """What the table has of each trial; empty where it is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
         table = read_parquet(file)
-        about = json.loads(table.schema.metadata[FACTS])
-        if about["format"] != FORMAT:
+        text = table.schema.metadata[FACTS]
+        # Parquet's own check is of its pages alone.
+        if _digest(text) != table.schema.metadata[DIGEST]:
+            return {}
+        about = json.loads(text)
+        if about["format"] != FORMAT or about["columns"] != table.column_names:
             return {}
         columns = {name: _numbers(table[name]) for name in table.column_names}
         kept = {}

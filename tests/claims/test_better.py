@@ -56,10 +56,12 @@ def robust(differences):
 
 def test_two_networks_are_paired_over_the_images(tmp_path):
     difference = robust(better(single(tmp_path, "a", 240, 20.0), single(tmp_path, "b", 200)))
-    # 40 images of 400 differ, all in favour of a: the mean is 0.1, its standard error by hand.
-    error = math.sqrt(0.1 * 0.9 / (IMAGES - 1))
+    # 40 images of 400 differ, all in favour of a. Agresti and Min: half an image more in each of
+    # the four cells, so 40.5 and 0.5 of 402.
+    larger = IMAGES + 2
+    error = math.sqrt(41 - 40**2 / larger) / larger
     assert difference.points == pytest.approx(10)
-    assert difference.low == pytest.approx(100 * (0.1 - 1.959964 * error), abs=1e-3)
+    assert difference.low == pytest.approx(100 * (40 / larger - 1.959964 * error), abs=1e-3)
     assert (difference.over, difference.seeds, difference.images) == ("images", (1, 1), IMAGES)
     assert difference.answer == "a is better"
     assert difference.times_as_long == 2
@@ -71,8 +73,34 @@ def test_two_networks_are_paired_over_the_images(tmp_path):
 def test_natural_accuracies_that_are_equal_show_no_difference(tmp_path):
     differences = better(single(tmp_path, "a", 240), single(tmp_path, "b", 200))
     (natural,) = [each for each in differences if each.metric == "test/natural_accuracy"]
-    assert (natural.points, natural.low, natural.high) == (0, 0, 0)
+    assert natural.points == 0
+    assert natural.low == -natural.high < 0
     assert natural.answer == "no difference is shown"
+
+
+def test_four_images_of_400_do_not_tell_which_is_better(tmp_path):
+    # The exact test of McNemar has p = 0.125 for 4 of 4.
+    difference = robust(better(single(tmp_path, "a", 204), single(tmp_path, "b", 200)))
+    assert difference.points == pytest.approx(1)
+    assert difference.answer == "no difference is shown"
+
+
+def test_seeds_that_all_agree_are_no_certainty(tmp_path):
+    a = seeded(tmp_path, "a", (201, 201, 201), (1, 2, 3))
+    b = seeded(tmp_path, "b", (200, 200, 200), (4, 5, 6))
+    difference = robust(better(a, b))
+    assert difference.over == "images"
+    assert difference.low < 0 < difference.high
+    (line, _) = difference_lines(better(a, b))
+    assert "means over 3 and over 3 seeds, 400 images" in line
+
+
+def test_the_seeds_that_are_counted_are_those_that_both_have(tmp_path):
+    a = seeded(tmp_path, "a", (208, 210, 212, 300), (1, 2, 3, 4))
+    b = seeded(tmp_path, "b", (200, 200, 200, 200), (1, 2, 3, 9))
+    difference = robust(better(a, b))
+    assert (difference.over, difference.seeds) == ("seeds and images", (3, 3))
+    assert difference.points == pytest.approx(2.5)
 
 
 def test_seeds_that_both_have_are_paired(tmp_path):
@@ -109,6 +137,6 @@ def test_where_images_are_not_known_nothing_is_said(tmp_path):
 
 def test_what_is_printed_names_both_and_says_what_the_interval_is_over(tmp_path):
     lines = list(difference_lines(better(single(tmp_path, "a", 240), single(tmp_path, "b", 200))))
-    assert lines[0].startswith("width 4: a is better: a less b +10.0 [+7.1, +12.9] points robust")
+    assert lines[0].startswith("width 4: a is better: a less b +10.0 [+7.0, +12.9] points robust")
     assert "one network each, 400 images: other seeds may differ more" in lines[0]
     assert lines[0].endswith("in 1 times the training time")

@@ -214,6 +214,49 @@ def test_a_validation_is_judged_again_from_its_evidence(tmp_path: Path) -> None:
     assert figure.read_bytes().startswith(b"%PDF")
 
 
+def test_a_plan_that_was_changed_is_seen(tmp_path: Path) -> None:
+    _, _, files = a_validation(tmp_path)
+    tables = tables_of(files, STUDY)
+    files |= {f"tables/{name}.tex": table.latex.encode() for name, table in tables.items()}
+    registration = json.loads(files["registration.json"])
+    registration["plan"]["seed"] = 7
+    files["registration.json"] = json.dumps(registration).encode()
+    write_archive(files, tmp_path / "replanned.zip")
+    said = {
+        check.name: check.text
+        for check in verify(tmp_path / "replanned.zip", STUDY)
+        if not check.holds
+    }
+    assert said == {"registration.json": "has the digest of another plan"}
+
+
+def test_a_damaged_download_is_no_traceback(tmp_path: Path) -> None:
+    write_archive(with_tables(planted(tmp_path)), tmp_path / "evidence.zip")
+    content = (tmp_path / "evidence.zip").read_bytes()
+    refused = 0
+    for place in range(0, len(content), len(content) // 25):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        try:
+            checks = verify(tmp_path / "damaged.zip")
+        except InputError:
+            refused += 1
+        else:
+            refused += not all(check.holds for check in checks)
+    # What is not seen is a date or a mode, and no content.
+    assert refused > 15
+
+
+def test_digests_that_are_no_list_are_said_to_be_none(tmp_path: Path) -> None:
+    write_archive(with_tables(planted(tmp_path)), tmp_path / "evidence.zip")
+    files = read_archive(tmp_path / "evidence.zip") | {"sha256.json": b"[]"}
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert wrong(tmp_path / "odd.zip") == {"sha256.json": "is no list of digests by file"}
+
+
 def test_no_code_is_run_because_a_file_names_it(tmp_path: Path) -> None:
     _, _, files = a_validation(tmp_path)
     write_archive(files, tmp_path / "evidence.zip")

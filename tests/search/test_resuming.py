@@ -346,3 +346,27 @@ def test_the_command_line_prints_what_has_changed_as_a_table(tmp_path, capsys):
     head = next(i for i, line in enumerate(lines) if line.endswith("got another one:"))
     assert lines[head + 1].split() == ["what", "was", "is", "trials"]
     assert any(line.split()[:1] == ["widths"] for line in lines[head + 2 :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Digits whose classes have names: a dictionary has no hash."""
+
+    train: int = 100
+    names: dict = dataclasses.field(default_factory=lambda: {0: "nought"})
+
+    @property
+    def spec(self):
+        return Digits(train=self.train).spec
+
+    def read(self):
+        return Digits(train=self.train).read()
+
+
+def test_a_data_set_without_a_hash_goes_on(tmp_path):
+    def named(trial, width):
+        return dataclasses.replace(BEGUN.define(trial, width), data=Named())
+
+    space = dataclasses.replace(BEGUN, define=named)
+    begun = Begun(tmp_path, space)
+    check_unchanged(begun.storage, begun.record, space, begun.folder)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from robsearch.study import condensed, open_storage
+from robsearch.study import condensed, journal as journal_module, open_storage
 from robsearch.study.condensed import condensed_file, read_beginning
 from robsearch.study.journal import JOURNAL, DamagedJournalError
 
@@ -144,3 +144,34 @@ def test_a_journal_that_would_be_numbered_otherwise_is_not_condensed(journal):
     condensed_file(journal).unlink()
     assert len(said(journal)) == 1
     assert not condensed_file(journal).exists()
+
+
+def test_a_study_that_was_deleted_last_keeps_its_number_and_its_trials_theirs(journal):
+    """As Optuna's own command deletes it. What comes later is numbered as in the journal."""
+    storage = open_storage(None, journal.parent)
+    optuna.create_study(storage=storage, study_name="last").ask()
+    optuna.delete_study(study_name="last", storage=storage)
+    condensed_file(journal).unlink(missing_ok=True)
+    said(journal)
+    assert read_beginning(journal, with_values=True).lines == 0
+    with_copy = open_storage(None, journal.parent)
+    study = optuna.create_study(storage=with_copy, study_name="s@w16")
+    study.ask().set_user_attr("of", "w16")
+    before = said(journal)
+    condensed_file(journal).unlink(missing_ok=True)
+    assert said(journal) == before
+    assert "w16" in before[-1][1]
+
+
+def test_what_is_appended_while_the_copy_is_made_does_not_spoil_it(journal, monkeypatch):
+    lines = len(lines_of(journal))
+    condensed_records = journal_module.condensed_records
+
+    def meanwhile(storage):
+        with journal.open("ab") as other:
+            other.write(lines_of(journal)[-1].replace(b"risen_from", b"later"))
+        return condensed_records(storage)
+
+    monkeypatch.setattr(journal_module, "condensed_records", meanwhile)
+    said(journal)
+    assert read_beginning(journal, with_values=True).lines == lines

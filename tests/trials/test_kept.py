@@ -1,6 +1,7 @@
 """What was read of many small files and is kept in one: equal to what is in the files, whatever has
 become of them or of it."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -88,7 +89,8 @@ def test_a_kept_fact_is_taken_without_opening_the_file(trials):
     """Else it would be of no use: the copy is told another value than the file has."""
     measured(trials)
     copy = trials.parent / MEASURED
-    copy.write_text(copy.read_text().replace("0.5", "0.9"))
+    body = copy.read_bytes().partition(b"\n")[2].replace(b"0.5", b"0.9")
+    copy.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     assert measured(trials)[0] == dict.fromkeys(AT_A_GLANCE, 0.9)
 
 
@@ -168,3 +170,29 @@ def test_a_damaged_newest_history_is_said_at_each_look_and_never_kept(trials):
             assert histories(trials) == repr(
                 [epochs(0.1, float("nan")), read_history(trials / ALL[1]), []]
             )
+
+
+@pytest.mark.parametrize(("name", "reader"), [(MEASURED, "facts"), (EPOCHS, "epochs")])
+def test_no_flipped_bit_of_a_copy_is_believed(trials, name, reader):
+    looks = {"facts": measured, "epochs": histories}[reader]
+    truth = looks(trials)
+    file = trials.with_name(name)
+    content = file.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 60)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with warnings.catch_warnings(action="ignore"):
+            assert looks(trials) == truth, place
+
+
+def test_a_driver_reads_the_files_themselves(trials):
+    truth = measured(trials)
+    file = trials / ALL[0] / "test.json"
+    stat = file.stat()
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"0.5", b"x.5", 1))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    driver = MeasuredTrials(trials, is_used=False)
+    with warnings.catch_warnings(action="ignore"):
+        assert driver.read(ALL[0]) == {} != truth[0]

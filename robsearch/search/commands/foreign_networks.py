@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -142,7 +143,7 @@ def foreign_networks(
             got = "--mean or --std as well"
             do = "leave them out"
             raise refused(f"{architecture}, which normalises by itself, without more", got, do)
-        saved = read_weights(file.expanduser(), key)
+        saved = read_weights(Path(os.path.expanduser(file)), key)
         load_weights(model, saved)
         if normalize is not None:
             model = nn.Sequential(copy.deepcopy(normalize), model)
@@ -202,7 +203,12 @@ def _names(files: Sequence[Path]) -> list[str]:
     distinct = []
     for name in names:
         seen[name] += 1
-        distinct.append(f"{name}-{seen[name]}" if counts[name] > 1 else name)
+        label = f"{name}-{seen[name]}" if counts[name] > 1 else name
+        # Another file may have just that name.
+        while label in distinct or (label != name and label in counts):
+            seen[name] += 1
+            label = f"{name}-{seen[name]}"
+        distinct.append(label)
     return distinct
 
 

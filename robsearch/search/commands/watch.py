@@ -12,6 +12,7 @@ from rich.live import Live
 
 from robsearch.metrics import TEST_ROBUST
 from robsearch.search.result import Search
+from robsearch.study.lease import EXPIRE_SECONDS
 from robsearch.trials.underway import trainings_underway
 
 SECONDS_BETWEEN = 5.0
@@ -24,14 +25,24 @@ REFRESH_SECONDS = 10
 def looks(look: Callable[[], Search]) -> Iterator[Search]:
     """A search each time something in it has changed, until nobody drives it any more.
 
+    A driver of another machine that has died leaves its lease behind: one that was not renewed for
+    ``EXPIRE_SECONDS`` of this process's own clock has ended.
+
     Args:
         look: reads it.
     """
     seen: object = None
+    lease: object = None
+    renewed = 0.0
     while True:
         began = time.monotonic()
         search = look()
-        is_over = search.driver is None
+        driver = search.driver
+        if driver is not None and lease != driver:
+            lease = driver
+            renewed = began
+        rests = driver is not None and not driver["alive"] and began - renewed > EXPIRE_SECONDS
+        is_over = driver is None or rests
         now = _state_of(search)
         if now != seen or is_over:
             seen = now
