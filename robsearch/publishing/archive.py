@@ -107,7 +107,9 @@ def tables_of(files: Mapping[str, bytes], study: PaperStudy | None = None) -> di
     if facts["kind"] == "search":
         return search_tables(_search_of(files, facts))
     study = study or shipped_study(facts["study"])
-    plan = Registration(**json.loads(files[PLAN])).sentence()
+    registration = Registration(**json.loads(files[PLAN]))
+    judge = registration.plan.get("judged by, on test", "not recorded")
+    plan = f"{registration.sentence()}; judged by {judge}"
     validation = judge_study(study, facts["name"], _findings_of(files), Path())
     return validation_tables(validation, plan)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,6 +40,8 @@ LETTERS = {
     # TrueType, which publishers take; Type 3 they refuse.
     "pdf.fonttype": 42,
 }
+LETTERS_OF_A_LINE = 30
+"""Of an effect's name."""
 BORDER = 2.0
 """Points of accuracy from which on the darkest colour of the regret map is used at least."""
 
@@ -134,7 +137,7 @@ def _effects_figure(parts: list[Part]) -> Figure:
     units = list(dict.fromkeys(part.effect.unit for part in parts))
     by_unit = [[part for part in parts if part.effect.unit == unit] for unit in units]
     with look(**LETTERS):
-        figure = _blank(0.4 + 0.35 * len(units) + 0.3 * len(parts))
+        figure = _blank(0.4 + 0.35 * len(units) + 0.45 * len(parts))
         all_axes = figure.subplots(
             len(units), squeeze=False, height_ratios=[len(rows) for rows in by_unit]
         )
@@ -145,10 +148,6 @@ def _effects_figure(parts: list[Part]) -> Figure:
             deltas = [part.effect.delta for part in rows]
             axes.plot(deltas, heights, "|", color=SOFT, markersize=7)
             axes.axvline(0, color=GRID, linewidth=0.8)
-            axes.set_yticks(heights, [_shortened(part.effect.what) for part in rows])
-            axes.set(xlabel=unit or "no unit")
+            axes.set_yticks(heights, [fill(part.effect.what, LETTERS_OF_A_LINE) for part in rows])
+            axes.set(xlabel=unit or "no unit", ylim=(-0.6, len(rows) - 0.4))
     return figure
-
-
-def _shortened(text: str, letters: int = 34) -> str:
-    return text if len(text) <= letters else f"{text[: letters - 1]}…"

@@ -117,7 +117,7 @@ def validation_tables(validation: Validation, plan: str) -> dict[str, Table]:
 
     Args:
         validation: judged.
-        plan: when it was registered, with its digest, in words.
+        plan: when it was registered, with its digest, and the attack that judges, in words.
     """
     name = validation.name
     caption = (
