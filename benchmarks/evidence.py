@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from robsearch.claims.claim import Evidence, Verdict, judge
-from robsearch.claims.experiment import Findings, PaperStudy, pooled
+from robsearch.claims.experiment import Findings, PaperStudy, by_experiment, pooled
 from robsearch.claims.images import IMAGES, NUMBER, accuracy_effect
 from robsearch.claims.page import estimated, why
 from robsearch.claims.registration import REGISTRATION, Registration
@@ -206,11 +206,7 @@ def findings_of(folder: Path) -> Findings:
     trials = pd.read_parquet(folder / "trials.parquet")
     images = pd.read_parquet(folder / "images.parquet")
     trials = trials.merge(images, on=["experiment", "trial"], how="left")
-    epochs = pd.read_parquet(folder / "epochs.parquet")
-    return {
-        str(name): Evidence(rows, epochs[epochs["experiment"] == name])
-        for name, rows in trials.groupby("experiment", sort=False)
-    }
+    return by_experiment(Evidence(trials, pd.read_parquet(folder / "epochs.parquet")))
 
 
 def section(folder: Path) -> str:

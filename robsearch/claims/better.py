@@ -17,7 +17,7 @@ from robsearch.drawing.formatting import names_of
 from robsearch.errors import counted
 from robsearch.metrics import TEST_NATURAL, TEST_ROBUST, paired_difference
 from robsearch.search import Search
-from robsearch.search.commands.compare import seeds_of
+from robsearch.search.commands.compare import seeds_of, trained_at
 
 METRICS = {TEST_ROBUST: "robust", TEST_NATURAL: "natural"}
 Over = Literal["seeds and images", "seeds", "images"]
@@ -100,9 +100,7 @@ def _deployed(search: Search, width: float) -> pd.DataFrame | None:
 
 
 def _seconds(search: Search, width: float) -> float:
-    trials = search.trials
-    searched = trials[trials["control"].isna() & (trials["width"] == width)]
-    return float(searched["seconds"].sum())
+    return float(trained_at(search, width)["seconds"].sum())
 
 
 def _differences(

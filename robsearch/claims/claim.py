@@ -141,6 +141,15 @@ class Verdict(NamedTuple):
         return min((part.estimate.n for part in self.parts), default=0)
 
 
+def named_parts(verdicts: Iterable[Verdict]) -> list[Part]:
+    """The effects of all claims with their estimates, each with the name of its claim."""
+    return [
+        Part(effect._replace(what=f"{verdict.claim.name}: {effect.what}"), estimate)
+        for verdict in verdicts
+        for effect, estimate in verdict.parts
+    ]
+
+
 def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Verdict]:
     """A verdict for each claim, in their order; Holm's correction is over the primary ones."""
     weighed = [weigh(claim, evidence) for claim in claims]

@@ -158,6 +158,15 @@ def pooled(findings: Findings) -> Evidence:
     return Evidence(*map(pd.concat, parts))
 
 
+def by_experiment(evidence: Evidence) -> Findings:
+    """What ``pooled`` has put together, by experiment again."""
+    trials, epochs = evidence
+    return {
+        str(name): Evidence(rows, epochs[epochs["experiment"] == name])
+        for name, rows in trials.groupby("experiment", sort=False)
+    }
+
+
 def of_replicate(findings: Findings, replicate: int) -> Findings:
     """The rows of one replicate; an experiment that has fewer replicates keeps none."""
     return {

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from robsearch.claims.claim import Evidence, Part, Verdict, judge
+from robsearch.claims.claim import Evidence, Part, Verdict, judge, named_parts
 from robsearch.claims.experiment import ARM, Experiment, Findings, PaperStudy, pooled
 from robsearch.claims.figures import forest
 from robsearch.claims.page import REPORT, Validation, write
@@ -137,11 +137,7 @@ def judge_study(
 
 def _effects(verdicts: Sequence[Verdict]) -> Iterator[Drawing]:
     """One picture of all effects, if there are any."""
-    parts = []
-    for verdict in verdicts:
-        for effect, estimate in verdict.parts:
-            named = effect._replace(what=f"{verdict.claim.name}: {effect.what}")
-            parts.append(Part(named, estimate))
+    parts = named_parts(verdicts)
     if parts:
         caption = (
             "What each claim says is above 0, with 95 % intervals over seeds. The grey dash is the "

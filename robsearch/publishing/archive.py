@@ -21,7 +21,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from robsearch.claims.claim import Evidence
-from robsearch.claims.experiment import Findings, PaperStudy, pooled
+from robsearch.claims.experiment import Findings, PaperStudy, by_experiment, pooled
+from robsearch.claims.page import Validation
 from robsearch.claims.registration import Registration
 from robsearch.claims.running import judge_study
 from robsearch.errors import InputError, counted, refused
@@ -106,12 +107,21 @@ def tables_of(files: Mapping[str, bytes], study: PaperStudy | None = None) -> di
     facts = json.loads(files[FACTS])
     if facts["kind"] == "search":
         return search_tables(_search_of(files, facts))
+    return validation_tables(validation_of(files, study), plan_text(files))
+
+
+def validation_of(files: Mapping[str, bytes], study: PaperStudy | None = None) -> Validation:
+    """The validation whose evidence an archive has, judged; arguments as of ``tables_of``."""
+    facts = json.loads(files[FACTS])
     study = study or shipped_study(facts["study"])
+    return judge_study(study, facts["name"], _findings_of(files), Path())
+
+
+def plan_text(files: Mapping[str, bytes]) -> str:
+    """When the plan was registered, and which attack judges, in words."""
     registration = Registration(**json.loads(files[PLAN]))
     judge = registration.plan.get("judged by, on test", "not recorded")
-    plan = f"{registration.sentence()}; judged by {judge}"
-    validation = judge_study(study, facts["name"], _findings_of(files), Path())
-    return validation_tables(validation, plan)
+    return f"{registration.sentence()}; judged by {judge}"
 
 
 def shipped_study(reference: str) -> PaperStudy:
@@ -143,12 +153,7 @@ def _search_of(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Search:
 
 
 def _findings_of(files: Mapping[str, bytes]) -> Findings:
-    trials = _frame(files, TRIALS)
-    epochs = _frame(files, EPOCHS)
-    return {
-        str(name): Evidence(rows, epochs[epochs["experiment"] == name])
-        for name, rows in trials.groupby("experiment", sort=False)
-    }
+    return by_experiment(Evidence(_frame(files, TRIALS), _frame(files, EPOCHS)))
 
 
 def _frame(files: Mapping[str, bytes], name: str) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
-from robsearch.claims.claim import Part
+from robsearch.claims.claim import Part, named_parts
 from robsearch.claims.figures import whiskers
 from robsearch.claims.page import Validation
 from robsearch.drawing.formatting import names_of, number
@@ -60,12 +60,7 @@ def search_figures(search: Search, folder: Path) -> list[Path]:
 
 def validation_figures(validation: Validation, folder: Path) -> list[Path]:
     """The effects of all claims with their intervals; none where nothing was measured."""
-    parts = []
-    for verdict in validation.verdicts:
-        for effect, estimate in verdict.parts:
-            parts.append(
-                Part(effect._replace(what=f"{verdict.claim.name}: {effect.what}"), estimate)
-            )
+    parts = named_parts(validation.verdicts)
     if not parts:
         return []
     return [_save(_effects_figure(parts), folder / "effects.pdf")]

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from robsearch.claims.claim import Evidence
-from robsearch.claims.experiment import Findings, PaperStudy
+from robsearch.claims.experiment import PaperStudy, by_experiment
 from robsearch.claims.registration import REGISTRATION, plan_of
-from robsearch.claims.running import VERDICTS, judge_study
+from robsearch.claims.running import VERDICTS
 from robsearch.errors import counted, refused
 from robsearch.identity import content_hash
 from robsearch.papers.presets import PRESETS
@@ -24,16 +24,22 @@ from robsearch.publishing.archive import (
     TRIALS,
     archive_search,
     archive_validation,
+    plan_text,
     shipped_study,
     tables_of,
+    validation_of,
     write_archive,
 )
 from robsearch.publishing.figures import search_figures, validation_figures
+from robsearch.publishing.latex import Table
+from robsearch.publishing.tables import validation_tables
 from robsearch.search import Search, load_search
 from robsearch.search.results_store import ResultsStore
 from robsearch.trials.files import read_json, write_text
 
 EVIDENCE = "evidence.zip"
+Contents: TypeAlias = tuple[dict[str, bytes], dict[str, Table], list[Path]]
+"""The files of the evidence, the tables that follow from them by name, and the figures."""
 PACKAGES = ("robsearch", "torch", "numpy", "scipy", "pandas", "pyarrow")
 """Whose versions the numbers of a table depend on."""
 
@@ -61,32 +67,26 @@ def write_paper(
         InputError: there is none of that name, nothing has finished, or the study is not known.
     """
     if (store.folder(name) / VERDICTS).exists():
-        files, figures = _of_validation(name, out, store, study)
+        files, tables, figures = _of_validation(name, out, store, study)
     else:
         search = load_search(name, store.results, store.storage)
-        files, figures = _of_search(search, out)
-    texts = {table.removeprefix(TABLES): text for table, text in _texts(files)}
+        files, tables, figures = _of_search(search, out)
+    texts = {f"{TABLES}{table}.tex": tables[table].latex for table in tables}
     for file, text in texts.items():
-        write_text(out / TABLES / file, text)
-    write_archive(files, out / EVIDENCE)
-    tables = [out / TABLES / file for file in texts]
-    return [*tables, *figures, out / EVIDENCE]
+        write_text(out / file, text)
+    written = {file: text.encode() for file, text in texts.items()}
+    write_archive({**files, **written}, out / EVIDENCE)
+    return [*(out / file for file in texts), *figures, out / EVIDENCE]
 
 
-def _texts(files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
-    for name, content in files.items():
-        if name.startswith(TABLES):
-            yield name, content.decode()
-
-
-def _of_search(search: Search, out: Path) -> tuple[dict[str, bytes], list[Path]]:
+def _of_search(search: Search, out: Path) -> Contents:
     if search.finished.empty:
         got = f"{search.name}, of which none of {counted(len(search.trials), 'trial')} has"
         do = "wait for the first, and call this again"
         raise refused("a search with finished trials", got, do)
     files = archive_search(search, _facts(search.name))
-    files |= _tables(files, None)
-    return files, search_figures(search, _made(out / "figures"))
+    # From what is written down, as ``verify`` computes them.
+    return files, tables_of(files), search_figures(search, _made(out / "figures"))
 
 
 def _of_validation(
@@ -94,23 +94,27 @@ def _of_validation(
     out: Path,
     store: ResultsStore,
     given: tuple[str, PaperStudy] | None,
-) -> tuple[dict[str, bytes], list[Path]]:
+) -> Contents:
     folder = store.folder(name)
-    plan = (folder / REGISTRATION).read_bytes() if (folder / REGISTRATION).exists() else None
-    if plan is None:
+    file = folder / REGISTRATION
+    if not file.exists():
         got = f"{name} without {REGISTRATION}"
         do = "call `robsearch validate` as before with this version: it writes the plan down"
         raise refused("a validation with its plan", got, do)
-    registration = read_json(folder / REGISTRATION)
-    reference, study = given or _with_the_plan(name, registration)
-    planned = registration["plan"]
-    if content_hash(plan_of(study, planned["seed"])) != registration["digest"]:
-        echo(f"note: {reference} is judged as it is now, and differs from the plan of {name}")
-    findings = _findings(folder)
-    files = archive_validation(name, findings, reference, plan, _facts(name))
-    files |= _tables(files, study)
-    validation = judge_study(study, name, findings, folder)
-    return files, validation_figures(validation, _made(out / "figures"))
+    registration = read_json(file)
+    if given is None:
+        reference, study = _with_the_plan(name, registration)
+    else:
+        reference, study = given
+        if not _has_plan(study, registration):
+            echo(f"note: {reference} is judged as it is now, and differs from the plan of {name}")
+    findings = by_experiment(
+        Evidence(*(pd.read_parquet(folder / part) for part in (TRIALS, EPOCHS)))
+    )
+    files = archive_validation(name, findings, reference, file.read_bytes(), _facts(name))
+    validation = validation_of(files, study)
+    tables = validation_tables(validation, plan_text(files))
+    return files, tables, validation_figures(validation, _made(out / "figures"))
 
 
 def _made(folder: Path) -> Path:
@@ -122,22 +126,6 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _tables(files: Mapping[str, bytes], study: PaperStudy | None) -> dict[str, bytes]:
-    """Computed from what is written down, as ``verify`` will."""
-    tables = tables_of(files, study)
-    return {f"{TABLES}{name}.tex": table.latex.encode() for name, table in tables.items()}
-
-
-def _findings(folder: Path) -> Findings:
-    """The evidence that a validation wrote beside its verdicts."""
-    trials = pd.read_parquet(folder / TRIALS)
-    epochs = pd.read_parquet(folder / EPOCHS)
-    return {
-        str(name): Evidence(rows, epochs[epochs["experiment"] == name])
-        for name, rows in trials.groupby("experiment", sort=False)
-    }
-
-
 def _with_the_plan(name: str, registration: Mapping[str, Any]) -> tuple[str, PaperStudy]:
     """The shipped study whose plan has this digest."""
     planned = registration["plan"]
@@ -146,11 +134,16 @@ def _with_the_plan(name: str, registration: Mapping[str, Any]) -> tuple[str, Pap
         # A plan has the recipes of all trainings; that names differ is seen at once.
         if [each.name for each in study.experiments] != list(planned["experiments"]):
             continue
-        if content_hash(plan_of(study, planned["seed"])) == registration["digest"]:
+        if _has_plan(study, registration):
             return reference, study
     got = f"the plan {registration['digest']} of {name}, which none of those that are shipped has"
     do = "pass its study with --study, such as war.wrong-labels.main or my_plan:study"
     raise refused("the plan of a shipped study", got, do)
+
+
+def _has_plan(study: PaperStudy, registration: Mapping[str, Any]) -> bool:
+    seed = registration["plan"]["seed"]
+    return bool(content_hash(plan_of(study, seed)) == registration["digest"])
 
 
 def _references() -> Iterator[str]:

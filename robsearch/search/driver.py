@@ -31,7 +31,7 @@ from robsearch.training.costs import Cost, cost_of, measuring
 from robsearch.training.memory import GIB
 from robsearch.trials.checkpoints import drop_weights
 from robsearch.trials.disk import best_of_each_width, to_drop, weights
-from robsearch.trials.loading import MeasuredTrials, best_epoch
+from robsearch.trials.loading import best_epoch, read_test
 from robsearch.trials.selection import Order
 from robsearch.trials.trial import Report, measure, run
 
@@ -205,23 +205,25 @@ class Driver:
         lease.when_asked_to_stop(
             lambda: say("stopping, as `robsearch stop` asked: waiting for the workers")
         )
-        measured = MeasuredTrials(folder, is_used=False)
         for study, counts in scheduler.counts_of.items():
-            self._recall(study, counts, measured)
-        measured.keep()
+            self._recall(study, counts)
 
-    def _recall(self, study: Study, counts: StudyCounts, measured: MeasuredTrials) -> None:
+    def _recall(self, study: Study, counts: StudyCounts) -> None:
         self.lease.verify()  # an adopted trial may be told
         for suggestion in study.adopt():
             self.waiting.append(RunningTrial(suggestion, study))
         for recorded in study.trials():
             counts.states[recorded.state.name] += 1
             for trial in trials_of(recorded):
-                is_measured = counts.recall(trial, self.folder, measured)
+                # From the files themselves: one that was damaged is measured again.
+                is_measured = counts.recall(trial, self.folder, self._read_measured)
                 if trial.state == "COMPLETE":
                     self._finished(study, trial, recorded.params)
                     if not is_measured and study.stage.rung is None:
                         self.unmeasured.append(RunningTrial(study.suggestion_of(trial), study))
+
+    def _read_measured(self, trial: str) -> Metrics:
+        return read_test(self.folder / trial)
 
     def set_capacity(self, parallel: int, resources: Mapping[float, Resources]) -> None:
         """Says how many jobs run at once, and what those of each width take."""

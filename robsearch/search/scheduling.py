@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from robsearch.metrics import Metrics
 from robsearch.recipe import Recipe
 from robsearch.spaces import Space, apportion
 from robsearch.study import (
@@ -74,15 +75,20 @@ class StudyCounts:
         self.measuring_walls.append(wall)
         self.spent[trial] = total([self.spent[trial], cost])
 
-    def recall(self, trial: RecordedTrial, trials: Path, measured: MeasuredTrials) -> bool:
+    def recall(
+        self,
+        trial: RecordedTrial,
+        trials: Path,
+        read_measured: Callable[[str], Metrics],
+    ) -> bool:
         """Counts a trial that an earlier driver followed; returns whether it is measured.
 
         Args:
             trial: to be counted.
             trials: the folder of the trials' folders.
-            measured: what is known of those that were measured.
+            read_measured: gives the averages over ``test`` of a trial, by its name.
         """
-        test = measured.read(trial.trial)
+        test = read_measured(trial.trial)
         history = [] if trial.tells_its_end else read_history(trials / trial.trial)
         cost = cost_of(history, test, vars(trial))
         if trial.state == "RUNNING":
@@ -339,7 +345,7 @@ def is_work_left(space: Space, record: SearchRecord, storage: Storage, trials: P
         for suggestion in study.trials():
             counts.states[suggestion.state.name] += 1
             for trial in trials_of(suggestion):
-                counts.recall(trial, trials, measured)
+                counts.recall(trial, trials, measured.read)
     if any(counts.states["RUNNING"] for counts in scheduler.counts_of.values()):
         return True
     if not all(study.knows_exhausted for study in studies):

@@ -371,19 +371,15 @@ class MeasuredTrials:
 
     Args:
         trials: the folder of the trials' folders; what is read is kept beside it.
-        is_used: whether what was kept is. A driver reads the files: one that was damaged since is
-            to be measured again.
     """
 
-    def __init__(self, trials: Path, is_used: bool = True) -> None:
+    def __init__(self, trials: Path) -> None:
         self._trials = trials
-        self._is_used = is_used
         self._kept = KeptFacts(trials.with_name(MEASURED), _glance)
 
     def read(self, trial: str) -> Metrics:
         """These few of the averages over ``test``, as ``read_test`` has them."""
-        file = self._trials / trial / "test.json"
-        return self._kept.of(trial, file) if self._is_used else _glance(file)
+        return self._kept.of(trial, self._trials / trial / "test.json")
 
     def keep(self) -> None:
         """Keeps them for the next look, where they are many."""

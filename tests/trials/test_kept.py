@@ -184,15 +184,3 @@ def test_no_flipped_bit_of_a_copy_is_believed(trials, name, reader):
         file.write_bytes(damaged)
         with warnings.catch_warnings(action="ignore"):
             assert looks(trials) == truth, place
-
-
-def test_a_driver_reads_the_files_themselves(trials):
-    truth = measured(trials)
-    file = trials / ALL[0] / "test.json"
-    stat = file.stat()
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b"0.5", b"x.5", 1))
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    driver = MeasuredTrials(trials, is_used=False)
-    with warnings.catch_warnings(action="ignore"):
-        assert driver.read(ALL[0]) == {} != truth[0]

@@ -412,14 +412,20 @@ def _seeds(suggestion: pd.DataFrame) -> dict[str, float]:
     return {"seeds": len(rates), **_interval(OVER_SEEDS, mean, mean - half, mean + half)}
 
 
-def _cost(search: Search, width: float, best: pd.Series | None) -> dict[str, float]:
+def trained_at(search: Search, width: float) -> pd.DataFrame:
+    """All searched trainings at a width as far as they got, rungs and failures included."""
     trials = search.trials
-    searched = trials[trials["control"].isna() & (trials["width"] == width)]
+    rows: pd.DataFrame = trials[trials["control"].isna() & (trials["width"] == width)]
+    return rows
+
+
+def _cost(search: Search, width: float, best: pd.Series | None) -> dict[str, float]:
+    searched = trained_at(search, width)
     columns = {
         "trial_seconds": math.nan if best is None else float(best["seconds"]),
         "width_seconds": float(searched["seconds"].sum()),
     }
-    if "gpu_seconds" in trials and trials["gpu_seconds"].any():
+    if "gpu_seconds" in searched and search.trials["gpu_seconds"].any():
         columns["width_gpu_seconds"] = float(searched["gpu_seconds"].sum())
     return columns
 
