@@ -133,7 +133,7 @@ def write(
         if refresh is None:
             path.write_text(text, encoding="utf-8")
         else:
-            with replacing(path) as new:
+            with replacing(path, is_shared=True) as new:
                 new.write_text(text, encoding="utf-8")
         if folder is not None:
             write_tables(tables, folder)

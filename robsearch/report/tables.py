@@ -7,7 +7,6 @@ what is not known is absent.
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from robsearch.report.surface import Surface
 from robsearch.report.training import with_epochs
 from robsearch.report.trials import setting
 from robsearch.study import failures_of
-from robsearch.trials.files import arrow_table, make_way, remove
+from robsearch.trials.files import arrow_table, remove, replacing
 from robsearch.trials.underway import trainings_underway
 
 ABOUT = ["trial", "width", "number", "seed", "state", "lam", "value"]
@@ -356,19 +355,6 @@ def addresses(tables: Iterable[str], folder: Path) -> DataFiles:
     return DataFiles({name: f"./{quote(folder.name)}/{name}.parquet" for name in tables})
 
 
-def _put(content: bytes, file: Path) -> None:
-    """Writes a file in one go. Whoever watches a search and its driver may do so at the same time,
-    so each has an unfinished file of its own."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        make_way(unfinished)
-        unfinished.write_bytes(content)
-        make_way(file)
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
     """Writes a Parquet file for each table, and removes those of tables that are no more.
 
@@ -384,6 +370,7 @@ def write_tables(tables: Mapping[str, pa.Table], folder: Path) -> None:
             # Python says of a full disk that it is one.
             content = io.BytesIO()
             pq.write_table(tables[name], content)
-            _put(content.getvalue(), file)
+            with replacing(file, is_shared=True) as unfinished:
+                unfinished.write_bytes(content.getvalue())
         else:
             remove(file)

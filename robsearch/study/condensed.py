@@ -134,7 +134,7 @@ def write_beginning(journal: Path, beginning: Beginning) -> None:
         "has_values": beginning.has_values,
         "body": hashlib.sha256(body).hexdigest(),
     }
-    with replacing(condensed_file(journal)) as unfinished:
+    with replacing(condensed_file(journal), is_shared=True) as unfinished:
         unfinished.write_bytes(json.dumps(facts).encode() + b"\n" + body)
 
 

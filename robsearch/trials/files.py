@@ -128,10 +128,17 @@ def unless_damaged(read: Callable[[Path], T], file: Path, then: str = "it is lef
 
 
 @contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, is_shared: bool = False) -> Iterator[Path]:
     """A path to write to. In the end it takes the file's place, on the disk for good; after an
-    error it is gone."""
-    unfinished = file.with_name(f"{file.name}.tmp")
+    error it is gone.
+
+    Args:
+        file: to be written.
+        is_shared: whether several processes may write it at one time, such as a driver and whoever
+            watches its search: each then has an unfinished file of its own.
+    """
+    process = f".{os.getpid()}" if is_shared else ""
+    unfinished = file.with_name(f"{file.name}{process}.tmp")
     try:
         # An earlier process that died may have left anything under this name.
         make_way(unfinished)

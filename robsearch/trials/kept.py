@@ -61,7 +61,7 @@ class KeptFacts:
         if self._fresh >= max(FEW, len(self._kept) // 20):
             content = {"format": FORMAT, "facts": self._kept}
             body = json.dumps(content, separators=(",", ":")).encode()
-            with suppress(OSError), replacing(self._file) as unfinished:
+            with suppress(OSError), replacing(self._file, is_shared=True) as unfinished:
                 unfinished.write_bytes(_digest(body) + b"\n" + body)
             self._fresh = 0
 

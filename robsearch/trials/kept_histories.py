@@ -81,7 +81,7 @@ class KeptHistories:
     def keep(self) -> None:
         """Writes the table anew, where much is new and the folder can be written."""
         if self._is_used and self._fresh >= max(FEW, len(self._seen) // 20):
-            with suppress(OSError), replacing(self._file) as unfinished:
+            with suppress(OSError), replacing(self._file, is_shared=True) as unfinished:
                 table = _table_of(self._seen)
                 pq.write_table(table, unfinished, use_dictionary=False, write_page_checksum=True)
             self._fresh = 0

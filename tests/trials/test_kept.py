@@ -4,16 +4,25 @@ become of them or of it."""
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
 
 from robsearch.trials import kept, kept_histories
-from robsearch.trials.files import write_json
+from robsearch.trials.files import replacing, write_json
 from robsearch.trials.kept_histories import EPOCHS, KeptHistories
 from robsearch.trials.loading import AT_A_GLANCE, MEASURED, MeasuredTrials, read_history, read_test
 
 VALUE = "val/robust_accuracy"
+TWICE = """
+import sys
+from pathlib import Path
+from robsearch.trials.files import replacing
+with replacing(Path(sys.argv[1]), is_shared=True) as unfinished:
+    unfinished.write_text("theirs")
+"""
 ALL = ("w4-000", "w4-001", "w4-002")
 
 
@@ -184,3 +193,17 @@ def test_no_flipped_bit_of_a_copy_is_believed(trials, name, reader):
         file.write_bytes(damaged)
         with warnings.catch_warnings(action="ignore"):
             assert looks(trials) == truth, place
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Whoever is second takes the place of the first, and neither fails."""
+    file = tmp_path / "shared"
+    with replacing(file, is_shared=True) as mine:
+        mine.write_text("mine")
+        other = subprocess.run(
+            [sys.executable, "-c", TWICE, str(file)], capture_output=True, text=True, check=False
+        )
+        assert other.returncode == 0, other.stderr
+        assert file.read_text() == "theirs"
+    assert file.read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["shared"]
