@@ -13,7 +13,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -143,13 +143,8 @@ def shipped_study(reference: str) -> PaperStudy:
 
 
 def _search_of(files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Search:
-    known = {field.name for field in fields(SearchRecord)}
-    record = {name: value for name, value in facts["record"].items() if name in known}
-    # JSON has lists for tuples.
-    record = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
-    }
-    return Search(SearchRecord(**record), Path(), _frame(files, TRIALS), _frame(files, EPOCHS))
+    record = SearchRecord.of(facts["record"])
+    return Search(record, Path(), _frame(files, TRIALS), _frame(files, EPOCHS))
 
 
 def _findings_of(files: Mapping[str, bytes]) -> Findings:

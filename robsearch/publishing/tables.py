@@ -9,13 +9,12 @@ import pandas as pd
 
 from robsearch.claims.claim import Verdict
 from robsearch.claims.page import Validation, estimated, why
-from robsearch.drawing.formatting import names_of
+from robsearch.drawing.formatting import ABSENT, names_of, number, percent
 from robsearch.errors import counted
 from robsearch.laws.regret import RegretMap
 from robsearch.publishing.latex import Table
 from robsearch.search import Search
 
-ABSENT = "--"
 MADE_BY = ("versions", "commit")
 """Parts of a setting that say what made the numbers."""
 
@@ -55,10 +54,10 @@ def _lambda_by_width(search: Search) -> Table:
                 str(int((finished["width"] == width).sum())),
                 _number(optimum.lam),
                 _interval(optimum.low, optimum.high),
-                ABSENT if best is None else _number(best["lam"]),
-                ABSENT if figure is None else _percent(figure.robust_accuracy),
+                ABSENT if best is None else number(best["lam"]),
+                ABSENT if figure is None else percent(figure.robust_accuracy),
                 ABSENT if figure is None else _percents(figure.low, figure.high),
-                ABSENT if best is None else _percent(best.get("test/natural_accuracy")),
+                ABSENT if best is None else percent(best.get("test/natural_accuracy", math.nan)),
             ]
         )
     sentence = search.ridge.sentence()
@@ -82,7 +81,7 @@ def _regret(search: Search, regret: RegretMap) -> Table:
     names = names_of(regret.widths)
     heads = ["at width"]
     for width, lam in zip(regret.widths, regret.lams, strict=True):
-        heads.append(f"lambda* of {names[width]} ({_number(lam)})")
+        heads.append(f"lambda* of {names[width]} ({number(lam)})")
     rows = []
     for width in regret.widths:
         cells = [names[width]]
@@ -127,11 +126,11 @@ def validation_tables(validation: Validation, plan: str) -> dict[str, Table]:
     rows = [row for verdict in validation.verdicts for row in _verdict_rows(verdict)]
     heads = ["claim", "verdict", "effect", "estimate", "n"]
     tables = {"verdicts": Table(caption, f"{name}-verdicts", heads, rows)}
-    for number, (title, frame) in enumerate(validation.tables.items(), start=1):
+    for place, (title, frame) in enumerate(validation.tables.items(), start=1):
         cells = [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-        label = f"{name}-table-{number}"
+        label = f"{name}-table-{place}"
         columns = list(map(str, frame.columns))
-        tables[f"table-{number}"] = Table(f"{name}: {title}. Plan: {plan}.", label, columns, cells)
+        tables[f"table-{place}"] = Table(f"{name}: {title}. Plan: {plan}.", label, columns, cells)
     return tables
 
 
@@ -164,20 +163,16 @@ def _cell(value: object) -> str:
 
 
 def _number(value: float | None) -> str:
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:.3g}"
+    return ABSENT if value is None else number(value)
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return ABSENT if low is None or high is None else f"[{_number(low)}, {_number(high)}]"
-
-
-def _percent(share: float | None) -> str:
-    return ABSENT if share is None or not math.isfinite(share) else f"{100 * share:.1f}"
+    return ABSENT if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
 def _percents(low: float, high: float) -> str:
-    return f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) else ABSENT
+    return f"[{percent(low)}, {percent(high)}]" if math.isfinite(low) else ABSENT
 
 
 def _points(lost: float, low: float, high: float) -> str:
-    return f"{100 * lost:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{percent(lost)} [{percent(low)}, {percent(high)}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -107,6 +108,15 @@ class SearchRecord:
             names = ", ".join(record_names(storage)) or "none"
             do = f"searches here: {names}; --results or --storage says where to look"
             raise refused("the name of a search", repr(name), do) from error
+        return cls.of(facts)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """The record that these facts make, as JSON gives them back.
+
+        Raises:
+            InputError: a newer robsearch wrote them.
+        """
         unknown = sorted(set(facts) - set(cls.__dataclass_fields__))
         if unknown:
             expected = f"a search that robsearch {version('robsearch')} can read"
@@ -116,10 +126,11 @@ class SearchRecord:
                 f"install that version: the search records {recorded}, which this one does not know"
             )
             raise refused(expected, f"{newer}'s", do)
+        known: dict[str, Any] = {}
         for name, fact in facts.items():
-            if isinstance(fact, list):
-                facts[name] = tuple(fact)
-        return cls(**facts)
+            # JSON has lists for tuples.
+            known[name] = tuple(fact) if isinstance(fact, list) else fact
+        return cls(**known)
 
     def save(self, storage: BaseStorage) -> None:
         """Writes the record over the one in the storage."""
