@@ -9,6 +9,7 @@ from robsearch.cluster.connection import (
     user_of,
 )
 from robsearch.cluster.jobs import Job, JobQueue, Jobs, Stoppable, Work
+from robsearch.cluster.joining import JoiningNodes
 from robsearch.cluster.node_probe import installed_version
 from robsearch.cluster.nodes import (
     Node,
@@ -28,6 +29,7 @@ __all__ = [
     "Job",
     "JobQueue",
     "Jobs",
+    "JoiningNodes",
     "Node",
     "NodeAnswer",
     "Stoppable",

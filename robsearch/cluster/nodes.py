@@ -58,10 +58,17 @@ def gpu_kinds() -> list[str]:
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
-def capacity(resources: Resources) -> int:
+def capacity(resources: Resources, without: Sequence[str] = ()) -> int:
     """How many such jobs fit on the empty cluster at once: a job lies on one node, and a share of a
-    GPU on one GPU."""
-    return sum(jobs_on(node["Resources"], resources) for node in _nodes())
+    GPU on one GPU. Nodes of the numbers ``without`` do not count."""
+    return sum(
+        jobs_on(node["Resources"], resources) for node in _nodes() if node["NodeID"] not in without
+    )
+
+
+def living_nodes() -> set[str]:
+    """Ray's numbers of the living nodes that can run jobs."""
+    return {node["NodeID"] for node in _nodes()}
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -131,12 +138,28 @@ def check_nodes(folder: Path, recipes: Sequence[Recipe] = ()) -> None:
         InputError: one sentence per node that sees another folder, cannot write it, lacks a package
             (names it), or does not answer.
     """
-    folder = folder.absolute()
-    carried = cloudpickle.dumps(partial(receive, recipes))
     problems = []
-    for answer in _asked(folder, node_probe.answer, lambda node: (carried,), ANSWER_SECONDS):
+    for answer in ask_nodes(folder, recipes, living_nodes()):
         problems += node_problems(answer, folder)
     refuse(problems)
+
+
+def ask_nodes(folder: Path, recipes: Sequence[Recipe], among: set[str]) -> list[NodeAnswer]:
+    """What ``check_nodes`` asks, of the living nodes of these numbers, at the same time.
+
+    Args:
+        folder: exists on the driver; not resolved, so that each node follows its own links.
+        recipes: that jobs will be given.
+        among: Ray's numbers of the nodes.
+
+    Raises:
+        InputError: the driver cannot write in the folder.
+    """
+    carried = cloudpickle.dumps(partial(receive, recipes))
+    nodes = [node for node in map(_node, _nodes()) if node.identity in among]
+    return _asked(
+        nodes, folder.absolute(), node_probe.answer, lambda node: (carried,), ANSWER_SECONDS
+    )
 
 
 def examine_nodes(
@@ -156,6 +179,7 @@ def examine_nodes(
     # Without recipes no node imports torch, which takes seconds.
     carried = cloudpickle.dumps(partial(sources, recipes)) if recipes else None
     answers = _asked(
+        [_node(node) for node in _nodes()],
         folder.absolute(),
         node_probe.thorough_answer,
         lambda node: (carried, packages, node.gpus),
@@ -168,6 +192,7 @@ def examine_nodes(
 def node_problems(answer: NodeAnswer, folder: Path) -> list[str]:
     """A sentence for each thing for which no job could run on a node."""
     label = f"node {answer.node.label}"
+    folder = folder.absolute()
     if answer.facts is None:
         do = (
             "see the newest worker-*.err in session_latest/logs of its Ray's temporary folder, or "
@@ -198,12 +223,13 @@ def receive(recipes: Sequence[Recipe]) -> None:
 
 
 def _asked(
+    nodes: Sequence[Node],
     folder: Path,
     function: Callable[..., dict[str, Any]],
     more: Callable[[Node], tuple[Any, ...]],
     seconds: float,
 ) -> list[NodeAnswer]:
-    """Calls a function of ``node_probe`` on every node at the same time; waits for so many seconds
+    """Calls a function of ``node_probe`` on some nodes at the same time; waits for so many seconds
     at most.
 
     Its first arguments are a folder that the driver shares and the node's number, then ``more``.
@@ -216,7 +242,6 @@ def _asked(
         raise refused(f"to write in {folder}", error, DO) from error
     try:
         (exchange / "driver").write_text(token)
-        nodes = [_node(node) for node in _nodes()]
         pending = []
         with _sent_by_value():
             for node in nodes:

@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 
 from robsearch.cluster.connection import environment
 from robsearch.cluster.jobs import Job, Jobs
+from robsearch.cluster.joining import JoiningNodes
 from robsearch.cluster.nodes import INSTALL
 from robsearch.cluster.watching import CapacityNotice, Unsaved, Watchdog
 from robsearch.cluster.worker import limit_memory, wait_for_memory, with_warnings
@@ -47,6 +48,8 @@ CREATION = "because of an error raised in its creation task"
 """In what Ray says of a process that could not begin."""
 LACKING = re.compile(r"(?<=ModuleNotFoundError: )No module named '[^'\n]*'")
 """The first is the cause of those behind it."""
+NODE = "ray.io/node-id"
+"""The label by which Ray knows a node's number."""
 ADDRESS = re.compile(r"\bip=([^,)\s]+)")
 
 
@@ -56,6 +59,7 @@ def run(
     max_retries: int,
     patience_s: float | None = None,
     say: Callable[[str], None] | None = None,
+    joining: JoiningNodes | None = None,
 ) -> None:
     """Runs jobs until none is left, as many at a time as ``jobs.next`` gives out and the cluster
     has the capacity for.
@@ -74,12 +78,15 @@ def run(
             None: never.
         say: prints one line; told when nothing runs because others have taken the cluster's
             capacity.
+        joining: looks at nodes that join meanwhile; None: they get jobs as others do.
     """
     watchdog = Watchdog(patience_s)
-    searcher = _Searcher(jobs)
+    searcher = _Searcher(jobs, joining)
     callbacks: list[Callback] = [watchdog, _Forget()]
     if say:
         callbacks.append(CapacityNotice(searcher.running, say))
+    if joining:
+        callbacks.append(joining)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with environment(SETTINGS), _without_keys():
         tuner = Tuner(
@@ -125,10 +132,14 @@ def _folder_name(trial: Any) -> str:
 
 def _placement(config: dict[str, Any]) -> PlacementGroupFactory:
     """One bundle for each process; several lie on one node, and who starts them and waits takes
-    nothing."""
+    nothing. A job that is started again has the nodes that it was not given when it began."""
     bundles = config["job"].bundles
+    without = config["without"]
+    more = {}
+    if without:
+        more["bundle_label_selector"] = [{NODE: f"!in({','.join(without)})"}] * len(bundles)
     return PlacementGroupFactory(
-        bundles if len(bundles) == 1 else [{}, *bundles], strategy="STRICT_PACK"
+        bundles if len(bundles) == 1 else [{}, *bundles], strategy="STRICT_PACK", **more
     )
 
 
@@ -155,9 +166,10 @@ def _reports(job: Job) -> Generator[Report]:
 class _Searcher(Unsaved, Searcher):
     """What Tune asks for trials, and tells of their end."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, joining: JoiningNodes | None) -> None:
         super().__init__()
         self.jobs = jobs
+        self.joining = joining
         self.running: dict[str, Job] = {}
         self.errors: dict[str, str] = {}
         self.last: dict[str, Report] = {}
@@ -165,11 +177,14 @@ class _Searcher(Unsaved, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         if self.jobs.finished or self.jobs.stopping:
             return str(Searcher.FINISHED)
+        if self.joining and self.joining.is_asking:
+            return None
         job = self.jobs.next()
         if job is None:
             return None
         self.running[trial_id] = job
-        return {"job": job}
+        without = self.joining.without_jobs if self.joining else ()
+        return {"job": job, "without": without}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -184,10 +184,16 @@ def capacity(
     return jobs_at_once(options, resources), resources
 
 
-def jobs_at_once(options: RunOptions, resources: Mapping[float, Resources]) -> int:
+def jobs_at_once(
+    options: RunOptions,
+    resources: Mapping[float, Resources],
+    joining: cluster.JoiningNodes | None = None,
+) -> int:
     """How many jobs the connected cluster has room for by now, of what those of each width take; at
-    most as many as are allowed, and 0 where its nodes are gone."""
-    most = max(cluster.capacity(of_width) for of_width in resources.values())
+    most as many as are allowed, and 0 where its nodes are gone. Nodes that joined and get no jobs
+    do not count."""
+    without = joining.without_jobs if joining else ()
+    most = max(cluster.capacity(of_width, without) for of_width in resources.values())
     return min(options.parallel or most, most)
 
 
@@ -289,7 +295,7 @@ def measure_gpu_shares(
     say = printer(console)
     say("--gpus-per-trial auto: trying a step of each width on a whole GPU")
     resources = {width: requested(space, width) for width in space.widths}
-    recipes = _distinct(space)
+    recipes = distinct_recipes(space)
     names = names_of(recipes)
     jobs: dict[float, list[Job]] = {}
     for width, of_width in recipes.items():
@@ -374,7 +380,7 @@ def _needs(jobs: Mapping[float, list[Job]], probes: JobQueue) -> dict[float, Mem
     return largest
 
 
-def _distinct(space: Space) -> dict[float, list[Recipe]]:
+def distinct_recipes(space: Space) -> dict[float, list[Recipe]]:
     """By width, the recipes drawn there without those that differ from another in lambda and seed
     only."""
     by_width: dict[float, dict[str, Recipe]] = {}

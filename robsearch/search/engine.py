@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ from robsearch.search.budgets import (
 from robsearch.search.capacity import (
     capacity,
     check_capacity,
+    distinct_recipes,
     jobs_at_once,
     joined,
     measure_gpu_shares,
@@ -561,20 +563,27 @@ def _run(
     console: Console,
 ) -> None:
     with stops_on_signal(driver, console, driver.drain):
+        joining = _joining(driver, space, folder) if options.address else None
         shares = None
         if options.gpus_per_trial == AUTO:
             shares = measure_gpu_shares(options, space, folder, driver, console)
         parallel, resources = capacity(options, space, shares)
         driver.set_capacity(parallel, resources)
         if options.address:
-            driver.follow_capacity(partial(jobs_at_once, options, resources))
+            driver.follow_capacity(partial(jobs_at_once, options, resources, joining))
         driver.weight_budget.gib = options.disk_budget
         with watched(driver, console), _decisions(driver, storage) as jobs:
-            cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say)
+            cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say, joining)
         _wait_for_space(driver)
         if driver.stopping:
             storage.end(END_SECONDS)
     driver.lease.verify()  # what follows is written in the name of the search
+
+
+def _joining(driver: Driver, space: Space, folder: Path) -> cluster.JoiningNodes:
+    """Those nodes are asked for what a trial of each width imports."""
+    recipes = list(chain.from_iterable(distinct_recipes(space).values()))
+    return cluster.JoiningNodes(folder, recipes, driver.say)
 
 
 @contextlib.contextmanager

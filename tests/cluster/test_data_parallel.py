@@ -104,7 +104,7 @@ class Heard(Listed):
 def test_each_process_has_a_bundle_of_its_own_and_what_waits_for_them_none(
     tmp_path, takes, work, bundles
 ):
-    group = _placement({"job": Job("j", work, recipe(4), tmp_path, takes)})
+    group = _placement({"job": Job("j", work, recipe(4), tmp_path, takes), "without": ()})
     assert ([{}] if group.head_bundle_is_empty else []) + group.bundles == bundles
     assert group.strategy == "STRICT_PACK"
 

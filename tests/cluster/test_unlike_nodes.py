@@ -1,18 +1,20 @@
-"""Two real nodes, of which the second lacks two modules and has a clock that is 100 s ahead."""
+"""Real nodes, of which one lacks two modules and has a clock that is 100 s ahead."""
 
 import os
 import signal
 
 import pytest
-from small_jobs import Listed, steps
+from small_jobs import Listed, lasts, notes, steps
 from small_spaces import hopeless
-from two_nodes import two_nodes
+from two_nodes import joined_by_another, one_node, two_nodes
 
 from robsearch import InputError, RunOptions, cluster
 from robsearch.cluster import nodes as of_cluster
 from robsearch.cluster.jobs import Job
 from robsearch.doctor import examine
+from robsearch.search.capacity import jobs_at_once
 from robsearch.spaces import suggestions
+from robsearch.spaces.resources import Resources
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +38,56 @@ sys.meta_path.insert(0, Lacking())
 
 
 @pytest.fixture(scope="module")
-def unlike(tmp_path_factory):
+def lacking(tmp_path_factory):
+    """What a node's PYTHONPATH is where it lacks two modules."""
     folder = tmp_path_factory.mktemp("c")
     (folder / "sitecustomize.py").write_text(CUSTOM)  # Python imports it when it starts
+    return str(folder)
+
+
+def test_a_node_that_joins_gets_jobs_if_it_can_run_them(
+    lacking, tmp_path_factory, tmp_path, monkeypatch
+):
+    """One node is at work; the next lacks a package, the third does not. Two jobs that come when
+    the second was refused, and before the third has answered, run on the third, one after the
+    other."""
+    said, joined = [], []
+    later = [Job(f"later-{i}", steps, (1, 12.0), tmp_path / f"later-{i}") for i in range(2)]
+    first = Job("first", lasts, later[1].folder / "notes", tmp_path / "first")
+
+    def on_report(listed, job):
+        if not joined:
+            joined.append(joined_by_another(made, monkeypatch, PYTHONPATH=lacking))
+        elif said and len(joined) == 1:
+            joined.append(joined_by_another(made, monkeypatch))
+            listed.waiting.extend(later)
+
+    with (
+        one_node(monkeypatch, tmp_path_factory.mktemp("r")) as made,
+        cluster.connected(made.address, None),
+    ):
+        recipes = [draw.recipe for draw in suggestions(hopeless)]
+        joining = cluster.JoiningNodes(tmp_path, recipes, said.append)
+        listed = Listed([first], parallel=3, on_report=on_report)
+        cluster.run(listed, tmp_path, max_retries=0, joining=joining)
+        refused, good = joined
+        assert listed.ended == {"first": None, "later-0": None, "later-1": None}
+        assert [notes(job.folder)[0][2] for job in later] == [good.node_id] * 2
+        assert joining.without_jobs == (refused.node_id,)
+        assert jobs_at_once(RunOptions(), {4.0: Resources()}, joining) == 2
+        assert cluster.capacity(Resources()) == 3
+    assert refused.node_id[:8] in said[0]
+    assert said[0].startswith("a node that joined gets no trials: expected node ")
+    assert "to import what a trial takes, got no module named 'small_spaces'" in said[0]
+    assert [line for line in said if good.node_id[:8] in line] == [said[1]]
+    assert said[1].endswith("has joined")
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory, lacking):
     with (
         pytest.MonkeyPatch.context() as patch,
-        two_nodes(patch, tmp_path_factory.mktemp("r"), PYTHONPATH=str(folder)) as made,
+        two_nodes(patch, tmp_path_factory.mktemp("r"), PYTHONPATH=lacking) as made,
     ):
         yield made
 

@@ -21,8 +21,8 @@ from robsearch.search.capacity import (
     MOST,
     SPARE,
     MemoryNeed,
-    _distinct,
     capacity,
+    distinct_recipes,
     need_line,
 )
 from robsearch.training.memory import CONTEXT_GIB, GIB, footprint
@@ -83,8 +83,11 @@ def test_the_line_of_a_width_says_what_was_measured_and_what_bounds_the_number()
 
 
 def test_recipes_that_differ_in_lambda_and_seed_only_are_probed_once():
-    assert {width: len(several) for width, several in _distinct(pair).items()} == {4: 1, 8: 1}
-    assert len(_distinct(batched)[4]) == 3
+    assert {width: len(several) for width, several in distinct_recipes(pair).items()} == {
+        4: 1,
+        8: 1,
+    }
+    assert len(distinct_recipes(batched)[4]) == 3
 
 
 # --- the option ---

@@ -37,6 +37,15 @@ def meets(recipe, folder):
     yield from steps((count, seconds), folder)
 
 
+def lasts(recipe, folder):
+    """Reports four times a second until there is the file that is its recipe."""
+    folder.mkdir(exist_ok=True)
+    while not recipe.exists():
+        time.sleep(0.25)
+        yield Report(epochs=[])
+    yield Report(ended="COMPLETE")
+
+
 def tells_environment(recipe, folder):
     folder.mkdir(exist_ok=True)
     (folder / "environment").write_text(
