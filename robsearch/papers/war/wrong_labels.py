@@ -254,8 +254,13 @@ class WrongLabelsStudy:
     def _rate_tables(self, findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
         evidence = pooled(findings)
         ends = (self.thin, self.wide)
-        every = at_all_rates(evidence, ends, self._rates)
-        at_best = at_best_rate(evidence, ends, self._rates)
+        # Of an earlier version of the study the last rates may be missing.
+        trained = [arm for name, arms in self.rate_arms.items() if name in findings for arm in arms]
+        rates = {arm.name: arm.lr for arm in trained}
+        every = at_all_rates(evidence, ends, rates)
+        if every.empty:
+            return {}
+        at_best = at_best_rate(evidence, ends, rates)
         usual = "(times the usual one)"
         searched = f"Searching the learning rate, too, at width {self.wide:g} (last epoch, test)"
         return {
