@@ -23,6 +23,15 @@ from robsearch.papers.presets import designs
 from robsearch.papers.war import choices
 from robsearch.papers.war.claims import LAW, ORACLE, THIN
 from robsearch.papers.war.presets import wrong_labels_recipe
+from robsearch.papers.war.rates import (
+    WAR_RATES,
+    at_all_rates,
+    at_best_rate,
+    rate_grid_table,
+    rate_ways_table,
+    rates_table,
+    war_at_rates,
+)
 from robsearch.papers.war.variants import ARMS, PAPER, VARIANTS, variants_table, war
 from robsearch.papers.war.ways import (
     DECAYED,
@@ -38,21 +47,13 @@ from robsearch.papers.war.ways import (
 )
 from robsearch.papers.war.wrong_labels import WrongLabelsStudy
 from robsearch.papers.war.wrong_labels_claims import (
-    at_all_rates,
-    at_best_rate,
     best_lambda_rises,
     best_lambda_rises_at_best_rate,
     best_lambda_rises_from_longer,
     war_adds,
     war_suffices,
 )
-from robsearch.papers.war.wrong_labels_tables import (
-    rate_ways_table,
-    rates_table,
-    rises_table,
-    slopes_table,
-    terms_table,
-)
+from robsearch.papers.war.wrong_labels_tables import rises_table, slopes_table, terms_table
 from robsearch.parts.schedules import WAR, Fixed
 from robsearch.search import RunOptions, load_search
 
@@ -402,19 +403,27 @@ def test_at_the_rate_that_is_best_on_val_the_peak_may_stay_where_it_is() -> None
     """At the usual rate the peak moves from 2 to 8; at half of it, where wide nets are better by 10
     points, it is 2 there, too."""
     trainings = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
-    for factor, peak, more in ((0.25, 4.0, -0.1), (0.5, 2.0, 0.1), (2.0, 4.0, -0.1)):
+    for name, factor, peak, more in (
+        ("rates", 0.25, 4.0, -0.1),
+        ("rates", 0.5, 2.0, 0.1),
+        ("rates", 2.0, 4.0, -0.1),
+        ("faster", 4.0, 4.0, -0.2),
+    ):
         suffix = f", lr x {factor:g}"
-        trainings += with_peaks("rates", 16, 4.0, suffix, top=0.5)
-        trainings += with_peaks("rates", 64, peak, suffix, top=0.6 + more)
+        trainings += with_peaks(name, 16, 4.0, suffix, top=0.5)
+        trainings += with_peaks(name, 64, peak, suffix, top=0.6 + more)
     evidence = pooled(findings(trainings))
     study = replace(STUDY, widths=(16.0, 64.0), seeds=3, rate_seeds=3)
-    rates = {arm.name: arm.lr for arm in study.rate_arms}
+    rates = {arm.name: arm.lr for arms in study.rate_arms.values() for arm in arms}
     for effect in best_lambda_rises(evidence, (16.0, 64.0)):
         assert np.mean(effect.per_seed) == pytest.approx(1.0, abs=0.01)
     for effect in best_lambda_rises_at_best_rate(evidence, (16.0, 64.0), rates):
         assert np.mean(effect.per_seed) == pytest.approx(0.0, abs=0.01)
     table = rates_table(at_best_rate(evidence, (16.0, 64.0), rates))
     assert list(table["learning rate"]) == ["1 (3)"] * 5 + ["0.5 (3)"] * 5
+    by_rate = rate_grid_table(at_all_rates(evidence, (16.0, 64.0), rates))
+    assert list(by_rate["learning rate"]) == ["0.25", "0.5", "1", "2", "4"] * 2
+    assert float(by_rate.iloc[6]["lam 2"]) == pytest.approx(70, abs=0.1)
     without = pooled(findings(with_peaks("grid", 16, 2.0)))
     with pytest.raises(NotDecidableError, match="no replicate was trained at all learning rates"):
         best_lambda_rises_at_best_rate(without, (16.0,), rates)
@@ -441,8 +450,8 @@ def test_what_a_search_of_the_learning_rate_adds_is_paired_over_replicates() -> 
     evidence = pooled(findings(trainings))
     rates = {each.arm: 0.5 for each in trainings if each.arm.endswith(", lr x 0.5")}
     every = at_all_rates(evidence, (16.0, 64.0), rates)
-    table = rate_ways_table(every, ways_frame(evidence, 16.0, 64.0), 16.0, 64.0)
-    table = table.set_index("way")
+    ways = ways_frame(evidence, 16.0, 64.0)
+    table = rate_ways_table(every, war_at_rates({}), ways, 16.0, 64.0).set_index("way")
     lost = 100 * 0.02 * np.log(4) ** 2  # by lambda 2 where 8 is best
     reached = table["robust"].map(lambda text: float(text.split()[0]))
     assert reached.to_dict() == pytest.approx(
@@ -459,6 +468,41 @@ def test_what_a_search_of_the_learning_rate_adds_is_paired_over_replicates() -> 
     assert table.loc["full search of lambda and learning rate", "learning rate"] == "0.5, 0.5, 0.5"
     less = table.loc["full search", "less full search of lambda and learning rate"]
     assert float(less.split()[0]) == pytest.approx(-10, abs=0.2)
+
+
+def test_war_at_other_rates_is_what_a_replicate_would_train() -> None:
+    """The thin net is best at the usual rate; by WAR the wide one is best at half of it, on val."""
+    grid = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    at_half = with_peaks("rates", 16, 2.0, ", lr x 0.5", top=0.4)
+    at_half += with_peaks("rates", 64, 8.0, ", lr x 0.5", top=0.7)
+    war_nets = []
+    for seed in range(3):
+        war_nets.append(way(DYNAMIC, seed, 0.6, 0.61))
+        of_rate = Training(WAR_RATES, "WAR, lr x 0.5", 64.0, seed, 9.0, 0.65, 0.66)
+        war_nets.append(of_rate)
+    found = findings(grid + at_half + war_nets)
+    every = at_all_rates(pooled(found), (16.0, 64.0), {each.arm: 0.5 for each in at_half})
+    ways = ways_frame(pooled(found), 16.0, 64.0)
+    table = rate_ways_table(every, war_at_rates(found), ways, 16.0, 64.0).set_index("way")
+    assert table.loc["WAR, thin learning rate", "learning rate"] == "1, 1, 1"
+    assert table.loc["WAR, learning rate searched", "learning rate"] == "0.5, 0.5, 0.5"
+    assert table.loc["WAR, thin learning rate", "robust"].startswith("61.00")
+    assert table.loc["WAR, learning rate searched", "robust"].startswith("66.00")
+
+
+def test_war_at_another_rate_takes_its_lambda_and_its_target_from_there() -> None:
+    """At half the rate the thin net's best lambda is 8, where its ratio is 8; at the usual rate
+    both are 2."""
+    trainings = with_peaks("grid", 16, 2.0) + with_peaks("rates", 16, 8.0, ", lr x 0.5")
+    study = replace(STUDY, widths=(16.0, 64.0), rate_seeds=2)
+    experiment = next(each for each in study.experiments if each.name == WAR_RATES)
+    usual = study.experiments[0].recipe_of("lam 4", 64.0, {})
+    found = of_replicate(findings(trainings), 0)
+    recipe = experiment.recipe_of("WAR, lr x 0.5", 64.0, found)
+    assert recipe.optimiser == replace(usual.optimiser, lr=usual.optimiser.lr / 2)
+    assert recipe.lam.lam_init == 8
+    ratios = [ratio for _, ratio in recipe.lam.target]
+    assert ratios == pytest.approx([8.0] * len(ratios))
 
 
 def test_what_rises_with_width_at_one_lambda_may_fall_at_another() -> None:
@@ -501,9 +545,9 @@ def test_a_thin_net_that_was_trained_longer_stands_in_for_the_thin_one() -> None
 
 def test_other_rates_and_longer_trainings_are_those_of_the_grid_but_for_that() -> None:
     study = replace(STUDY, widths=(8.0, 32.0), rate_seeds=2)
-    *_, rates, longer = study.experiments
-    assert (rates.seeds_of, longer.seeds_of) == ("grid", "grid")
-    arm = next(arm for arm in study.rate_arms if (arm.lam, arm.lr) == (4.0, 0.5))
+    *_, rates, longer, faster, by_war = study.experiments
+    assert {each.seeds_of for each in (rates, longer, faster, by_war)} == {"grid"}
+    arm = next(arm for arm in study.rate_arms["rates"] if (arm.lam, arm.lr) == (4.0, 0.5))
     usual = study.experiments[0].recipe_of("lam 4", 8.0, {})
     half = rates.recipe_of(arm.name, 8.0, {})
     assert half == replace(usual, optimiser=replace(usual.optimiser, lr=usual.optimiser.lr / 2))
@@ -535,9 +579,12 @@ def test_the_preset_is_the_setting_it_names() -> None:
     main = studies["main"]
     names = [claim.name for claim in main.claims if claim.primary]
     assert names == ["H1", "H2", "H3", "H4"]
-    assert [claim.name for claim in studies["dose-0"].claims] == ["H1", "H1a", "H1b", "H2", "H3"]
+    of_dose = [claim.name for claim in studies["dose-0"].claims]
+    assert of_dose[:6] == ["H1", "H1a", "H1b", "H2", "H3", "H4"]
+    assert [experiment.trainings for experiment in studies["dose-0"].experiments] == [80, 15]
+    assert not studies["dose-15"].ways
     counts = [experiment.trainings for experiment in main.experiments]
-    assert counts == [256, 48, 120, 16, 80, 70, 144, 24]
+    assert counts == [256, 48, 120, 16, 80, 70, 144, 24, 48, 12]
     assert {experiment.seeds_of for experiment in main.experiments} == {None, "grid"}
 
 

@@ -140,7 +140,7 @@ def _wrong_labels() -> Mapping[str, WrongLabelsStudy]:
             between_seeds=0,
             variant_seeds=0,
             rate_seeds=0,
-            ways=False,
+            ways=noise == 0,
         )
         for noise in (0.0, 0.15)
     }

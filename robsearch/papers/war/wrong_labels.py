@@ -10,7 +10,7 @@ after their last epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,20 @@ from robsearch.papers.war.arms import LambdaArm, RateArm, lambda_arms, rate_arms
 from robsearch.papers.war.choices import best_on_val, law_lam, ratios_of, static_lam
 from robsearch.papers.war.claims import GRID, LAW, NORMALISED
 from robsearch.papers.war.experiments import at_width, normalised, with_factors
+from robsearch.papers.war.rates import (
+    FASTER,
+    RATE_FACTORS,
+    RATES,
+    WAR_AT_RATE,
+    WAR_RATES,
+    at_all_rates,
+    at_best_rate,
+    grid_at_rate,
+    rate_grid_table,
+    rate_ways_table,
+    rates_table,
+    war_at_rates,
+)
 from robsearch.papers.war.variants import ARMS, VARIANTS, variants_table, war
 from robsearch.papers.war.ways import (
     BETWEEN,
@@ -35,21 +49,11 @@ from robsearch.papers.war.ways import (
     WAYS,
     ways_frame,
 )
-from robsearch.papers.war.wrong_labels_claims import (
-    LONGER,
-    LONGER_TIMES,
-    RATES,
-    at_all_rates,
-    at_best_rate,
-    claims,
-)
+from robsearch.papers.war.wrong_labels_claims import LONGER, LONGER_TIMES, claims
 from robsearch.recipe import Recipe
 
 if TYPE_CHECKING:
     from robsearch.drawing.style import Drawing
-
-RATE_FACTORS = (0.25, 0.5, 2.0)
-"""On the base's learning rate; the grid itself has 1."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class WrongLabelsStudy:
         weight_decay: of the wide net that keeps the thin lambda and fights wrong labels by this.
         variant_seeds: those of the seeds in which WAR is trained with other constants, too; 0
             leaves that out.
-        rate_seeds: those of the seeds in which the grid is trained at other learning rates, and
-            thin nets for four times as long; 0 leaves both out.
+        rate_seeds: those of the seeds in which the grid, and WAR, are trained at other learning
+            rates, and thin nets for four times as long; 0 leaves all of that out.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -158,15 +162,15 @@ class WrongLabelsStudy:
         )
 
     @property
-    def rate_arms(self) -> tuple[RateArm, ...]:
-        """The grid at other learning rates than the base's."""
-        return rate_arms(self.lams, RATE_FACTORS)
+    def rate_arms(self) -> Mapping[str, tuple[RateArm, ...]]:
+        """The grid at other learning rates than the base's, by experiment."""
+        return {name: rate_arms(self.lams, factors) for name, factors in RATE_FACTORS.items()}
 
     @property
     def experiments(self) -> tuple[Experiment[Any], ...]:
         """The grid at both ends; the ways, in the same replicates; the widths between, the law that
         they give, and the grid with the loss divided; WAR with other constants; the grid at other
-        learning rates, and of thin nets that are trained longer."""
+        learning rates, thin nets that are trained longer, and WAR at those rates."""
         ends = (self.thin, self.wide)
         between = self.widths[1:-1]
         grid = lambda_arms(self.lams)
@@ -175,8 +179,8 @@ class WrongLabelsStudy:
             Experiment(GRID, grid, ends, self.seeds, self._constant)
         ]
         if self.ways:
-            arms = (STATIC, DYNAMIC, DECAYED)
-            experiments.append(self._in_each_replicate(WAYS, arms, self.seeds))
+            ways = (STATIC, DYNAMIC, DECAYED)
+            experiments.append(self._in_each_replicate(WAYS, ways, self.seeds, self._chosen))
         if n and between:
             experiments.append(
                 Experiment(BETWEEN, grid, between, n, self._constant, seeds_of=GRID),
@@ -190,59 +194,80 @@ class WrongLabelsStudy:
                 Experiment(NORMALISED, grid, ends, n, self._normalised, seeds_of=GRID)
             )
         if self.ways and self.variant_seeds:
-            experiments.append(self._in_each_replicate(VARIANTS, ARMS, self.variant_seeds))
+            n = self.variant_seeds
+            experiments.append(self._in_each_replicate(VARIANTS, ARMS, n, self._chosen))
         if self.rate_seeds:
             n = self.rate_seeds
             thin = ends[:1]
+            at_rates = self.rate_arms
             experiments += [
-                Experiment(RATES, self.rate_arms, ends, n, self._at_rate, seeds_of=GRID),
+                Experiment(RATES, at_rates[RATES], ends, n, self._at_rate, seeds_of=GRID),
                 Experiment(LONGER, grid, thin, n, self._longer, seeds_of=GRID),
+                Experiment(FASTER, at_rates[FASTER], ends, n, self._at_rate, seeds_of=GRID),
             ]
+        if self.rate_seeds and self.ways:
+            arms = tuple(WAR_AT_RATE)
+            n = self.rate_seeds
+            experiments.append(self._in_each_replicate(WAR_RATES, arms, n, self._war_at_rate))
         return tuple(experiments)
 
     @property
     def _rates(self) -> Mapping[str, float]:
         """The factor on the learning rate of each arm that has another than the grid's."""
-        return {arm.name: arm.lr for arm in self.rate_arms} if self.rate_seeds else {}
+        if not self.rate_seeds:
+            return {}
+        return {arm.name: arm.lr for arms in self.rate_arms.values() for arm in arms}
 
-    def _in_each_replicate(self, name: str, arms: tuple[str, ...], seeds: int) -> Experiment[str]:
+    def _in_each_replicate(
+        self,
+        name: str,
+        arms: tuple[str, ...],
+        seeds: int,
+        recipe: Callable[[str, float, Findings], Recipe],
+    ) -> Experiment[str]:
         """At the widest net, in the replicates of the grid, each choosing for itself."""
         return Experiment(
             name,
             arms,
             (self.wide,),
             seeds,
-            self._chosen,
+            recipe,
             by_replicate=True,
             seeds_of=GRID,
         )
 
     def tables(self, findings: Findings) -> Mapping[str, pd.DataFrame]:
         """The ways with their accuracy and cost; the grid; the widths' best lambdas."""
-        from robsearch.papers.war.wrong_labels_tables import (
-            grid_table,
-            rate_ways_table,
-            rates_table,
-            tables,
-        )
+        from robsearch.papers.war.wrong_labels_tables import grid_table, tables
 
         ways = self._ways(findings)
         shown = dict(tables(findings, ways, self.widths))
         if VARIANTS in findings:
             shown["WAR with other constants"] = variants_table(findings, self.thin)
         if RATES in findings:
-            ends = (self.thin, self.wide)
-            at_best = at_best_rate(pooled(findings), ends, self._rates)
-            shown["At the learning rate that is best on val (times the usual one)"] = rates_table(
-                at_best
-            )
-            every = at_all_rates(pooled(findings), ends, self._rates)
-            caption = f"Searching the learning rate, too, at width {self.wide:g} (last epoch, test)"
-            shown[caption] = rate_ways_table(every, ways, *ends)
+            shown |= self._rate_tables(findings, ways)
         if LONGER in findings:
             caption = f"Thin nets trained {LONGER_TIMES} times as long"
             shown[caption] = grid_table(findings, (LONGER,))
         return shown
+
+    def _rate_tables(self, findings: Findings, ways: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
+        evidence = pooled(findings)
+        ends = (self.thin, self.wide)
+        # Of an earlier version of the study the last rates may be missing.
+        trained = [arm for name, arms in self.rate_arms.items() if name in findings for arm in arms]
+        rates = {arm.name: arm.lr for arm in trained}
+        every = at_all_rates(evidence, ends, rates)
+        if every.empty:
+            return {}
+        at_best = at_best_rate(evidence, ends, rates)
+        usual = "(times the usual one)"
+        searched = f"Searching the learning rate, too, at width {self.wide:g} (last epoch, test)"
+        return {
+            f"Robust accuracy by learning rate {usual}, on test": rate_grid_table(every),
+            f"At the learning rate that is best on val {usual}": rates_table(at_best),
+            searched: rate_ways_table(every, war_at_rates(findings), ways, *ends),
+        }
 
     def figures(self, findings: Findings) -> Sequence[Drawing]:
         """Accuracy by lambda and width, and the regret of each way."""
@@ -264,6 +289,16 @@ class WrongLabelsStudy:
 
     def _at_rate(self, arm: RateArm, width: float, findings: Findings) -> Recipe:
         return with_factors(at_width(self.base, width, arm.lam), arm.lr, 1.0)
+
+    def _war_at_rate(self, arm: str, width: float, findings: Findings) -> Recipe:
+        """The thin net is searched at this rate, too, and its ratio there is the target."""
+        factor = WAR_AT_RATE[arm]
+        if not findings:
+            return with_factors(at_width(self.base, width, self.lams[0]), factor, 1.0)
+        there = grid_at_rate(findings, factor, self._rates)
+        lam = best_on_val(there, self.thin)
+        schedule = war(ratios_of(there, self.thin, lam), lam)
+        return with_factors(at_width(self.base, width, schedule), factor, 1.0)
 
     def _longer(self, arm: LambdaArm, width: float, findings: Findings) -> Recipe:
         recipe = at_width(self.base, width, arm.lam)

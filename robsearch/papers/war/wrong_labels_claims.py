@@ -11,7 +11,6 @@ import pandas as pd
 from robsearch.claims.claim import Claim, Evidence, NotDecidableError
 from robsearch.claims.images import accuracy_effect
 from robsearch.claims.statistics import Effect
-from robsearch.papers.war.choices import ON_VAL, chosen_on_val, with_val
 from robsearch.papers.war.claims import (
     BUDGET,
     GRID,
@@ -27,12 +26,12 @@ from robsearch.papers.war.claims import (
     term_claims,
     trade_off,
 )
+from robsearch.papers.war.rates import at_best_rate
 from robsearch.papers.war.ways import BETWEEN, DYNAMIC, STATIC, TWO, ways_frame
 from robsearch.trials.selection import sound
 
 LAST_NATURAL = "test_last/natural_accuracy"
 LAST_STABLE = "test_last/stability"
-RATES = "rates"
 LONGER = "longer"
 LONGER_TIMES = 4
 """How much longer thin nets are trained there."""
@@ -155,32 +154,6 @@ def best_lambda_rises_at_best_rate(
     if trials.empty:
         raise NotDecidableError("no replicate was trained at all learning rates")
     return peak_effects(trials, LAST)
-
-
-def at_best_rate(
-    evidence: Evidence,
-    widths: Sequence[float],
-    rates: Mapping[str, float],
-) -> pd.DataFrame:
-    """The training at the learning rate that is best on the replicate's own ``val`` at each width
-    and lambda, with that factor as ``rate``, in the replicates that have all rates."""
-    trials = sound(at_all_rates(evidence, widths, rates))
-    return chosen_on_val(trials, ("seed", "width", "lam"), "rate")
-
-
-def at_all_rates(
-    evidence: Evidence,
-    widths: Sequence[float],
-    rates: Mapping[str, float],
-) -> pd.DataFrame:
-    """The trainings of the replicates that have all learning rates, with ``on_val`` and the factor
-    on the usual rate as ``rate``."""
-    trials = with_val(evidence).dropna(subset=[LAST, ON_VAL])
-    trials = trials[trials["experiment"].isin((GRID, RATES)) & trials["width"].isin(widths)]
-    trials = trials.assign(rate=trials["arm"].map(rates).fillna(1.0))
-    counts = trials.groupby("seed")["rate"].nunique()
-    shared = counts.index[counts == len({1.0, *rates.values()})]
-    return trials[trials["seed"].isin(shared)]
 
 
 def best_lambda_rises_from_longer(

@@ -4,7 +4,7 @@ both."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,27 +17,22 @@ from robsearch.claims.statistics import estimate
 from robsearch.drawing.style import Drawing
 from robsearch.laws.curves import FAMILIES
 from robsearch.metrics import APART, NATURAL_LOSS, ROBUST_LOSS
-from robsearch.papers.war.choices import ON_VAL
 from robsearch.papers.war.claims import (
     GRID,
     LAST,
     NORMALISED,
     ORACLE,
     SHORTFALL,
-    THIN,
     in_window,
     loss_ratio,
     peak_slopes,
     trade_off,
 )
 from robsearch.papers.war.tables import percent
-from robsearch.papers.war.ways import BETWEEN, COSTS, DYNAMIC, SENTENCES, TWO
+from robsearch.papers.war.ways import BETWEEN, COSTS, SENTENCES, TWO
 from robsearch.papers.war.wrong_labels_claims import LAST_NATURAL, LAST_STABLE, trials_at
 from robsearch.parts.schedules import FLOOR
 
-THIN_RATE = "thin lambda and learning rate"
-WIDE_RATE = "thin lambda, learning rate searched"
-BOTH = "full search of lambda and learning rate"
 LAST_ACCURACY = {"robust accuracy on test (%)": (LAST, 100.0)}
 
 
@@ -235,82 +230,6 @@ def terms_table(findings: Findings) -> pd.DataFrame:
         of_cell = dict(zip(heads, means, strict=True))
         rows.append({"width": f"{width:g}", "lambda": f"{lam:g}", **of_cell})
     return pd.DataFrame(rows)
-
-
-def rates_table(at_best_rate: pd.DataFrame) -> pd.DataFrame:
-    """One row per width and lambda: the factors on the learning rate that replicates chose, how
-    often each, and what they reach."""
-    return pd.DataFrame(
-        {
-            "width": f"{width:g}",
-            "lambda": f"{lam:g}",
-            "learning rate": ", ".join(
-                f"{rate:g} ({count})"
-                for rate, count in cell["rate"].value_counts().sort_index().items()
-            ),
-            "robust": percent(cell[LAST]),
-            "natural": percent(cell["test_last/natural_accuracy"]),
-            "seeds": len(cell),
-        }
-        for (width, lam), cell in at_best_rate.groupby(["width", "lam"])
-    )
-
-
-def rate_ways_table(
-    at_all_rates: pd.DataFrame,
-    ways: pd.DataFrame,
-    thin: float,
-    wide: float,
-) -> pd.DataFrame:
-    """What the wide net reaches where the learning rate is searched, too, and where it is not.
-
-    Each replicate chooses on its own ``val``, after the last epoch, and differences are paired.
-
-    Args:
-        at_all_rates: as ``wrong_labels_claims.at_all_rates`` has them.
-        ways: as ``ways_frame`` has them, at the usual rate; those of the same replicates count.
-        thin: the thinnest width.
-        wide: the widest.
-    """
-    rows = []
-    for seed, trials in at_all_rates.groupby("seed"):
-        at_wide = trials[trials["width"] == wide]
-        of_thin = _best_on_val(trials[trials["width"] == thin])
-        same_lam = at_wide[at_wide["lam"] == of_thin["lam"]]
-        nets = {
-            THIN_RATE: same_lam[same_lam["rate"] == of_thin["rate"]].iloc[0],
-            WIDE_RATE: _best_on_val(same_lam),
-            BOTH: _best_on_val(at_wide),
-        }
-        for way, net in nets.items():
-            of_net = {name: net[name] for name in ("lam", "rate")}
-            rows.append({"seed": seed, "arm": way, "robust": net[LAST], **of_net})
-    usual = ways[ways["arm"].isin((THIN, DYNAMIC, ORACLE)) & ways["seed"].isin(_seeds(rows))]
-    usual = usual[["seed", "arm", "robust", "lam"]].assign(rate=1.0)
-    every = pd.concat([usual, pd.DataFrame(rows)]).assign(width=wide)
-    table = []
-    for arm, of_way in every.groupby("arm", sort=False):
-        way = str(arm)
-        less = "" if way == BOTH else points_apart(every, "robust", way, BOTH).text()
-        table.append(
-            {
-                "way": way,
-                "lambda": ", ".join(f"{lam:g}" for lam in of_way["lam"]),
-                "learning rate": ", ".join(f"{rate:g}" for rate in of_way["rate"]),
-                "robust": percent(of_way["robust"]),
-                f"less {BOTH}": less,
-                "seeds": len(of_way),
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def _best_on_val(trials: pd.DataFrame) -> pd.Series:
-    return trials.sort_values(ON_VAL, ascending=False, kind="stable").iloc[0]
-
-
-def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [row["seed"] for row in rows]
 
 
 def geometric_means(values: pd.Series, epochs: pd.DataFrame) -> pd.Series:
