@@ -45,9 +45,9 @@ class NpzImages:
     There is no ``val`` and no ``test`` in it. So it is no data set of a recipe, but the ``extra``
     set of a ``Mixed``.
 
-    Its identity is what it holds, not where it lies: ``fingerprint`` is of the file's SHA-256 when
-    the object is made. The first object on a node reads the whole file for it; later ones take it from
-    the node's cache. The path must lead to the same file on all nodes.
+    Its identity is what it holds, not where it lies: ``fingerprint`` is the beginning of the file's
+    SHA-256 when the object is made. The first object on a node reads the whole file for it; later
+    ones take it from the node's cache. The path must lead to the same file on all nodes.
 
     Attributes:
         path: of the file, made absolute.
@@ -124,7 +124,7 @@ class _Held(NamedTuple):
 
 
 def _fingerprint(file: Path) -> str:
-    """Of the SHA-256 of a file. Raises InputError if it cannot be read."""
+    """The beginning of a file's SHA-256. Raises InputError if it cannot be read."""
     hashes, problems = contents(str(file.parent), [file.name], kept_as=str(file))
     if file.name in problems:
         problem = problems[file.name]
