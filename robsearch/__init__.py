@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Digits as Digits,
         FashionMNIST as FashionMNIST,
         Folder as Folder,
+        Mixed as Mixed,
+        NpzImages as NpzImages,
     )
     from robsearch.errors import InputError as InputError
     from robsearch.laws import (

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from robsearch.data.splits import BY_SEED
+from robsearch.data.mixed import with_draw
+from robsearch.data.npz import NpzImages
 from robsearch.errors import (
     Condition,
     instance_of,
@@ -199,13 +200,7 @@ class Recipe:
     def resolved_data(self) -> Dataset:
         """Where images come from: ``data``, where its ``draw`` is ``seed`` with the recipe's seed
         for it."""
-        data: Any = self.data
-        if getattr(data, "draw", None) == BY_SEED:
-            # Not by replace: a Folder that is made anew looks at its files again.
-            drawn = copy.copy(data)
-            object.__setattr__(drawn, "draw", self.seed)
-            return cast("Dataset", drawn)
-        return self.data
+        return with_draw(self.data, self.seed)
 
     @property
     def resolved_lam(self) -> Schedule:
@@ -268,6 +263,8 @@ class Recipe:
             value = getattr(self, name)
             is_lambda = name == "lam" and isinstance(value, Real)
             do = f"lam=Fixed({value:g})" if is_lambda else example
+            if isinstance(value, NpzImages):
+                do = "Mixed(CIFAR10(), extra=NpzImages('1m.npz'))"
             yield instance_of(f"Recipe.{name}", value, protocol, do)
         yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack, "PGD(eps=8 / 255)")
         if self.test_attack is not None:

@@ -44,6 +44,12 @@ def desk(tmp_path_factory):
     torch.save(torch.nn.Linear(64, 10), here / "code.pt")
     torch.save(torch.nn.Linear(64, 10).state_dict(), here / "w.pt")
     (here / "words.csv").write_text("width,lam,value\n4,strong,0.5\n")
+    grey = np.zeros((12, 8, 8), np.uint8)
+    np.savez(here / "unlabelled.npz", image=grey)
+    np.savez(here / "none.npz", image=grey[:0], label=np.arange(0))
+    np.savez(here / "colours.npz", image=np.zeros((10, 8, 8, 3), np.uint8), label=np.arange(10))
+    np.savez(here / "twelve.npz", image=grey, label=np.arange(12))
+    np.savez(here / "generated.npz", image=grey[:10], label=np.arange(10))
     rows = np.zeros((8, 8, 3), np.uint8)
     for i in range(4):
         write_image(here / "flat" / "train" / f"{i}.png", rows)

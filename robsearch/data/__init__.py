@@ -19,6 +19,8 @@ images and labels are.
 
 from robsearch.data.augment import CropFlip
 from robsearch.data.folder import Folder
+from robsearch.data.mixed import Mixed
+from robsearch.data.npz import NpzImages
 from robsearch.data.sets import CIFAR10, CIFAR100, MNIST, SVHN, Digits, FashionMNIST
 from robsearch.data.splits import wrong_labels
 from robsearch.data.store import (
@@ -40,6 +42,8 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "Folder",
+    "Mixed",
+    "NpzImages",
     "arrow_file",
     "check_source",
     "commonest_share",

@@ -46,9 +46,14 @@ class _Hashed(NamedTuple):
     """Whether another content would show in the facts."""
 
 
-def contents(root: str, names: Iterable[str]) -> tuple[dict[str, str], dict[str, OSError]]:
+def contents(
+    root: str, names: Iterable[str], kept_as: str | None = None
+) -> tuple[dict[str, str], dict[str, OSError]]:
     """Of the files ``names`` below the absolute path ``root`` the SHA-256 of each by name, as
     hexadecimal digits, and what was wrong with the others.
+
+    Hashes of one root are kept together, and those of other files than ``names`` are forgotten; who
+    looks at some of a folder's files alone keeps theirs ``kept_as`` another path.
 
     Files that are unchanged since this node hashed them are not read. Processes that start at once
     wait for the one that reads. A cache that is damaged or cannot be written costs time only. What
@@ -61,7 +66,7 @@ def contents(root: str, names: Iterable[str]) -> tuple[dict[str, str], dict[str,
             facts[name] = _facts(os.stat(os.path.join(root, name)))
         except OSError as problem:
             problems[name] = problem
-    cache = _cache_file(root)
+    cache = _cache_file(kept_as or root)
     hashed = _cached(cache)
     if _changed(hashed, facts):
         # All trials of a node begin at once, and one of them reads the files for all.
@@ -148,8 +153,8 @@ def _is_young(facts: Facts, now: int) -> bool:
 
 
 def _cache_file(root: str) -> Path | None:
-    """A file per root; None where the cache folder has no place (``~`` of a user without a
-    home)."""
+    """A file per root, or per path that stands for it; None where the cache folder has no place
+    (``~`` of a user without a home)."""
     name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     with suppress(RuntimeError):
         return cache_folder() / "contents" / f"{name}.json"

@@ -32,6 +32,8 @@ from robsearch.data.cache import cache_folder, caching_in, locked, replacing
 from robsearch.data.contents import Facts, facts_of, lasting
 from robsearch.data.folder import Folder, parts
 from robsearch.data.maps import mapped, pieces
+from robsearch.data.mixed import EXTRA, Mixed, members
+from robsearch.data.npz import NpzImages
 from robsearch.data.remote import is_remote
 from robsearch.data.splits import Parts
 from robsearch.errors import InputError, a, counted, problems_of, refusal, refuse
@@ -63,7 +65,9 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
     altered) is found by its checksum, warned about and replaced by a new one. A file of more than
     a GiB is hashed only when its size, inode or times are not those at which it was found intact.
     No more than about 100 MB of a file are in this process's memory at a time. So it is with a
-    ``Folder`` whose file is made; other sets are in memory meanwhile as their ``read`` gives them.
+    ``Folder`` or an ``NpzImages`` whose file is made; other sets are in memory meanwhile as their
+    ``read`` gives them. A ``Mixed`` has no file of its own: its splits are those of its real set,
+    and as ``extra`` the ``train`` of the other.
 
     Args:
         dataset: what to load; it is read only when there is no valid file.
@@ -77,6 +81,13 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
         InputError: the folder cannot be written, the source is missing, or a user's data set gives
             splits that do not fit its ``spec``.
     """
+    if isinstance(dataset, Mixed):
+        return {**load(dataset.real, cache), EXTRA: _load(dataset.extra, cache)["train"]}
+    return _load(dataset, cache)
+
+
+def _load(dataset: Dataset | NpzImages, cache: Path | None) -> dict[str, Split]:
+    """What the file of one set holds, which is made if need be."""
     path = arrow_file(dataset, cache)
     with suppress(Exception):  # what is wrong with the file is said below
         return _open(path).splits
@@ -93,9 +104,9 @@ def load(dataset: Dataset, cache: Path | None = None) -> dict[str, Split]:
         return _open(path).splits
 
 
-def arrow_file(dataset: Dataset, cache: Path | None = None) -> Path:
-    """Where ``load`` keeps a data set, whether or not it is there yet. Raises as ``digest``
-    does."""
+def arrow_file(dataset: Dataset | NpzImages, cache: Path | None = None) -> Path:
+    """Where ``load`` keeps a data set other than a ``Mixed``, whether or not it is there yet.
+    Raises as ``digest`` does."""
     return cache_folder(cache) / f"{type(dataset).__name__}-{digest(dataset)}.arrow"
 
 
@@ -108,9 +119,19 @@ def check_source(dataset: Dataset, cache: Path | None = None) -> str:
     Raises:
         InputError: there is neither a file in the cache nor such a folder or file.
     """
+    return " and ".join(_source(member, cache) for member in members(dataset))
+
+
+def _source(dataset: Dataset | NpzImages, cache: Path | None) -> str:
     name = type(dataset).__name__
     if arrow_file(dataset, cache).exists():
         return f"{name} in the cache"
+    if isinstance(dataset, NpzImages):
+        file = Path(dataset.path)
+        if not file.exists():
+            do = "copy the file there: the path must lead to it on all nodes"
+            raise InputError(refusal(f"the images of {name}", f"no file {file}", do))
+        return f"{name} in {file}"
     if not hasattr(dataset, "root"):
         return f"{name}, which needs no files"
     root = dataset.root or os.environ.get("ROBSEARCH_DATA") or ""
@@ -143,15 +164,27 @@ def content_digests(dataset: Dataset, cache: Path | None = None) -> dict[str, st
     so splits of different sets can be compared. Those of ``all`` depend on the names of the splits
     too.
     """
-    path = arrow_file(dataset, cache)
-    try:
-        digests = _digests(path, facts_of(path), _notes(path))
-    except Exception:  # not built yet, or damaged: load builds it, or says what is wrong
-        load(dataset, cache)
-        digests = _digests(path, facts_of(path), _notes(path))
+    if isinstance(dataset, Mixed):
+        digests = {
+            **_split_digests(dataset.real, cache),
+            EXTRA: _split_digests(dataset.extra, cache)["train"],
+        }
+    else:
+        digests = _split_digests(dataset, cache)
     lines = [f"{name}\0{sha256}\n" for name, sha256 in sorted(digests.items())]
     whole = hashlib.sha256("".join(lines).encode()).hexdigest()
     return {name: sha256[:16] for name, sha256 in {**digests, "all": whole}.items()}
+
+
+def _split_digests(dataset: Dataset | NpzImages, cache: Path | None) -> dict[str, str]:
+    """SHA-256 of each split in the file of one set, which is made if need be."""
+    path = arrow_file(dataset, cache)
+    try:
+        digests = _digests(path, facts_of(path), _notes(path))
+    except Exception:  # not built yet, or damaged: it is built, or what is wrong is said
+        _load(dataset, cache)
+        digests = _digests(path, facts_of(path), _notes(path))
+    return dict(digests)
 
 
 def commonest_share(dataset: Dataset, split: str) -> float:
@@ -178,7 +211,7 @@ def _digests(path: Path, facts: Facts, notes: bytes) -> Mapping[str, str]:
     return _open(path).digests
 
 
-def digest(dataset: Dataset) -> str:
+def digest(dataset: Dataset | NpzImages) -> str:
     """16 hexadecimal digits that name the content of a data set, without reading it.
 
     They depend on the format of the file, the class (module, name and source code) and every field
@@ -203,7 +236,7 @@ def digest(dataset: Dataset) -> str:
         content = {f.name: getattr(value, f.name) for f in recorded_fields(value) if f.compare}
         return [type(value).__module__, type(value).__qualname__, content]
 
-    kind = type(dataset)
+    kind: type = type(dataset)
     # json calls ``plain`` for what it does not know, and again for what that returns.
     text = json.dumps([FORMAT, _code(kind), dataset], default=plain, sort_keys=True)
     do = (
@@ -280,7 +313,9 @@ def _fitting(spec: ImageSpec, splits: Mapping[str, Split]) -> dict[str, Split]:
     }
 
 
-def _parts(dataset: Dataset) -> dict[str, Parts]:
+def _parts(dataset: Dataset | NpzImages) -> dict[str, Parts]:
+    if isinstance(dataset, NpzImages):
+        return {"train": dataset.parts()}
     if isinstance(dataset, Folder):
         return parts(dataset)
     splits = _fitting(dataset.spec, dataset.read())

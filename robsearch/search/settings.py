@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from robsearch.data import load
+from robsearch.data.mixed import EXTRA
 from robsearch.identity import reference
 from robsearch.protocols import Objective
 from robsearch.recipe import ADDRESS
@@ -80,13 +81,14 @@ def recipe_settings(draws: Sequence[Draw], seed: int) -> dict[str, str]:
     datasets = [load(data) for data in dict.fromkeys(recipe.resolved_data for recipe in recipes)]
 
     def examples(split: str) -> str:
-        return _common([len(splits[split].labels) for splits in datasets])
+        return _common([len(splits[split].labels) for splits in datasets if split in splits])
 
     epochs = described("epochs")
     settings = {
         "model": described("model"),
         "data": described("data"),
         "training examples": examples("train"),
+        **({"extra examples": examples(EXTRA)} if any(EXTRA in each for each in datasets) else {}),
         "validation examples": examples("val"),
         "test examples": examples("test"),
         "training attack": described("attack"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robsearch.data import load, wrong_labels
+from robsearch.data.mixed import members
 from robsearch.errors import counted, refuse
 from robsearch.metrics import (
     APART,
@@ -37,10 +38,10 @@ from robsearch.training.costs import gpu_seconds
 from robsearch.training.evaluation import best_device, judge, taken, to_device, to_float
 from robsearch.training.learner import Learner, seed_epoch
 from robsearch.training.memory import forget_peak, peak
+from robsearch.training.mixing import Extra, extra_of, mixed_batches, plain_batches
 from robsearch.training.precision import precision_problems
 from robsearch.training.ranks import ALONE, Ranks
 from robsearch.training.step import gradient_that_fits, optimiser_step
-from robsearch.training.streaming import gathered
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -85,8 +86,10 @@ def train(
     """
     device = device or best_device()
     refuse(precision_problems(recipe, device))
-    splits = load(recipe.resolved_data)
+    data = recipe.resolved_data
+    splits = load(data)
     images = to_device(splits["train"], device)
+    extra = extra_of(data, splits, device)
     val = to_device(splits["val"], device)
     learner = Learner.of(recipe, device, ranks)
     least = least_images(learner.model.train())
@@ -99,7 +102,7 @@ def train(
         learner.epoch += 1
         # A resumed training draws in this epoch what an unbroken one draws.
         seed_epoch(recipe.seed, learner.epoch)
-        metrics = train_epoch(learner, images)
+        metrics = train_epoch(learner, images, extra)
         trained = time.perf_counter()
         metrics |= judge_on_val(learner, "val", learner.eval_model, val)
         if learner.average is not None:
@@ -183,27 +186,29 @@ def epoch_costs(
     return metrics | peak(device)
 
 
-def train_epoch(learner: Learner, images: Split) -> Metrics:
-    """One pass over ``train``; returns the epoch's mean loss terms, and lambda and learning rate at
-    its end.
+def train_epoch(learner: Learner, images: Split, extra: Extra | None = None) -> Metrics:
+    """One pass over ``train``, or over as many images of it and of extra ones; returns the epoch's
+    mean loss terms, and lambda and learning rate at its end.
 
     With ``train/micro_batch``, images at a time, where the whole batch did not fit into memory.
     """
-    wrong = wrong_labels(learner.recipe.resolved_data, len(images.labels))
-    with closing(batches(images, learner.recipe, wrong)) as ahead:
-        return _steps(learner, ahead, len(images.labels), wrong)
+    real, *_ = members(learner.recipe.resolved_data)
+    wrong = wrong_labels(real, len(images.labels))
+    with closing(batches(images, learner.recipe, wrong, extra)) as ahead:
+        return _steps(learner, ahead, len(images.labels), wrong is not None)
 
 
 def _steps(
     learner: Learner,
     ahead: Iterator[Batch],
     images: int,
-    wrong: Tensor | None,
+    apart: bool,
 ) -> Metrics:
     recipe = learner.recipe
     learner.model.train()
     steps = len(batch_sizes(images, recipe.batch_size))
-    totals = torch.zeros(2 if wrong is None else 4, dtype=torch.float64)
+    totals = torch.zeros(4 if apart else 2, dtype=torch.float64)
+    number_wrong = 0
     first_step = (learner.epoch - 1) * steps
     for step, (x, y, wrong_labels_of_batch) in enumerate(ahead, start=first_step):
         progress = step / (recipe.epochs * steps)
@@ -226,10 +231,12 @@ def _steps(
         learner.lam = learner.schedule.update(learner.lam, natural, robust, progress)
         # Batches differ by an image: the epoch's mean is over images, not over batches.
         totals += terms * len(y)
+        if wrong_labels_of_batch is not None:
+            number_wrong += int(wrong_labels_of_batch.sum())
     # Before judging, for BatchNorm's statistics have drifted apart among ranks.
     learner.sync()
     metrics = {
-        **_mean_terms(totals, images, wrong),
+        **_mean_terms(totals, images, number_wrong),
         LAM: lam,
         LEARNING_RATE: lr,
     }
@@ -238,18 +245,17 @@ def _steps(
     return metrics
 
 
-def _mean_terms(totals: Tensor, images: int, wrong: Tensor | None) -> Metrics:
+def _mean_terms(totals: Tensor, images: int, number_wrong: int) -> Metrics:
     """Means over images of the sums over an epoch: over all, and where labels are wrong, over those
     with a right and those with a wrong one, where there are any and their mean is finite."""
     natural, robust, *of_wrong = totals.tolist()
     sums = {NATURAL_LOSS: natural, ROBUST_LOSS: robust}
     metrics = {name: total / images for name, total in sums.items()}
-    if wrong is None:
+    if not of_wrong:
         return metrics
-    number = int(wrong.sum())
     sums_of_wrong = dict(zip(sums, of_wrong, strict=True))
     for name, (term, is_wrong) in APART.items():
-        count = number if is_wrong else images - number
+        count = number_wrong if is_wrong else images - number_wrong
         total = sums_of_wrong[term]
         if count and math.isfinite(total):
             metrics[name] = (total if is_wrong else sums[term] - total) / count
@@ -269,21 +275,26 @@ def batches(
     split: Split,
     recipe: Recipe,
     wrong: Tensor | None = None,
+    extra: Extra | None = None,
 ) -> Generator[Batch]:
     """The training split once, in a fresh random order, augmented; the sizes of batches differ by
-    at most one.
+    at most one. With ``extra`` images there are as many, of which a share is theirs.
 
     Args:
         split: ``train``.
         recipe: its batch size and augmentation.
         wrong: which of its labels are wrong, where that is known.
+        extra: images to be mixed in.
     """
-    images = len(split.labels)
-    parts = torch.randperm(images).split(batch_sizes(images, recipe.batch_size))
-    with closing(gathered(split, parts)) as ahead:
-        for rows, bytes_of_images in zip(parts, ahead, strict=True):
-            x = to_float(bytes_of_images)
+    sizes = batch_sizes(len(split.labels), recipe.batch_size)
+    ahead = (
+        plain_batches(split, sizes, wrong)
+        if extra is None
+        else mixed_batches(split, extra, sizes, wrong)
+    )
+    with closing(ahead):
+        for batch in ahead:
+            x = to_float(batch.images)
             if recipe.augment is not None:
                 x = recipe.augment(x)
-            labels = split.labels[rows.to(split.labels.device)]
-            yield Batch(x, labels, None if wrong is None else wrong[rows])
+            yield Batch(x, batch.labels, batch.wrong)

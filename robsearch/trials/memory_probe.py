@@ -17,6 +17,7 @@ from robsearch.recipe import Recipe
 from robsearch.training.evaluation import EVAL_CHUNK, best_device, judge, to_device
 from robsearch.training.learner import Learner
 from robsearch.training.memory import DeviceFullError, footprint, forget_peak, free
+from robsearch.training.mixing import extra_of
 from robsearch.training.step import gradient_that_fits, optimiser_step
 from robsearch.training.trainer import batches
 from robsearch.trials.trial import Report
@@ -50,12 +51,14 @@ def probe_memory(recipe: Recipe, folder: Path) -> Iterator[Report]:
 
 def _measured(recipe: Recipe) -> Metrics:
     device = best_device()
-    splits = load(recipe.resolved_data)
+    data = recipe.resolved_data
+    splits = load(data)
     images, val = to_device(splits["train"], device), to_device(splits["val"], device)
+    extra = extra_of(data, splits, device)
     learner = Learner.of(recipe, device)
     learner.epoch = recipe.epochs
     learner.model.train()
-    with closing(batches(images, recipe)) as first:
+    with closing(batches(images, recipe, extra=extra)) as first:
         x, y, _ = next(first)
     _step(learner, x, y)
     # Now the optimiser's state is there. A step that was done again does not show its own peak.

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from robsearch.data import load
+from robsearch.data import Mixed, load
+from robsearch.data.mixed import members
 from robsearch.metrics import EPOCH_SECONDS, TRAIN_SECONDS
 from robsearch.network.modes import evaluating
 from robsearch.parts.attacks import PGD, AutoAttack, OwnLoss, TwoLosses, WorstCase
@@ -74,7 +75,9 @@ def measure_cost(recipe: Recipe) -> TrainingCost:
 def _fewer(recipe: Recipe) -> Dataset:
     """The recipe's data, with as many images as can be afforded where the data set lets one
     choose."""
-    data: Any = recipe.resolved_data
+    whole = recipe.resolved_data
+    data: Any
+    data, *_ = members(whole)
     splits = load(data)
     affordable = _affordable(recipe, gradients_per_image(recipe))
     n = max(affordable, LEAST, data.spec.num_classes)
@@ -84,7 +87,7 @@ def _fewer(recipe: Recipe) -> Dataset:
         if isinstance(getattr(data, name), int | None) and n < len(splits[name].labels):
             changes[name] = n
     fewer: Dataset = replace(data, **changes)
-    return fewer
+    return replace(whole, real=fewer) if isinstance(whole, Mixed) else fewer
 
 
 def _affordable(recipe: Recipe, gradients: int) -> int:

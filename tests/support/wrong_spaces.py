@@ -17,7 +17,9 @@ from robsearch import (
     Digits,
     Fixed,
     Folder,
+    Mixed,
     NormDecay,
+    NpzImages,
     Recipe,
     WideResNet,
     space,
@@ -126,6 +128,25 @@ empty_folder = with_parts(data=lambda width: Folder("empty", size=(8, 8)))
 flat_folder = with_parts(data=lambda width: Folder("flat", size=(8, 8)))
 mixed_sizes = with_parts(data=lambda width: Folder("mixed", size=(8, 8), val=2))
 one_size = with_parts(data=lambda width: Folder("mixed", size=8))
+
+
+# --- extra images, in files that lie there ---
+
+
+def extra_of(file, share=0.7):
+    return with_parts(data=lambda width: Mixed(Digits(), extra=NpzImages(file), share=share))
+
+
+no_extra_file = extra_of("no_such.npz")
+text_for_extra = extra_of("words.csv")
+extra_without_labels = extra_of("unlabelled.npz")
+no_extra_images = extra_of("none.npz")
+extra_in_colour = extra_of("colours.npz")
+extra_of_twelve = extra_of("twelve.npz")
+all_extra = extra_of("generated.npz", share=1.0)
+percent_of_extra = extra_of("generated.npz", share=70)
+path_for_extra = with_parts(data=lambda width: Mixed(Digits(), extra="generated.npz"))
+only_extra = with_parts(data=lambda width: NpzImages("generated.npz"))
 
 
 # --- parts of one's own ---

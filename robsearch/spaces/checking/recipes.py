@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from robsearch.data import load
+from robsearch.data.mixed import members
 from robsearch.errors import InputError, a, refusal, refuse_unless, refused
 from robsearch.protocols import Dataset, ImageSpec, Split
 from robsearch.recipe import Recipe
@@ -204,7 +205,9 @@ def _unreadable(dataset: Dataset, error: Exception) -> Sequence[str]:
 
 def _while_reading(error: Exception, dataset: Dataset) -> bool:
     """Whether the data set itself raised it: the store's refusals are of data that is there."""
+    sets = members(dataset)
     for frame, _ in walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "read" and frame.f_locals.get("self") is dataset:
+        reader = frame.f_locals.get("self")
+        if frame.f_code.co_name == "read" and any(reader is each for each in sets):
             return True
     return False
