@@ -48,12 +48,13 @@ SEARCH = "search"
 STATE = "robsearch.state"
 STATUS = {
     "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
+    "PRUNED": "FINISHED",
     "FAIL": "FAILED",
     "INTERRUPTED": "KILLED",
     "RUNNING": "RUNNING",
 }
-"""The MLflow status of each state of a trial."""
+"""The MLflow status of each state of a trial. The UI shows KILLED as it shows FAILED, by a red
+cross, and a trial that was pruned is as it should be: the tag ``robsearch.state`` tells it."""
 
 AT_MOST = {Param: 100, Metric: 850, RunTag: 20}
 """In one request: MLflow takes 1,000 in all, 100 parameters and 1 MB."""

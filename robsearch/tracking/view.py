@@ -21,6 +21,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.metrics import LAM
+from robsearch.tracking.store import SEARCHED
 
 KEY = "robsearch"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -51,6 +52,9 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
     """The state of the UI's page of runs, for runs such as these; their search's own run is left
     out."""
     state: dict[str, Any] = json.loads(STATE.read_text())
+    searched = {name for run in runs for name in run.data.params if name.startswith(SEARCHED)}
+    # Lambda is there already, on the log scale.
+    others = sorted(searched - {f"{SEARCHED}lam"})
     if not any("log10_lam" in run.data.params for run in runs):
         # Where lambda is not a number that stays (WAR), its last value stands for it.
         parallel, scatter, *_ = state["compareRunCharts"]
@@ -58,6 +62,7 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
         parallel["selectedMetrics"] = [LAM, BEST]
         scatter["xaxis"] = {"key": LAM, "type": "METRIC"}
         scatter["uuid"] = scatter["uuid"].replace("log10_lam", LAM)
+    state["compareRunCharts"][0]["selectedParams"] += others
     if len(runs) > DRAWN:
         state["orderByKey"] = "attributes.start_time"
     for name in sorted({_section(metric) for run in runs for metric in run.data.metrics}):

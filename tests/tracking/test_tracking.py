@@ -53,7 +53,7 @@ def test_a_trial_is_one_flat_run_with_curves_by_epoch_and_the_status_of_its_stat
     deliver(uri, tmp_path, *(trial(name, state, 3, **facts) for name, state in states.items()))
     runs = runs_of(uri)
     statuses = [runs[name].info.status for name in states]
-    assert statuses == ["FINISHED", "KILLED", "FAILED", "KILLED"]
+    assert statuses == ["FINISHED", "FINISHED", "FAILED", "KILLED"]
     assert [runs[name].data.tags["robsearch.state"] for name in states] == list(states.values())
     assert runs["w4-000"].data.params == {"lam": "2.5", "model.width": "4"}
     assert runs["w4-002"].data.tags["robsearch.reason"] == "why"
