@@ -100,7 +100,7 @@ class Lease:
         except DuplicatedStudyError as error:
             raise _just_taken(search) from error
         lease = cls(storage, search, number)
-        what = f"No trials: driver {number} of the search {search!r} holds or held it by this lease."
+        what = f"no trials: by this lease driver {number} of {search!r} holds it, or held it"
         explain(storage, study, what)
         return lease
 

@@ -94,7 +94,7 @@ class SearchRecord:
         except DuplicatedStudyError as error:
             do = "resume that one, or choose another --name"
             raise refused("the name of a new search", f"{self.name!r}, which exists", do) from error
-        what = f"No trials: the record of the search {self.name!r}. Its trials are in {self.name}@..."
+        what = f"no trials: the record of {self.name!r}, whose trials are in {self.name}@..."
         explain(storage, study, what)
 
     @classmethod

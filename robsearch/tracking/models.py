@@ -133,8 +133,8 @@ def register(
         _refuse_others(versions, name, network.identity)
     model = upload(client, experiment, run.info.run_id, network.trial, network.folder)
     source = str(model.artifact_location)
-    own = next((version for version in versions if version.source == source), None)
-    version = own or _new_version(client, network, model, run, name)
+    registered = next((version for version in versions if version.source == source), None)
+    version = registered or _new_version(client, network, model, run, name)
     # What is known of a network grows: ``robsearch evaluate`` finds a stronger attack.
     for tag, text in _version_facts(run).items():
         if version.tags.get(tag) != text:
