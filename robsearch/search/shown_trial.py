@@ -15,7 +15,7 @@ from robsearch.study import params_of, params_text
 RATES = ("natural_accuracy", "robust_accuracy", "stability")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShownTrial:
     """One trial: a recipe at one width with one seed.
 

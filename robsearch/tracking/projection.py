@@ -463,7 +463,8 @@ def _seems_whole(
 ) -> bool:
     """Whether a trial that this process has not seen before ended as the server says."""
     unseen = run.points is None and run.files is None
-    ended = run.status == record.status != "RUNNING"
+    # That of a pruned trial was another one in earlier versions; a tag has the state itself.
+    ended = "RUNNING" not in (run.status, record.status)
     has_files = not record.artifacts or run.tags.get(FILES) == digest
     if record.trial == SEARCH or not unseen or not ended or not has_files:
         return False
