@@ -97,7 +97,8 @@ def test_a_version_of_a_registered_model_tells_lambda_and_metrics_and_is_brought
     version = client.get_model_version("s-w4", "1")
     shown = {"robsearch.width": "4", "robsearch.lam": "2", "test/robust_accuracy": "0.25"}
     assert shown.items() <= version.tags.items()
-    model = client.get_logged_model(version.model_id)
+    experiment = client.get_experiment_by_name("s").experiment_id
+    (model,) = client.search_logged_models([experiment])
     assert model.params == {"lam": "2.0", "width": "4", "param/lam": "2.0", "param/lr": "0.1"}
 
     stronger = {**summary, "strongest/robust_accuracy": (0.2, 1020.0)}
