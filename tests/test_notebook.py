@@ -22,7 +22,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebook.ipynb"
 def test_the_notebook_shows_a_search_of_its_own_cell_and_goes_on_in_another_kernel(tmp_path):
     done = executed(NOTEBOOK, tmp_path)
     code = [cell for cell in done.cells if cell.cell_type == "code"]
-    define, launch, search, law, trial, figure, resumed, claim = code
+    define, launch, search, law, trial, resumed, figure, claim = code
     assert define.outputs == []
 
     live = text_of(launch)

@@ -24,6 +24,16 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def show_figures() -> None:
+    """Has a notebook show figures of matplotlib as pictures: by itself it does so only once pyplot
+    is imported."""
+    if in_notebook():
+        from IPython.core.pylabtools import select_figure_formats
+
+        shell = sys.modules["IPython"].get_ipython()
+        select_figure_formats(shell, {"png"})  # type: ignore[no-untyped-call]
+
+
 def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:
     """A table as pandas writes one, which notebooks have a style for; cells are text."""
     head = _row("th", heads)

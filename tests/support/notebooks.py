@@ -32,10 +32,20 @@ def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
         where = {"metadata": {"path": str(folder)}}
         NotebookClient(part, timeout=SECONDS, kernel_name="python3", resources=where).execute()
     for cell in code:
-        shown = [output for output in cell.outputs if output.get("name") != "stderr"]
-        cell.outputs = shown
+        cell.outputs = _in_one([each for each in cell.outputs if each.get("name") != "stderr"])
         cell.metadata.pop("execution", None)
     return whole
+
+
+def _in_one(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """With lines that were printed one after the other in one output."""
+    merged: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == merged[-1].output_type == "stream":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
 
 
 def text_of(cell: nbformat.NotebookNode, kind: str = "text/html") -> str:
