@@ -62,7 +62,7 @@ STARTS = 10
 """How often a node is tried to be started."""
 NET = "10.213.7"
 HUB = f"{NET}.254"
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 ADDRESSES = {"head": 1, "n1": 2, "n2": 3, "n3": 4}
 """The last number of each node's address."""
 PROGRAMS = ("ip", "unshare", "runuser")

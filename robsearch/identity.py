@@ -54,6 +54,9 @@ DERIVATION = 2
 """The rules by which a recipe of today derives what is left at None. 1 are those of before, when
 ``PGD`` on the cross-entropy alone was the judge, and only a ``PGD`` told measures its ball."""
 
+MAIN = "__main__"
+"""The module of the program that runs; a notebook has no other name for what its cells define."""
+
 LATER: Mapping[str, bool] = {"robsearch.later": True}
 """Metadata of a dataclass field that was added to a published class:
 ``field(default=..., metadata=LATER)``."""
@@ -144,9 +147,9 @@ def type_name(kind: type) -> str:
 def module_name(name: str) -> str:
     """The name under which another process can import a module: that of the file, for the script
     that runs."""
-    if name != "__main__":
+    if name != MAIN:
         return name
-    main = sys.modules["__main__"]
+    main = sys.modules[MAIN]
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name:
         return str(spec.name).removesuffix(".__main__")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from robsearch.claims.statistics import (
     seeds_needed,
     seeds_range,
 )
+from robsearch.drawing.notebook import paragraph, table
 from robsearch.errors import counted
 
 Answer = Literal["supported", "refuted", "negligible", "inconclusive"]
@@ -71,6 +73,15 @@ class Claim:
     change: str
     least_seeds: int = 3
     primary: bool = True
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [
+            ["source", self.source],
+            ["what would change our mind", self.change],
+            ["seeds for a verdict", f"at least {self.least_seeds}"],
+        ]
+        return paragraph(self.sentence, self.name) + table(["", ""], rows)
 
     def beside(
         self,
@@ -139,6 +150,39 @@ class Verdict(NamedTuple):
     def seeds(self) -> int:
         """The fewest seeds behind any part."""
         return min((part.estimate.n for part in self.parts), default=0)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the claim, the answer, and each effect with its estimate."""
+        heads = ["effect", "mean [95 %]", "unit", "smallest that matters", "seeds"]
+        rows = []
+        for part in self.parts:
+            effect = part.effect
+            delta = f"{effect.delta:.3g}"
+            rows.append([effect.what, estimated(part), effect.unit, delta, part.estimate.n])
+        shown = paragraph(self.claim.sentence, self.claim.name) + paragraph(why(self), self.answer)
+        return shown + (table(heads, rows) if rows else "")
+
+
+def why(verdict: Verdict) -> str:
+    """What stands in the way of an answer."""
+    if verdict.reason:
+        return verdict.reason
+    if verdict.answer != "inconclusive":
+        return ""
+    if verdict.needed:
+        text = f"about {counted(verdict.needed, 'seed')} would decide it"
+        if verdict.needed_range is not None:
+            least, most = verdict.needed_range
+            text += f" ({least} to {'more than 1,000' if most is None else most})"
+        return text
+    return "more seeds than 1,000 would be needed"
+
+
+def estimated(part: Part) -> str:
+    """``0.27 [0.20, 0.34]``; without seeds for an interval, the mean alone."""
+    if math.isnan(part.estimate.mean):
+        return "not measured"
+    return part.estimate.text(".3g")
 
 
 def named_parts(verdicts: Iterable[Verdict]) -> list[Part]:

@@ -3,18 +3,17 @@ figures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from robsearch.claims.claim import Part, Verdict
+from robsearch.claims.claim import Verdict, estimated, why
 from robsearch.claims.experiment import Findings
+from robsearch.drawing.notebook import paragraph, table
 from robsearch.drawing.pages import render, render_page
 from robsearch.drawing.style import Drawing
-from robsearch.errors import counted
 from robsearch.trials.files import make_way
 
 PACKAGE = "robsearch.claims"
@@ -48,6 +47,15 @@ class Validation:
     findings: Findings
     tables: Mapping[str, pd.DataFrame]
     figures: Sequence[Drawing]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the claims with their verdicts, and where the page is."""
+        heads = ["claim", "", "verdict", "seeds", ""]
+        rows = [
+            [each.claim.name, each.claim.sentence, each.answer, each.seeds, why(each)]
+            for each in self.verdicts
+        ]
+        return table(heads, rows) + paragraph(self.folder / REPORT, "Page")
 
 
 def write(validation: Validation, widths: int, setting: Mapping[str, object]) -> None:
@@ -83,25 +91,3 @@ def write(validation: Validation, widths: int, setting: Mapping[str, object]) ->
     report = validation.folder / REPORT
     make_way(report)
     report.write_text(text, encoding="utf-8")
-
-
-def why(verdict: Verdict) -> str:
-    """What stands in the way of an answer."""
-    if verdict.reason:
-        return verdict.reason
-    if verdict.answer != "inconclusive":
-        return ""
-    if verdict.needed:
-        text = f"about {counted(verdict.needed, 'seed')} would decide it"
-        if verdict.needed_range is not None:
-            least, most = verdict.needed_range
-            text += f" ({least} to {'more than 1,000' if most is None else most})"
-        return text
-    return "more seeds than 1,000 would be needed"
-
-
-def estimated(part: Part) -> str:
-    """``0.27 [0.20, 0.34]``; without seeds for an interval, the mean alone."""
-    if math.isnan(part.estimate.mean):
-        return "not measured"
-    return part.estimate.text(".3g")

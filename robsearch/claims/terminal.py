@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 from rich.text import Text
 
-from robsearch.claims.claim import Verdict
-from robsearch.claims.page import estimated, why
+from robsearch.claims.claim import Verdict, estimated, why
 from robsearch.claims.planning import Planned, PowerAnalysis
 from robsearch.errors import counted
 from robsearch.search.grid import Grid, duration

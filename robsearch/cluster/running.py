@@ -13,6 +13,7 @@ from typing import Any
 from ray import tune
 from ray.tune import (
     Callback,
+    CLIReporter,
     FailureConfig,
     PlacementGroupFactory,
     RunConfig,
@@ -103,6 +104,9 @@ def run(
                 storage_path=str(folder.resolve()),
                 verbose=0,
                 stop=_Stop(jobs),
+                # The one that Tune takes by itself in a notebook clears the cell, also when it is
+                # told to say nothing.
+                progress_reporter=CLIReporter(),
                 callbacks=callbacks,
                 failure_config=FailureConfig(max_failures=max_retries),
             ),

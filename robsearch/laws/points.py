@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from robsearch.drawing.formatting import ABSENT
 from robsearch.errors import Condition, counted, refuse_unless
 
 Array: TypeAlias = NDArray[Any]
@@ -49,6 +50,23 @@ class Optimum(NamedTuple):
     low: float | None
     high: float | None
     censored: str | None
+
+    @property
+    def text(self) -> str:
+        """``lambda* = 2.3 [1.1, 4.2]``, or the plain words that it is not determined."""
+        if self.lam is None:
+            return "lambda* not determined"
+        return f"lambda* = {self.estimate}" + (f" ({self.censored})" if self.censored else "")
+
+    @property
+    def estimate(self) -> str:
+        """The number and its interval, ``2.3 [1.1, 4.2]``; a dash where it is not determined."""
+        if self.lam is None:
+            return ABSENT
+        # The law of two widths has no interval for a third, where no trial has finished.
+        if self.low is None or self.high is None:
+            return f"{self.lam:.3g}"
+        return f"{self.lam:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 class Fit(NamedTuple):

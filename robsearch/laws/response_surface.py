@@ -23,6 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from robsearch.drawing.formatting import names_of
+from robsearch.drawing.notebook import paragraph, table
 from robsearch.errors import counted, refuse_unless, refused
 from robsearch.laws.curves import (
     FAMILIES,
@@ -216,6 +217,16 @@ class ResponseSurface:
     def sentence(self) -> str:
         """The answer in a few sentences, for a terminal."""
         return " ".join(f"{sentence}." for sentence in self._sentences())
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the answer, and lambda* at each width."""
+        optima = [self.optimum(curve.width) for curve in self.curves]
+        rows = [
+            [self._name_of(optimum.width), optimum.estimate, optimum.censored or ""]
+            for optimum in optima
+        ]
+        heads = ["width", f"lambda* [{100 * self.confidence:g} %]", ""]
+        return paragraph(self.sentence(), "Law") + table(heads, rows)
 
     def _sentences(self) -> list[str]:
         if self.problem:

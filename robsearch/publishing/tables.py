@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from robsearch.claims.claim import Verdict
-from robsearch.claims.page import Validation, estimated, why
+from robsearch.claims.claim import Verdict, estimated, why
+from robsearch.claims.page import Validation
 from robsearch.drawing.formatting import ABSENT, names_of, number, percent
 from robsearch.errors import counted
 from robsearch.laws.regret import RegretMap

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from robsearch.drawing.notebook import show_figures
 from robsearch.drawing.style import for_files, look
 from robsearch.errors import refusal, refuse, refused
 from robsearch.report.cost import time_by_width
@@ -108,6 +109,7 @@ class Plots:
             InputError: there is no such kind, or the search cannot fill it.
         """
         refuse(kind_problems(kind))
+        show_figures()
         try:
             with look(), for_files():
                 values = self._filled(kind)

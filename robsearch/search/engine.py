@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -53,7 +54,7 @@ from robsearch.search.free_space import LOOK_SECONDS
 from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.imported_trials import import_trials, judgement_of_space, trials_to_import
 from robsearch.search.models import log_models
-from robsearch.search.options import AUTO, RunOptions, in_store, waits_for_storage
+from robsearch.search.options import AUTO, RunOptions, in_store, takes_options, waits_for_storage
 from robsearch.search.preflight import check_writable, new_name
 from robsearch.search.progress import watched
 from robsearch.search.recording import Recorder, is_concluded
@@ -108,6 +109,7 @@ END_SECONDS = 10.0
 """For which the end of a driver waits for a storage that is away, or for room under it."""
 
 
+@takes_options
 @in_store
 @waits_for_storage
 def launch(
@@ -120,8 +122,11 @@ def launch(
     console: Console | None = None,
     resumed_by: str | None = None,
     or_resume: bool = False,
+    **where: Any,
 ) -> Search:
     """Runs a search from beginning to end and writes its report.
+
+    ``launch(space, trials=24, parallel=2)``, or with ``options=RunOptions(parallel=2)``.
 
     Args:
         space: a ``Space``, or its reference ``module:name``.
@@ -135,6 +140,8 @@ def launch(
         or_resume: whether a search of that name is gone on with, so that the same call does what is
             left to do however often it is made; nothing, if there is nothing. ``trials`` stays the
             total: more than before adds the difference, fewer changes nothing.
+        where: fields of ``RunOptions`` by their names, such as ``parallel=2`` or
+            ``results="here"``, in place of what ``options`` says of them.
 
     Raises:
         InputError: everything that is wrong with the space, the options or the places, before Ray
@@ -297,6 +304,12 @@ def unnamed(space: Space) -> str:
 
 def how_to_resume(space: Space, name: str) -> str:
     """What to do to go on with a search of a space that no other process can import."""
+    if space.in_main:
+        return (
+            f"the space {space.define.__name__!r} is defined in a notebook: to go on on another "
+            f"day, run the cell that defines it, then robsearch.resume({name!r}); `robsearch "
+            "resume` cannot import it (`%%writefile my_space.py` above the cell makes a module)"
+        )
     return (
         f"no module holds the space {space.title!r} under a name, so `robsearch resume "
         f"{shlex.quote(name)}` cannot import it: go on with robsearch.resume({name!r}, space=...) "
@@ -333,6 +346,7 @@ def _most_trials(space: Space) -> int:
     return (grid_size(space.sampler) or TRIALS_PER_WIDTH) * space.trainings * studies
 
 
+@takes_options
 @in_store
 @waits_for_storage
 def resume(
@@ -342,6 +356,7 @@ def resume(
     space: Space | str | None = None,
     options: RunOptions | None = None,
     console: Console | None = None,
+    **where: Any,
 ) -> Search:
     """Goes on with a search: finishes what was interrupted, and adds trials if asked.
 
@@ -349,8 +364,10 @@ def resume(
         name: of the search.
         trials: how many to add to those that were asked for before.
         space: the space or its reference, if it cannot be imported under the one that was recorded.
+            One that was defined in a notebook is looked for in the notebook.
         options: where and how much; the tracking URI of the launch is remembered.
         console: where progress is shown.
+        where: as for ``launch``.
 
     Raises:
         InputError: no such search, another driver is at it, or the space is not what it was: every

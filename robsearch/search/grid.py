@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from robsearch.drawing.notebook import in_notebook, paragraph, table
 from robsearch.errors import counted
 from robsearch.printing import printable
 from robsearch.study import others_than_lam, params_text
@@ -37,6 +38,10 @@ class PlainTextConsole(Console):
     no character of it is a command to the terminal."""
 
     def __init__(self, **options: Any) -> None:
+        # A kernel asks programs for colours, as a terminal would. What is printed there is plain
+        # text in one place, and rich's own way is a box of HTML for each line.
+        if in_notebook():
+            options = {"force_terminal": False, "force_jupyter": False, **options}
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     # All that is printed comes through here, also what a live table draws anew, which no hook sees.
@@ -157,6 +162,19 @@ class Grid:
                 cells.append(Text(cell) if isinstance(cell, str) else cell)
             table.add_row(*cells)
         return table
+
+
+def html_of(blocks: Iterable[Grid | Text]) -> str:
+    """Tables and lines of text as a notebook shows them."""
+    parts = []
+    for block in blocks:
+        if isinstance(block, Text):
+            parts.append(paragraph(block.plain))
+            continue
+        if block.title is not None:
+            parts.append(paragraph(block.title.plain))
+        parts.append(table(block.heads, block.rows))
+    return "".join(parts)
 
 
 # --- how searches stand ---

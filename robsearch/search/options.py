@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
+import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from robsearch.errors import refusal, refuse, refuse_unless
+from robsearch.errors import refusal, refuse, refuse_unless, refused
 from robsearch.search.grid import PlainTextConsole, printer
 from robsearch.search.results_store import ResultsStore
 from robsearch.study import SearchRecord, waiting_for_storage
@@ -123,9 +127,12 @@ class RunOptions:
         }
         problems = []
         for name, (value, low) in least.items():
-            if value is not None and not value >= low:  # so that NaN is refused too
+            # From Python a text may come, and NaN is refused too.
+            fits = isinstance(value, Real) and value >= low
+            if value is not None and not fits:
                 expected = f"--{name.replace('_', '-')} of at least {low:g}"
-                problems.append(refusal(expected, value, f"pass {low:g} or more"))
+                got = repr(value) if isinstance(value, str) else value
+                problems.append(refusal(expected, got, f"pass {low:g} or more"))
         refuse(problems)
 
     def budgets(self, record: SearchRecord) -> dict[str, float]:
@@ -167,6 +174,32 @@ class RunOptions:
         if tracking is not None and without_password(tracking) == remembered:
             tracking = None
         return self.store.command(command, record.name, tracking=tracking)
+
+
+def takes_options(call: Call) -> Call:
+    """A call with the keyword ``options`` that takes each field of ``RunOptions`` as a keyword,
+    too; such a keyword has the last word.
+
+    Raises:
+        InputError: of that call, for a keyword that it does not take.
+    """
+    fields = {field.name for field in dataclasses.fields(RunOptions)}
+    parameters = inspect.signature(call).parameters.values()
+    named = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+
+    @functools.wraps(call)
+    def with_options(*args: Any, **keywords: Any) -> Any:
+        if strange := sorted(keywords.keys() - fields - set(named)):
+            known = [*named, *sorted(fields)]
+            near = difflib.get_close_matches(strange[0], known, n=1)
+            do = f"write {near[0]}" if near else f"it takes {', '.join(known)}"
+            raise refused(f"keywords of {call.__name__}", ", ".join(strange), do)
+        given = {name: keywords.pop(name) for name in fields & keywords.keys()}
+        if given:
+            keywords["options"] = replace(keywords.get("options") or RunOptions(), **given)
+        return call(*args, **keywords)
+
+    return cast("Call", with_options)
 
 
 def in_store(call: Call) -> Call:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,10 +17,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from robsearch.drawing.notebook import in_notebook, redrawn
 from robsearch.errors import counted
 from robsearch.metrics import LAM
 from robsearch.search.driver import Driver, RunningTrial
-from robsearch.search.grid import Row, printer, rows_table, underway_table
+from robsearch.search.grid import Grid, Row, html_of, printer, rows_table, underway_table
 from robsearch.study import Study, others_than_lam, params_text
 from robsearch.training.costs import Cost, total
 from robsearch.trials.underway import Underway, underway
@@ -32,7 +34,12 @@ QUIET_SECONDS = 600.0
 
 @contextlib.contextmanager
 def watched(driver: Driver, console: Console) -> Iterator[None]:
-    """Shows a search's progress while the body runs."""
+    """Shows a search's progress while the body runs: on a terminal and in a notebook a table,
+    elsewhere lines."""
+    if in_notebook() and console.file is sys.stdout:
+        with redrawn(lambda: html_of(live_blocks(driver))):
+            yield
+        return
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(get_renderable=lambda: live_table(driver), console=console, refresh_per_second=2):
             yield
@@ -75,11 +82,16 @@ def row_lines(driver: Driver) -> Iterator[str]:
 
 
 def live_table(driver: Driver) -> Group:
+    """What a terminal shows."""
+    return Group(*live_blocks(driver))
+
+
+def live_blocks(driver: Driver) -> Iterator[Grid | Text]:
     """One row per width and rung, under what is known of the whole; beneath, each training that
     runs."""
     title = Text(progress(driver), style="default")
-    rows = rows_table(list(live_rows(driver)), title)
-    return Group(*rows, *underway_table(list(_underway(driver))))
+    yield from rows_table(list(live_rows(driver)), title)
+    yield from underway_table(list(_underway(driver)))
 
 
 def _underway(driver: Driver) -> Iterator[Underway]:

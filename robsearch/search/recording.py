@@ -49,6 +49,9 @@ from robsearch.trials.provenance import (
 from robsearch.trials.run_facts import RUN, RunFacts, read_run, write_run
 
 BEST = "robsearch.best"
+SUGGESTION = "robsearch.suggestion"
+"""The tag that all trials of one suggestion share: its replicates, and its widths where it has
+several. MLflow groups runs by it, and shows the mean of a group."""
 DROPPED_TAG = "robsearch.dropped"
 """Why a person took a trial out of the results; empty where that was undone."""
 ASKED = "robsearch.trials"
@@ -83,6 +86,7 @@ class Recorder:
         self.trials = trials
         self._shared = shared_tags(record) if record else {}
         self._setting = record.setting if record else {}
+        self._of_all_widths = record is not None and record.per_trial == "all"
         self._data: dict[Dataset, dict[str, str]] = {}
         self._unwritten: dict[str, RunFacts] = {}
         # What the runs of trials say of their being dropped, as far as it was read: whoever records
@@ -269,9 +273,20 @@ class Recorder:
             "robsearch.control": row["control"] or "none",
             "robsearch.fidelity": row["rung"] or "full",
             "robsearch.seed": str(row["seed"]),
+            SUGGESTION: self._suggestion_of(row),
         }
         name = run_name(row, label, flat.get("lam"))
         return RunFacts(name, params=params(flat, row["width"], suggested), tags=tags)
+
+    def _suggestion_of(self, row: Mapping[str, Any]) -> str:
+        """The name of a trial without its replicate, such as ``w4-017``; ``all-017`` where a
+        suggestion is trained at all widths."""
+        name = str(row["trial"])
+        if row["replicate"] is not None:
+            name = name.removesuffix(f"-r{row['replicate']}")
+        if self._of_all_widths and not row["control"]:
+            name = f"all-{name.partition('-')[2]}"
+        return name
 
     def _known(self, row: Mapping[str, Any]) -> RunFacts:
         """What can be known of a training for which there is no ``run.json``."""

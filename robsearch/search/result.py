@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from robsearch.drawing.formatting import names_of
+from robsearch.drawing.formatting import ABSENT, names_of
+from robsearch.drawing.notebook import paragraph, table
 from robsearch.errors import counted, refused
 from robsearch.laws import ResponseSurface, fit_ridge
 from robsearch.laws.covariates import adjusted
 from robsearch.metrics import NATURAL_LOSS, ROBUST_LOSS, VALUE
 from robsearch.search.results_store import ResultsStore
+from robsearch.search.shown_trial import ShownTrial
 from robsearch.search.strongest import Figure, Selection, figure_of, selection
 from robsearch.search.tables import (
     fitted,
@@ -82,6 +84,21 @@ class Search:
         widths = ", ".join(names_of(self.widths).values())
         ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
         return f"Search({self.name!r}: {ended}, widths {widths}, {self.folder})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how far it is, the answer, and the best trial of each width."""
+        ended = f"{self.ended} of {counted(self.record.trials, 'trial')} ended"
+        rows = []
+        for width, name in names_of(self.widths).items():
+            best = self.best(width)
+            what: list[object] = [ABSENT, ABSENT, self.all_collapsed(width)]
+            if best is not None:
+                figure = figure_of(best)
+                what = [best["trial"], f"{best['lam']:.3g}", figure.text if figure else ""]
+            rows.append([name, self.ridge.optimum(width).estimate, *what])
+        heads = ["width", "lambda*", "best trial", "its lambda", "its strongest figure"]
+        shown = paragraph(ended, self.name) + table(heads, rows) + paragraph(self.ridge.sentence())
+        return shown + (paragraph(self.report, "Report") if self.report.exists() else "")
 
     @property
     def name(self) -> str:
@@ -277,11 +294,27 @@ class Search:
         Raises:
             InputError: the search has no such trial.
         """
+        return figure_of(self._row_of(trial))
+
+    def trial(self, name: str) -> ShownTrial:
+        """One trial, with its epochs and its folder; a notebook shows it as tables.
+
+        Args:
+            name: such as ``w4-017``.
+
+        Raises:
+            InputError: the search has no such trial.
+        """
+        row = self._row_of(name)
+        epochs = self.epochs[self.epochs["trial"] == name]
+        return ShownTrial(row, epochs, self.folder / "trials" / name)
+
+    def _row_of(self, trial: str) -> pd.Series:
         rows = self.trials[self.trials["trial"] == trial]
         if rows.empty:
             do = f"it has {', '.join(self.trials['trial'])}"
             raise refused("a trial of this search", trial, do)
-        return figure_of(rows.iloc[0])
+        return rows.iloc[0]
 
     def selection(self, width: float) -> Selection | None:
         """How the ``best`` trial of a width was selected on ``val``; None if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from robsearch.drawing.formatting import names_of
-from robsearch.laws import Loss, Optimum
+from robsearch.laws import Loss
 from robsearch.search.options import RunOptions
 from robsearch.search.result import Search
 from robsearch.search.strongest import figure_of
@@ -26,7 +26,7 @@ def closing_lines(search: Search, options: RunOptions) -> Iterator[str]:
 def answer_lines(search: Search) -> Iterator[str]:
     """Lambda* and the best trial of each width."""
     for width, name in names_of(search.widths).items():
-        optimum = optimum_text(search.ridge.optimum(width))
+        optimum = search.ridge.optimum(width).text
         yield f"width {name}: {optimum}{_highest_mean(search, width)}{_best(search, width)}"
 
 
@@ -53,17 +53,6 @@ def _loss_text(loss: Loss) -> str:
     """Points with their interval: ``0.4 [-0.2, 1.0]``."""
     # Adding 0 makes 0 of what rounds to minus 0.
     return "{} [{}, {}]".format(*(round(100 * rate, 1) + 0.0 for rate in loss))
-
-
-def optimum_text(optimum: Optimum) -> str:
-    """Lambda* at one width, with its interval, or the plain words that it is not determined."""
-    if optimum.lam is None:
-        return "lambda* not determined"
-    estimate = f"lambda* = {optimum.lam:.3g}"
-    # The law of two widths has no interval for a third, where no trial has finished.
-    if optimum.low is not None and optimum.high is not None:
-        estimate += f" [{optimum.low:.3g}, {optimum.high:.3g}]"
-    return estimate + (f" ({optimum.censored})" if optimum.censored else "")
 
 
 def strongest_text(search: Search, width: float) -> str:

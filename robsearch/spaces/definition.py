@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
@@ -25,7 +26,7 @@ from robsearch.errors import (
     refuse_unless,
     refused,
 )
-from robsearch.identity import DERIVATION
+from robsearch.identity import DERIVATION, MAIN, module_name
 from robsearch.metrics import VALUE
 from robsearch.spaces.ranges import plain
 from robsearch.spaces.references import reference_of, referred
@@ -236,6 +237,12 @@ class Space:
         return f"{self.define.__module__}:{self.define.__name__}"
 
     @property
+    def in_main(self) -> bool:
+        """Whether a notebook, or Python's prompt, defines it: then no other process can import
+        it."""
+        return module_name(self.define.__module__) == MAIN
+
+    @property
     def trainings(self) -> int:
         """How many trainings one suggestion consists of."""
         return self.replicates * (len(self.widths) if self.per_trial == "all" else 1)
@@ -346,7 +353,24 @@ def load_space(reference: str) -> Space:
             recorded this was launched with a space that no other process can import.
     """
     if reference.startswith(UNNAMED):
-        do = "pass it: --space MODULE:NAME on the command line, or space=... from Python"
-        raise refused("a space that can be imported", reference, do)
+        return _of_this_notebook(reference)
     how = "decorate a function (trial, width) -> Recipe with @space"
     return referred(reference, Space, "a space", "search_spaces.quickstart:digits", how)
+
+
+def _of_this_notebook(recorded: str) -> Space:
+    """The space that was defined in a notebook, in this notebook, where its cell was run again.
+
+    Args:
+        recorded: what the record says of it: ``<__main__:NAME, ...>``.
+    """
+    title = recorded.removeprefix(UNNAMED).partition(",")[0]
+    module, _, name = title.partition(":")
+    do = "pass it: --space MODULE:NAME on the command line, or space=... from Python"
+    if module == MAIN:
+        # Not under the name that holds it: the function tells what is searched.
+        thing = getattr(sys.modules[MAIN], name, None)
+        if isinstance(thing, Space) and thing.title == title:
+            return thing
+        do = f"run the cell that defines {name!r} first, or {do}"
+    raise refused("a space that can be imported", recorded, do)

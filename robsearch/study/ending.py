@@ -11,7 +11,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from robsearch.metrics import LAM, VAL_NATURAL, VALUE, Metrics
-from robsearch.study.recorded import TRAININGS, RecordedTrial, recorded_studies, trials_of
+from robsearch.study.recorded import (
+    TRAININGS,
+    RecordedTrial,
+    readable_facts,
+    recorded_studies,
+    trials_of,
+)
 from robsearch.study.storage import refused_if_read_only
 
 END = "end "
@@ -62,6 +68,8 @@ def prune_interrupted(
             number = storage.get_study_id_from_name(study.study_name)
             trial_id = storage.get_trial_id_from_study_id_trial_number(number, suggestion.number)
             storage.set_trial_user_attr(trial_id, TRAININGS, [pruned.stored])
+            for name, fact in readable_facts([pruned]).items():
+                storage.set_trial_user_attr(trial_id, name, fact)
             study.tell(suggestion.number, state=TrialState.PRUNED)
             return True
     return False

@@ -23,6 +23,7 @@ from optuna.study import StudyDirection
 
 from robsearch.errors import LeaseLostError, refused
 from robsearch.study.process_table import is_there, this_process
+from robsearch.study.record import explain
 from robsearch.study.storage import refused_if_read_only
 
 RENEW_SECONDS = 5.0
@@ -95,10 +96,13 @@ class Lease:
         number = watch.number + 1
         try:
             with refused_if_read_only():
-                storage.create_new_study([StudyDirection.MAXIMIZE], _name(search, number))
+                study = storage.create_new_study([StudyDirection.MAXIMIZE], _name(search, number))
         except DuplicatedStudyError as error:
             raise _just_taken(search) from error
-        return cls(storage, search, number)
+        lease = cls(storage, search, number)
+        what = f"no trials: by this lease driver {number} of {search!r} holds it, or held it"
+        explain(storage, study, what)
+        return lease
 
     def verify(self) -> None:
         """Returns while this process holds the lease.

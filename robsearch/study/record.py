@@ -16,6 +16,8 @@ from optuna.study import StudyDirection
 from robsearch.errors import refused
 from robsearch.metrics import VALUE
 
+ABOUT = "about"
+"""The attribute of a study without trials that says what it is for."""
 FOLDER = "folder"
 """The attribute of the search's own study with the folder of its results."""
 
@@ -88,10 +90,12 @@ class SearchRecord:
             InputError: the name is taken; says the two ways on.
         """
         try:
-            storage.create_new_study([StudyDirection.MAXIMIZE], self.name)
+            study = storage.create_new_study([StudyDirection.MAXIMIZE], self.name)
         except DuplicatedStudyError as error:
             do = "resume that one, or choose another --name"
             raise refused("the name of a new search", f"{self.name!r}, which exists", do) from error
+        what = f"no trials: the record of {self.name!r}, whose trials are in {self.name}@..."
+        explain(storage, study, what)
 
     @classmethod
     def load(cls, storage: BaseStorage, name: str) -> Self:
@@ -137,6 +141,17 @@ class SearchRecord:
         study = storage.get_study_id_from_name(self.name)
         facts = {**vars(self), "written_by": version("robsearch")}
         storage.set_study_user_attr(study, "search", facts)
+
+
+def explain(storage: BaseStorage, study: int, what: str) -> None:
+    """Says what a study without trials is for, to a person who comes upon it in optuna-dashboard.
+
+    Args:
+        storage: that it is in.
+        study: the storage's number of it.
+        what: in a sentence.
+    """
+    storage.set_study_user_attr(study, ABOUT, what)
 
 
 def note_folder(storage: BaseStorage, search: str, folder: Path) -> None:

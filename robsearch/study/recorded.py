@@ -3,8 +3,9 @@ or with other seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from optuna.storages import BaseStorage
@@ -125,6 +126,22 @@ def trials_of(suggestion: FrozenTrial | Trial) -> list[RecordedTrial]:
     """The trials of one suggestion, in their order; none if the space failed to define one."""
     stored = suggestion.user_attrs.get(TRAININGS, [])
     return [RecordedTrial.load(suggestion.number, facts) for facts in stored]
+
+
+def readable_facts(trials: Sequence[RecordedTrial]) -> dict[str, str | float]:
+    """What a person reads of a suggestion in optuna-dashboard, where ``TRAININGS`` is one long
+    text: the names of its trials, the means of their metrics, and their seconds in all."""
+    if not trials:
+        return {}
+    values: dict[str, list[float]] = {}
+    for trial in trials:
+        for name, value in trial.metrics.items():
+            values.setdefault(name, []).append(value)
+    return {
+        "trials": ", ".join(trial.trial for trial in trials),
+        "seconds": sum(trial.seconds for trial in trials),
+        **{name: fmean(each) for name, each in values.items()},
+    }
 
 
 def without_imported(suggestions: list[FrozenTrial]) -> list[FrozenTrial]:

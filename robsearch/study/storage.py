@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import unquote
 
 import optuna
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -206,6 +208,16 @@ def open_study(storage: BaseStorage, name: str, metrics: int) -> optuna.Study:
     return optuna.create_study(
         storage=storage, study_name=name, directions=directions, load_if_exists=True
     )
+
+
+def name_metrics(study: optuna.Study, metrics: Sequence[str]) -> None:
+    """Says what a study maximises: Optuna's figures, and optuna-dashboard, write it at their
+    axes."""
+    if study.metric_names == list(metrics):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(metrics))
 
 
 def _insert(database: RDBStorage, added: Mapping[int, Sequence[FrozenTrial]]) -> None:

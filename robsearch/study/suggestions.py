@@ -37,10 +37,11 @@ from robsearch.study.recorded import (
     TRAININGS,
     RecordedTrial,
     best_first,
+    readable_facts,
     trials_of,
     without_imported,
 )
-from robsearch.study.storage import open_study
+from robsearch.study.storage import name_metrics, open_study
 from robsearch.study.width_sampler import Observation, observations_in
 from robsearch.trials.loading import best_epoch
 from robsearch.trials.selection import has_collapsed
@@ -135,6 +136,7 @@ class Study:
             self._study = open_study(storage, name, len(self._metrics))
             place = {"search": search, **vars(stage), "metrics": self._metrics}
             self._study.set_user_attr("place", place)
+            name_metrics(self._study, self._metrics)
         else:
             self._study = optuna.load_study(study_name=name, storage=storage)
         self._study_id = storage.get_study_id_from_name(name)
@@ -517,6 +519,8 @@ class Study:
     def _tell(
         self, trial: optuna.Trial, state: TrialState, values: list[float] | None = None
     ) -> None:
+        for name, fact in readable_facts(trials_of(trial)).items():
+            trial.set_user_attr(name, fact)
         try:
             self._study.tell(trial.number, values, state=state)
         except RuntimeError as error:  # how a sampler that has tried everything says so

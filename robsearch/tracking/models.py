@@ -16,9 +16,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from robsearch.errors import InputError, refusal, refused
+from robsearch.metrics import LAM
 from robsearch.tracking.beside import opened
 from robsearch.tracking.exporting import opener_of
-from robsearch.tracking.store import SEARCH_ID, TRIAL, all_runs, experiment_of
+from robsearch.tracking.store import SEARCH_ID, SEARCHED, TRIAL, all_runs, experiment_of
 from robsearch.trials.paths import without_password
 
 MODEL_NAME = re.compile(r"""[^/:'"`%\\\x00-\x1f]{1,256}""")
@@ -29,6 +30,10 @@ have none."""
 
 MODEL_METRICS = ("val/best_robust_accuracy", "test/natural_accuracy", "test/robust_accuracy")
 """Metrics of the run that are shown beside its model."""
+VERSION_METRICS = (*MODEL_METRICS, "strongest/robust_accuracy")
+"""Those that a version of a registered model has as tags: the registry's table shows no others."""
+VERSION_TAGS = ("robsearch.width", "robsearch.strongest")
+"""Tags of the run that a version has, too."""
 
 
 def upload(
@@ -41,15 +46,17 @@ def upload(
     """
     opener = opener_of(folder)
     model = _logged_model(client, experiment, run, opener)
+    source = client.get_run(run)
     if model is None:
         tags = {TRIAL: trial} if opener is None else {TRIAL: trial, OPENER: opener}
         # MLflow takes no dot in the name of a logged model.
-        made = client.create_logged_model(experiment, trial.replace(".", "_"), run, tags=tags)
+        name = trial.replace(".", "_")
+        params = _suggested(source)
+        made = client.create_logged_model(experiment, name, run, tags=tags, params=params)
         model = _logged_model(client, experiment, run, opener) or made
     if model.status == LoggedModelStatus.READY:
         return model
     client.log_model_artifacts(model.model_id, str(folder))
-    source = client.get_run(run)
     if not (source.outputs and source.outputs.model_outputs):
         client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
     if metrics := _as_of_model(client, source, model):
@@ -125,11 +132,36 @@ def register(
     if only_owner:
         _refuse_others(versions, name, network.identity)
     model = upload(client, experiment, run.info.run_id, network.trial, network.folder)
-    for version in versions:
-        if version.source == str(model.artifact_location):
-            return f"models:/{name}/{version.version}"
-    version = _new_version(client, network, model, run, name)
+    source = str(model.artifact_location)
+    registered = next((version for version in versions if version.source == source), None)
+    version = registered or _new_version(client, network, model, run, name)
+    # What is known of a network grows: ``robsearch evaluate`` finds a stronger attack.
+    for tag, text in _version_facts(run).items():
+        if version.tags.get(tag) != text:
+            client.set_model_version_tag(name, version.version, tag, text)
     return f"models:/{name}/{version.version}"
+
+
+def _suggested(run: Run) -> dict[str, str]:
+    """The width, lambda and the other parameters of a run that were searched."""
+    params = run.data.params
+    return {
+        name: text
+        for name, text in params.items()
+        if name in ("width", "lam") or name.startswith(SEARCHED)
+    }
+
+
+def _version_facts(run: Run) -> dict[str, str]:
+    """What the registry shows of a version, as tags."""
+    facts = {name: run.data.tags[name] for name in VERSION_TAGS if name in run.data.tags}
+    for name in VERSION_METRICS:
+        if name in run.data.metrics:
+            facts[name] = f"{run.data.metrics[name]:.6g}"
+    # Of a schedule it is the last value.
+    if LAM in run.data.metrics:
+        facts["robsearch.lam"] = f"{run.data.metrics[LAM]:.6g}"
+    return facts
 
 
 def _no_run(

@@ -48,12 +48,13 @@ SEARCH = "search"
 STATE = "robsearch.state"
 STATUS = {
     "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
+    "PRUNED": "FINISHED",
     "FAIL": "FAILED",
     "INTERRUPTED": "KILLED",
     "RUNNING": "RUNNING",
 }
-"""The MLflow status of each state of a trial."""
+"""The MLflow status of each state of a trial. The UI shows KILLED as it shows FAILED, by a red
+cross, and a trial that was pruned is as it should be: the tag ``robsearch.state`` tells it."""
 
 AT_MOST = {Param: 100, Metric: 850, RunTag: 20}
 """In one request: MLflow takes 1,000 in all, 100 parameters and 1 MB."""
@@ -462,7 +463,8 @@ def _seems_whole(
 ) -> bool:
     """Whether a trial that this process has not seen before ended as the server says."""
     unseen = run.points is None and run.files is None
-    ended = run.status == record.status != "RUNNING"
+    # That of a pruned trial was another one in earlier versions; a tag has the state itself.
+    ended = "RUNNING" not in (run.status, record.status)
     has_files = not record.artifacts or run.tags.get(FILES) == digest
     if record.trial == SEARCH or not unseen or not ended or not has_files:
         return False

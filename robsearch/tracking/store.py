@@ -25,6 +25,8 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-u
 TRIAL = "robsearch.trial"
 """The tag that says which trial a run records; ``search`` for the run of the search itself."""
 
+SEARCHED = "param/"
+"""Begins the name of a run's parameter that Optuna suggested."""
 
 SEARCH_ID = "robsearch.search_id"
 """The tag of an experiment, a run or a model that says which search it is of: names repeat,

@@ -21,6 +21,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from robsearch.metrics import LAM
+from robsearch.tracking.store import SEARCHED
 
 KEY = "robsearch"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -51,13 +52,18 @@ def view(runs: Sequence[Run]) -> dict[str, Any]:
     """The state of the UI's page of runs, for runs such as these; their search's own run is left
     out."""
     state: dict[str, Any] = json.loads(STATE.read_text())
-    if not any("log10_lam" in run.data.params for run in runs):
+    names = {name for run in runs for name in run.data.params}
+    searched = {name for name in names if name.startswith(SEARCHED)}
+    if "log10_lam" in names:
+        searched.discard(f"{SEARCHED}lam")
+    else:
         # Where lambda is not a number that stays (WAR), its last value stands for it.
         parallel, scatter, *_ = state["compareRunCharts"]
         parallel["selectedParams"] = ["width"]
         parallel["selectedMetrics"] = [LAM, BEST]
         scatter["xaxis"] = {"key": LAM, "type": "METRIC"}
         scatter["uuid"] = scatter["uuid"].replace("log10_lam", LAM)
+    state["compareRunCharts"][0]["selectedParams"] += sorted(searched)
     if len(runs) > DRAWN:
         state["orderByKey"] = "attributes.start_time"
     for name in sorted({_section(metric) for run in runs for metric in run.data.metrics}):

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from robsearch.claims.claim import Claim, Evidence, NotDecidableError, judge
-from robsearch.claims.page import why
+from robsearch.claims.claim import Claim, Evidence, NotDecidableError, judge, why
 from robsearch.claims.seeds import contrast, per_seed
 from robsearch.claims.statistics import (
     Effect,
@@ -271,3 +270,12 @@ def test_contrasts_are_paired_by_seed_and_averaged_over_widths() -> None:
 def test_seeds_without_a_number_are_left_out() -> None:
     trials = pd.DataFrame({"seed": [0, 1, 2], "x": [1.0, math.nan, 3.0]})
     assert per_seed(trials, lambda own: float(own["x"].iloc[0])) == (1.0, 3.0)
+
+
+def test_a_notebook_shows_a_claim_and_its_verdict() -> None:
+    (verdict,) = judge([claim(([2.0, -1.0, 0.5, 1.5], 0.1))], NOTHING)
+    shown = verdict._repr_html_()
+    assert f"<b>{verdict.claim.name}</b> {verdict.claim.sentence}" in shown
+    assert "<b>inconclusive</b> about" in shown
+    assert "<td>0.75 [" in shown  # the mean of the four seeds
+    assert verdict.claim.source in verdict.claim._repr_html_()

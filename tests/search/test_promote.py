@@ -66,6 +66,8 @@ def test_promote_registers_each_once_and_what_loads_is_the_trials_network(
     assert promoted == {best[width]: f"models:/pair-w{width:g}/1" for width in search.widths}
     assert lines == [f"{trial}: {model}" for trial, model in promoted.items()]
     assert promote("pair", space=pair, options=options) == promoted
+    version = MlflowClient(options.uri()).get_model_version("pair-w4", "1")
+    assert float(version.tags["robsearch.lam"]) == pytest.approx(search.best(4)["lam"], rel=1e-5)
 
     images = to_float(load(Digits(train=100))["test"].images.clone())
     own = network(recipe(4), search.folder / "trials" / best[4])

@@ -50,7 +50,7 @@ def test_the_total_is_spread_evenly_over_the_widths_and_every_control_is_trained
 
 def test_optuna_mlflow_and_the_folders_agree(launched):
     search, runs, _ = launched
-    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    status = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED"}
     for trial in search.trials.itertuples():
         run = runs[trial.trial]
         assert run.info.status == status[trial.state]

@@ -7,12 +7,14 @@ import pty
 import re
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import optuna
 import pandas as pd
 import pytest
 from rich.console import Console
+from rich.text import Text
 from small_spaces import recipe, standard
 
 from robsearch import Rung, load_search
@@ -20,7 +22,7 @@ from robsearch.search import progress as tables
 from robsearch.search.commands.status import status_lines, status_rows
 from robsearch.search.driver import RunningTrial
 from robsearch.search.engine import _say_start
-from robsearch.search.grid import Grid
+from robsearch.search.grid import Grid, Row, html_of, rows_table
 from robsearch.search.progress import (
     TimeLeft,
     live_table,
@@ -407,3 +409,13 @@ def test_on_a_terminal_of_80_columns_the_table_is_drawn_over_itself(
     if draws:
         plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said)
         assert max(map(len, re.split(r"[\r\n]+", plain))) <= 80
+
+
+def test_a_notebook_shows_the_same_tables_and_whatever_others_chose_is_text():
+    rows = [Row("4", Counter(COMPLETE=2), 6.31, 0.5, params={"lr": 0.1, "<b>": "\x1b[2J"})]
+    html = html_of(rows_table(rows, Text("2 of 4 trials")))
+    assert html.startswith("<p>2 of 4 trials</p><table")
+    assert "<td>4</td><td>0</td><td>2</td><td>0</td><td>0</td><td>6.31</td><td>50.0%</td>" in html
+    assert "best at 4: lr 0.1" in html
+    assert "<b>" not in html
+    assert "\x1b" not in html

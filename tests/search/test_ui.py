@@ -62,6 +62,18 @@ def test_the_view_draws_lambda_width_and_robust_accuracy_first(store):
     assert len({chart["uuid"] for chart in view["compareRunCharts"]}) == 4
 
 
+def test_the_view_draws_all_that_was_searched(store):
+    suggested = {"param/lam": 2.0, "param/lr": 0.1, "param/depth": 2}
+    number = experiment(store, "searched", width=4, log10_lam=0.3, **suggested)
+    publish_view(store, number)
+    parallel, *_ = published(store, number)["compareRunCharts"]
+    assert parallel["selectedParams"] == ["log10_lam", "width", "param/depth", "param/lr"]
+    of_schedule = experiment(store, "schedule", width=4, **suggested)  # its lambda moves
+    publish_view(store, of_schedule)
+    parallel, *_ = published(store, of_schedule)["compareRunCharts"]
+    assert parallel["selectedParams"] == ["width", "param/depth", "param/lam", "param/lr"]
+
+
 def test_of_many_runs_the_newest_are_drawn_because_the_best_are_all_of_the_widest(
     store, monkeypatch
 ):

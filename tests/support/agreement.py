@@ -14,7 +14,7 @@ from small_jobs import soon
 from robsearch.study import JOURNAL
 from robsearch.tracking import TRIAL
 
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 BROKE_DOWN = "broke down more often than it is retried"
 
 

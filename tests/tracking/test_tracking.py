@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow_stores import deliver, free_port, kill_server, runs_of, start_server, trial
+from search_records import search_record
 from small_spaces import recipe
 
 from robsearch import PGD, Digits, InputError, SmallCNN
@@ -16,9 +17,11 @@ from robsearch.search.recording import Recorder, logged_data
 from robsearch.spaces import Stage
 from robsearch.study import RecordedTrial, Suggestion
 from robsearch.tracking import (
+    Promoted,
     Tracker,
     check_tracking,
     experiment_page,
+    register,
     run_pages,
 )
 from robsearch.tracking.store import run_page
@@ -53,12 +56,59 @@ def test_a_trial_is_one_flat_run_with_curves_by_epoch_and_the_status_of_its_stat
     deliver(uri, tmp_path, *(trial(name, state, 3, **facts) for name, state in states.items()))
     runs = runs_of(uri)
     statuses = [runs[name].info.status for name in states]
-    assert statuses == ["FINISHED", "KILLED", "FAILED", "KILLED"]
+    assert statuses == ["FINISHED", "FINISHED", "FAILED", "KILLED"]
     assert [runs[name].data.tags["robsearch.state"] for name in states] == list(states.values())
     assert runs["w4-000"].data.params == {"lam": "2.5", "model.width": "4"}
     assert runs["w4-002"].data.tags["robsearch.reason"] == "why"
     assert curve(uri, runs["w4-000"]) == [(1, 0.1, 1001000), (2, 0.2, 1002000), (3, 0.3, 1003000)]
     assert (runs["w4-000"].info.start_time, runs["w4-000"].info.end_time) == (999000, 1004000)
+
+
+def test_a_pruned_run_of_an_earlier_version_gets_its_status_and_is_not_read_anew(
+    uri, tmp_path, monkeypatch
+):
+    pruned = trial("w4-001", "PRUNED", 3)
+    deliver(uri, tmp_path, pruned)
+    MlflowClient(uri).set_terminated(runs_of(uri)["w4-001"].info.run_id, "KILLED", 1004000)
+
+    def read(*_):
+        raise AssertionError("the curves of a run that has them were read")
+
+    monkeypatch.setattr(MlflowClient, "get_metric_history", read)
+    deliver(uri, tmp_path, pruned)
+    run = runs_of(uri)["w4-001"]
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 1004000)
+    assert run.data.tags["robsearch.state"] == "PRUNED"
+
+
+def test_a_version_of_a_registered_model_tells_lambda_and_metrics_and_is_brought_up_to_date(
+    uri, tmp_path
+):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("weights")
+    params = {"lam": 2.0, "width": 4, "param/lam": 2.0, "param/lr": 0.1, "attack.eps": 0.1}
+    summary = {"test/robust_accuracy": (0.25, 1010.0)}
+    facts = {"params": params, "tags": {"robsearch.width": "4"}, "summary": summary}
+    deliver(uri, tmp_path, replace(trial("w4-000", "COMPLETE", 2, **facts), model=folder))
+    promoted = Promoted("s", "", "w4-000", folder)
+    assert register(uri, promoted, "s-w4", only_owner=True) == "models:/s-w4/1"
+    client = MlflowClient(uri)
+    version = client.get_model_version("s-w4", "1")
+    shown = {"robsearch.width": "4", "robsearch.lam": "2", "test/robust_accuracy": "0.25"}
+    assert shown.items() <= version.tags.items()
+    experiment = client.get_experiment_by_name("s").experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert model.params == {"lam": "2.0", "width": "4", "param/lam": "2.0", "param/lr": "0.1"}
+
+    stronger = {**summary, "strongest/robust_accuracy": (0.2, 1020.0)}
+    deliver(
+        uri,
+        tmp_path,
+        replace(trial("w4-000", "COMPLETE", 2, **(facts | {"summary": stronger})), model=folder),
+    )
+    assert register(uri, promoted, "s-w4", only_owner=True) == "models:/s-w4/1"
+    assert client.get_model_version("s-w4", "1").tags["strongest/robust_accuracy"] == "0.2"
 
 
 def test_delivering_everything_again_changes_nothing(uri, tmp_path):
@@ -329,6 +379,25 @@ def test_the_best_tag_moves(uri, tmp_path):
     assert tracker.close() == 0
     tags = {name: run.data.tags.get("robsearch.best") for name, run in runs_of(uri).items()}
     assert tags == {"w4-000": "false", "w4-001": "true"}
+
+
+@pytest.mark.parametrize("per_trial", ["one", "all"])
+def test_the_trials_of_a_suggestion_share_a_tag(uri, tmp_path, per_trial):
+    tracker = Tracker(uri, "s", tmp_path)
+    recorder = Recorder(tracker, tmp_path / "trials", search_record(per_trial=per_trial))
+    for width in (4, 8):
+        for replicate in (0, 1):
+            name = f"w{width}-017-r{replicate}"
+            stage = Stage(None if per_trial == "all" else width)
+            recorder.begin(Suggestion(name, width, 17, replicate, stage, recipe(width)))
+    control = Stage(4, control="standard")
+    recorder.begin(Suggestion("w4-standard-000", 4, 0, None, control, recipe(4)))
+    assert tracker.close() == 0
+    shared = {name: run.data.tags["robsearch.suggestion"] for name, run in runs_of(uri).items()}
+    assert shared.pop("w4-standard-000") == "w4-standard-000"
+    labels = {name: "all" if per_trial == "all" else name[:2] for name in shared}
+    assert shared == {name: f"{label}-017" for name, label in labels.items()}
+    assert len(shared) == 4
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns"])

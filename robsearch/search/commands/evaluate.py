@@ -25,7 +25,7 @@ from robsearch.search.commands.ladders import (
 )
 from robsearch.search.commands.targets import Finalist, load_finalists
 from robsearch.search.grid import PlainTextConsole, printer
-from robsearch.search.options import RunOptions, in_store
+from robsearch.search.options import RunOptions, in_store, takes_options
 from robsearch.search.result import load_search
 from robsearch.search.syncing import bring_up_to_date
 from robsearch.spaces import Space
@@ -71,6 +71,7 @@ class Evaluation:
         return rank_reversals(self.ladders)
 
 
+@takes_options
 @in_store
 def evaluate(
     target: str,
@@ -80,6 +81,7 @@ def evaluate(
     space: Space | str | None = None,
     options: RunOptions | None = None,
     console: Console | None = None,
+    **where: Any,
 ) -> Evaluation:
     """Attacks trained networks up to a rung of the ladder, looks for gradient masking, and records
     both in MLflow.
@@ -95,6 +97,7 @@ def evaluate(
         space: the space or its reference, if it cannot be imported under the one that was recorded.
         options: where and how much.
         console: where progress is shown.
+        where: fields of ``RunOptions`` by their names, as for ``launch``.
 
     Raises:
         InputError: no such network or rung, or the record is not there or another search's.

@@ -1,0 +1,92 @@
+"""What a notebook shows: tables and sentences as HTML, and one that is drawn anew while something
+goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from markupsafe import Markup, escape
+
+from robsearch.printing import printable
+
+SECONDS = 1.0
+"""Between two looks at what is shown."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    # IPython in a terminal has no kernel.
+    return hasattr(shell, "kernel")
+
+
+def show_figures() -> None:
+    """Has a notebook show figures of matplotlib as pictures: by itself it does so only once pyplot
+    is imported."""
+    if in_notebook():
+        from IPython.core.pylabtools import select_figure_formats
+
+        shell = sys.modules["IPython"].get_ipython()
+        select_figure_formats(shell, {"png"})  # type: ignore[no-untyped-call]
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:
+    """A table as pandas writes one, which notebooks have a style for; cells are text."""
+    head = _row("th", heads)
+    body = Markup("").join(_row("td", row) for row in rows)
+    return Markup('<table class="dataframe"><thead>{}</thead><tbody>{}</tbody></table>').format(
+        head, body
+    )
+
+
+def _row(tag: str, cells: Iterable[object]) -> Markup:
+    inside = Markup("").join(
+        Markup("<{0}>{1}</{0}>").format(Markup(tag), _text(cell)) for cell in cells
+    )
+    return Markup("<tr>{}</tr>").format(inside)
+
+
+def paragraph(text: object, title: object = "") -> Markup:
+    """A paragraph of text, behind a title in bold if there is one."""
+    strong = Markup("<b>{}</b> ").format(_text(title)) if title else ""
+    return Markup("<p>{}{}</p>").format(strong, _text(text))
+
+
+def _text(cell: object) -> Markup:
+    return cell if isinstance(cell, Markup) else escape(printable(str(cell)))
+
+
+@contextlib.contextmanager
+def redrawn(html: Callable[[], str]) -> Iterator[None]:
+    """Shows HTML in the cell that runs, and draws it anew every second until the body has ended.
+
+    It needs no widgets, so the last of it stays in a notebook that is saved.
+
+    Args:
+        html: what is to be shown now; it is called in a thread of its own.
+    """
+    from IPython.display import HTML, display
+
+    shown = display(HTML(html()), display_id=True)  # type: ignore[no-untyped-call]
+    ended = threading.Event()
+
+    def redraw() -> None:
+        before = ""
+        while not ended.wait(SECONDS):
+            now = html()
+            if now != before:
+                shown.update(HTML(now))  # type: ignore[no-untyped-call]
+            before = now
+
+    thread = threading.Thread(target=redraw, name="notebook", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        shown.update(HTML(html()))  # type: ignore[no-untyped-call]
