@@ -1,4 +1,4 @@
-"""A training loop of a user's own, searched: pruned, interrupted, resumed and recorded as ours is."""
+"""A training loop of a user's own, searched: pruned, killed, resumed and recorded as ours is."""
 
 import pytest
 import torch
