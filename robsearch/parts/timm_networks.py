@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from robsearch.errors import described_error, number, refuse_unless, refused
 from robsearch.parts.models import Normalize
 from robsearch.protocols import ImageSpec
 
-Value: TypeAlias = str | int | float | bool | tuple[Any, ...] | None
 FAMILIES = ("ResNet", "ConvNeXt", "VisionTransformer")
 """The classes of timm whose width can be changed."""
 GIVEN = ("num_classes", "in_chans", "img_size", "pretrained")
@@ -57,7 +56,7 @@ class TimmNet:
 
     name: str
     width: int | float = 1
-    options: Mapping[str, Value] | tuple[tuple[str, Value], ...] = ()
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         options: Any = self.options

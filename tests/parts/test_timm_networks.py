@@ -44,7 +44,6 @@ def test_without_timm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"name": 18}, "TimmNet.name as a text, got 18"),
         ({"width": 0}, "TimmNet.width"),
         ({"options": {"depth": [1]}}, "TimmNet.options as a dict from texts to plain values"),
         ({"options": {"pretrained": True}}, "no such options of TimmNet, got pretrained"),
@@ -148,6 +147,7 @@ def test_measures_of_layers_cover_the_linear_maps_of_a_transformer_and_name_the_
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
 def test_a_transformer_trains_with_adamw_warmup_and_clipping() -> None:
     made = recipe(

@@ -155,7 +155,9 @@ class _FirstStep:
         try:
             yield
         except TimeoutError as error:
-            of_the_user = own_line(error) is not None and self.parts.part(error, part) != "model"
+            # A model, or a whole loop with a loader of its own, may only be slow.
+            may_be_slow = self.parts.part(error, part) in ("model", "loop")
+            of_the_user = own_line(error) is not None and not may_be_slow
             if building or of_the_user:
                 self.problems += self.parts.problems(error, part)
             else:  # as on a machine without the GPU that would train it
