@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from robsearch.parts.pretrained import Pretrained as Pretrained
     from robsearch.parts.schedules import WAR as WAR, Fixed as Fixed, Warmup as Warmup
     from robsearch.parts.stopping import RobustOverfittingStopper as RobustOverfittingStopper
+    from robsearch.parts.timm_networks import TimmNet as TimmNet
     from robsearch.parts.weight_perturbation import WeightPerturbation as WeightPerturbation
     from robsearch.recipe import Recipe as Recipe
     from robsearch.search import (

@@ -12,13 +12,25 @@ Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn, optim
 
 from robsearch.metrics import Metrics as Metrics
+
+if TYPE_CHECKING:
+    from robsearch.training.own_loop import Training
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, "n"]
@@ -227,6 +239,51 @@ class LearningRate(Protocol):
 
     def __call__(self, progress: float) -> float:
         """The factor on the optimiser's base rate at ``progress`` in [0, 1]."""
+        ...
+
+
+class LoopEpoch(NamedTuple):
+    """What a training loop of one's own yields after each pass; a plain tuple of two or three does.
+
+    Attributes:
+        metrics: numbers by name, such as ``{"train/loss": 0.3}``. Names that begin with ``val``,
+            ``test``, ``time`` or ``memory``, and ``train/lam``, are robsearch's own.
+        state: all that the loop needs to go on from here, beside the weights of the network that it
+            was given, which are kept anyway: ``{"optimiser": optimiser.state_dict()}``. Of tensors,
+            numbers, texts, lists and dicts, for it is read without running code.
+        judged: the network that is judged and deployed, such as an average of weights, if that is
+            not the one being trained. It has the same names and shapes.
+    """
+
+    metrics: Mapping[str, float]
+    state: Mapping[str, Any] = {}
+    judged: nn.Module | None = None
+
+
+@runtime_checkable
+class TrainingLoop(Protocol):
+    """A training loop of one's own in place of robsearch's, named by ``Recipe.loop``.
+
+    It trains; robsearch judges on ``val`` after each epoch, saves, prunes, stops, goes on from a
+    checkpoint, and measures on ``test``.
+    """
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The fields of a recipe for training that the loop reads (``recipe.FOR_TRAINING``), such
+        as ``("batch_size", "augment")``; all others are to be left at their defaults, and the
+        record has no word of them.
+
+        Lambda and the training attack are no such fields: they are there for every loop.
+        """
+        ...
+
+    def train(self, training: Training) -> Iterator[LoopEpoch]:
+        """Trains ``training.model`` in place, and yields after each epoch of ``training.epochs``.
+
+        A training that goes on from a checkpoint begins here anew, with the saved weights in
+        ``training.model`` and what was yielded in ``training.state``.
+        """
         ...
 
 

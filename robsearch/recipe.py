@@ -56,6 +56,7 @@ from robsearch.protocols import (
     Optimiser,
     Penalty,
     Schedule,
+    TrainingLoop,
     natural_first,
 )
 
@@ -71,6 +72,23 @@ _LEAVES: dict[str, Any] = {
     "learning_rate": (LearningRate, "such as Cosine()"),
 }
 """The protocol of each part, and what fits."""
+
+FOR_TRAINING = (
+    "objective",
+    "optimiser",
+    "learning_rate",
+    "augment",
+    "batch_size",
+    "batch_norm",
+    "penalties",
+    "averaging",
+    "weight_perturbation",
+    "clip_gradient",
+    "eps_warmup",
+    "precision",
+)
+"""The fields that only training reads: robsearch's loop all of them, one of a user's own those that
+it names (``TrainingLoop.uses``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +148,9 @@ class Recipe:
         derivation: the rules by which what is left at None is derived. By those of before, 1,
             ``PGD`` judges on the cross-entropy alone, and only a ``PGD`` on ``test`` tells the
             measures its ball. A search that was begun under them goes on under them by itself.
+        loop: a training loop of one's own in place of robsearch's (``protocols.TrainingLoop``), or
+            None. Of the fields for training (``FOR_TRAINING``) those that it does not use are to be
+            left at their defaults, and are not recorded.
 
     Raises:
         InputError: all fields that do not fit, at once.
@@ -160,6 +181,7 @@ class Recipe:
     eps_warmup: float = field(default=0.0, metadata=LATER)
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=LATER)
     derivation: int = field(default=DERIVATION, metadata=LATER)
+    loop: TrainingLoop | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         problems = problems_of(*self._leaf_conditions(), *self._field_conditions())
@@ -211,8 +233,19 @@ class Recipe:
             return dataclasses.replace(self.lam, freeze_at=drop)
         return self.lam
 
+    def trains_with(self, name: str) -> bool:
+        """Whether a field of ``FOR_TRAINING`` is read: by robsearch's loop always, by one of a
+        user's own if it says so."""
+        if self.loop is None:
+            return True
+        # Before it has been refused, a loop may be anything.
+        uses = getattr(self.loop, "uses", ())
+        return isinstance(uses, tuple) and name in uses
+
     @property
     def _first_drop(self) -> float | None:
+        if not self.trains_with("learning_rate"):
+            return None
         drop = getattr(self.learning_rate, FIRST_DROP, None)
         return drop if isinstance(drop, float | int) else None
 
@@ -272,6 +305,32 @@ class Recipe:
         yield from self._tuple_conditions("penalties", Penalty, "NormDecay()")
         if self.measures is not None:
             yield from self._tuple_conditions("measures", Measure, "LogitMargin()")
+        yield from self._loop_conditions()
+
+    def _loop_conditions(self) -> Iterator[Condition]:
+        loop = self.loop
+        if loop is None:
+            return
+        fits = instance_of("Recipe.loop", loop, TrainingLoop, "an object of your class")
+        yield fits
+        if not fits.fits:
+            return
+        kind = type(loop).__name__
+        names = loop.uses
+        is_known = isinstance(names, tuple) and set(names) <= set(FOR_TRAINING)
+        do = f"name some of {', '.join(FOR_TRAINING)}, or none: ()"
+        yield Condition(is_known, f"{kind}.uses to be a tuple of fields", repr(names), do)
+        if not is_known:
+            return
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
+            unused = part.name in FOR_TRAINING and part.name not in names
+            yield Condition(
+                not unused or value == part.default,
+                f"no {part.name}, which {kind} does not use",
+                repr(value),
+                f"leave it out, or name it in {kind}.uses if the loop reads it",
+            )
 
     def _tuple_conditions(self, name: str, protocol: Any, example: str) -> Iterator[Condition]:
         leaves = getattr(self, name)
@@ -396,11 +455,16 @@ class Recipe:
         """The tree as flat, stable names for tracking: ``model``, ``model.width``, ``lam``,
         ``attack.eps`` ...
 
-        The measures, which change nothing of the training, are one text.
+        The measures, which change nothing of the training, are one text. What a loop of a user's
+        own does not use is left out.
         """
         recipe = self.resolved
+        left_out = {"measures"}
+        left_out |= {name for name in FOR_TRAINING if not recipe.trains_with(name)}
         names = _flat(recipe, "")
-        flat = {name: value for name, value in names.items() if not name.startswith("measures.")}
+        flat = {
+            name: value for name, value in names.items() if name.partition(".")[0] not in left_out
+        }
         return {**flat, "measures": ", ".join(map(repr, recipe.resolved_measures))}
 
 

@@ -23,17 +23,20 @@ class Kind(StrEnum):
     MODEL = "model"
     ATTACK = "attack"
     OBJECTIVE = "objective"
+    LOOP = "loop"
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="space, model, attack or objective")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="space, model, attack, objective or loop")
+    ],
     file: Annotated[
         Path | None,
         typer.Argument(metavar="[FILE]", help="to write (default: my_KIND.py in this folder)"),
     ] = None,
 ) -> None:
-    """Write a small file to start from: a space, a model, an attack or an objective with its
-    check."""
+    """Write a small file to start from: a space, a model, an attack, an objective or a training
+    loop with its check."""
     kinds = [each.value for each in Kind]
     if kind not in kinds:
         raise refused("a kind of file to begin", repr(kind), f"use one of {', '.join(kinds)}")

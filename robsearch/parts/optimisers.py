@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from robsearch.errors import number, refuse_unless, share
+from robsearch.identity import LATER, sparse_repr
 
 LR_FACTOR = "lr_factor"
 """In a parameter group of a torch optimiser: the factor on the learning rate of its weights."""
@@ -229,19 +230,30 @@ class Piecewise:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from 1 to ``final`` (arXiv 1608.03983, eq. 5, without restarts).
+    """Half a cosine from 1 to ``final`` (arXiv 1608.03983, eq. 5, without restarts), after a linear
+    rise from 0 over the share ``warmup`` of training, as transformers need it (arXiv 1706.03762).
 
     Raises:
-        InputError: ``final`` is not in [0, 1].
+        InputError: ``final`` is not in [0, 1], or ``warmup`` not in [0, 1).
     """
 
     final: float = 0.0
+    warmup: float = field(default=0.0, metadata=LATER)
+
+    __repr__ = sparse_repr
 
     def __post_init__(self) -> None:
-        refuse_unless(share("final", self.final, "it is a factor on the base rate"))
+        do = "give a share of training, such as 0.05, not an epoch"
+        refuse_unless(
+            share("final", self.final, "it is a factor on the base rate"),
+            number("warmup", self.warmup, do, at_least=0, below=1),
+        )
 
     def __call__(self, progress: float) -> float:
         """The factor on the base rate."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        progress = (progress - self.warmup) / (1 - self.warmup)
         wave = 1 + math.cos(math.pi * progress)
         return self.final + (1 - self.final) * wave / 2
 

@@ -290,12 +290,14 @@ def measure_gpu_shares(
         before.
 
     Raises:
-        InputError: training or judging fails on a whole one; names the widths.
+        InputError: training or judging fails on a whole one; names the widths. Or the space trains
+            by a loop of its user's own, of which no single step can be tried.
     """
     say = printer(console)
     say("--gpus-per-trial auto: trying a step of each width on a whole GPU")
     resources = {width: requested(space, width) for width in space.widths}
     recipes = distinct_recipes(space)
+    refuse(_loop_problems(recipes))
     names = names_of(recipes)
     jobs: dict[float, list[Job]] = {}
     for width, of_width in recipes.items():
@@ -378,6 +380,15 @@ def _needs(jobs: Mapping[float, list[Job]], probes: JobQueue) -> dict[float, Mem
         need = max(needs, key=lambda need: need.gib)
         largest[width] = replace(need, total=smallest)
     return largest
+
+
+def _loop_problems(recipes: Mapping[float, Sequence[Recipe]]) -> Iterator[str]:
+    loops = [recipe.loop for recipe in chain.from_iterable(recipes.values()) if recipe.loop]
+    for kind in dict.fromkeys(type(loop).__name__ for loop in loops):
+        expected = f"--gpus-per-trial as a number for {kind}, of which no single step can be tried"
+        yield refusal(
+            expected, "auto", "pass the share of a GPU that a training needs, such as 0.5"
+        )
 
 
 def distinct_recipes(space: Space) -> dict[float, list[Recipe]]:

@@ -15,7 +15,7 @@ from robsearch.data import load
 from robsearch.data.mixed import EXTRA
 from robsearch.identity import reference
 from robsearch.protocols import Objective
-from robsearch.recipe import ADDRESS
+from robsearch.recipe import ADDRESS, FOR_TRAINING, Recipe
 from robsearch.spaces import Draw, Space, distributions
 from robsearch.study import Observation, SearchRecord, range_text
 from robsearch.trials.provenance import commit_text, versions_text
@@ -83,7 +83,6 @@ def recipe_settings(draws: Sequence[Draw], seed: int) -> dict[str, str]:
     def examples(split: str) -> str:
         return _common([len(splits[split].labels) for splits in datasets if split in splits])
 
-    epochs = described("epochs")
     settings = {
         "model": described("model"),
         "data": described("data"),
@@ -94,19 +93,40 @@ def recipe_settings(draws: Sequence[Draw], seed: int) -> dict[str, str]:
         "training attack": described("attack"),
         "evaluation attack": described("resolved_eval_attack"),
         "test attack": described("resolved_test_attack"),
-        "objective": described("objective"),
-        MINIMISED: " or ".join(dict.fromkeys(_minimised(recipe.objective) for recipe in recipes)),
-        LAMBDA: described("lam"),
-        "optimiser": f"{described('optimiser')}, {described('learning_rate')}",
-        "length": f"{epochs} epoch{'s' * (epochs != '1')}, batches of {described('batch_size')}",
     }
-    for field in OTHER_FIELDS:
-        text = described(field)
-        if text not in ("None", "()", "0.0", "fp32"):
-            settings[field.replace("_", " ")] = text
+    settings |= _training_settings(described, (*recipes, *of_width.values()))
     for name, distribution in distributions(draws).items():
         settings[f"{RANGE}{name}"] = range_text(distribution)
     settings["search seed"] = str(seed)
+    return settings
+
+
+def _training_settings(
+    described: Callable[[str], str], recipes: Sequence[Recipe]
+) -> dict[str, str]:
+    """How the recipes train, without what a loop of a user's own does not use."""
+    used = {name for name in FOR_TRAINING if any(recipe.trains_with(name) for recipe in recipes)}
+    settings = {}
+    loop = described("loop")
+    if loop != "None":
+        settings["training loop"] = loop
+    if "objective" in used:
+        settings["objective"] = described("objective")
+        objectives = dict.fromkeys(_minimised(recipe.objective) for recipe in recipes)
+        settings[MINIMISED] = " or ".join(objectives)
+    settings[LAMBDA] = described("lam")
+    optimiser = [described(name) for name in ("optimiser", "learning_rate") if name in used]
+    if optimiser:
+        settings["optimiser"] = ", ".join(optimiser)
+    epochs = described("epochs")
+    settings["length"] = f"{epochs} epoch{'s' * (epochs != '1')}"
+    if "batch_size" in used:
+        settings["length"] += f", batches of {described('batch_size')}"
+    for field in OTHER_FIELDS:
+        text = described(field)
+        is_told = field not in FOR_TRAINING or field in used
+        if is_told and text not in ("None", "()", "0.0", "fp32"):
+            settings[field.replace("_", " ")] = text
     return settings
 
 

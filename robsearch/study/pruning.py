@@ -189,7 +189,12 @@ def default_pruner(recipe: Recipe) -> MarginPruner:
 
 def first_drop(recipe: Recipe) -> int:
     """How many epochs end before the learning rate first drops abruptly, to half or less between
-    two epochs; else 0."""
+    two epochs; else 0.
+
+    Of a loop of a user's own that does not use the recipe's learning rate nothing is known: 0.
+    """
+    if not recipe.trains_with("learning_rate"):
+        return 0
     factors = [recipe.learning_rate(epoch / recipe.epochs) for epoch in range(recipe.epochs)]
     for epoch, (before, factor) in enumerate(pairwise(factors), start=1):
         if factor <= before / 2:

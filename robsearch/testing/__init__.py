@@ -23,6 +23,7 @@ from robsearch.testing.contracts import (
     check_penalty,
     check_schedule,
 )
+from robsearch.testing.loops import check_loop
 
 __all__ = [
     "COLOURS",
@@ -30,6 +31,7 @@ __all__ = [
     "check_dataset",
     "check_layer_measure",
     "check_learning_rate",
+    "check_loop",
     "check_measure",
     "check_model",
     "check_objective",

@@ -81,6 +81,11 @@ ADVICE = (
         ("Schedule",),
     ),
     Advice(
+        "'NoneType' object is not subscriptable",
+        "training.state is None at the beginning: look before you load from it",
+        ("TrainingLoop",),
+    ),
+    Advice(
         "must match the size of tensor",
         "labels are whole numbers (n,) and logits floats (n, classes): F.one_hot(y, classes) "
         "makes them alike",

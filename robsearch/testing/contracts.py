@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
@@ -49,6 +48,7 @@ from robsearch.testing.promises import (
     is_row,
     left_alone,
     promise,
+    reloaded,
 )
 
 COLOURS = ImageSpec((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -267,7 +267,7 @@ def _optimised(
     built = optimiser.build(network)
     for step in range(STEPS):
         if step == resumed_at:
-            weights, state = _reloaded((network.state_dict(), built.state_dict()))
+            weights, state = reloaded((network.state_dict(), built.state_dict()))
             network = _network()
             network.load_state_dict(weights)
             built = optimiser.build(network)
@@ -484,7 +484,7 @@ def _trained(penalty: Penalty, resumed_at: int | None = None) -> dict[str, Tenso
     _check_state(penalty, "init", state)
     for step in range(STEPS):
         if step == resumed_at:
-            weights, state = _reloaded((network.state_dict(), state))
+            weights, state = reloaded((network.state_dict(), state))
             network = _network()
             network.load_state_dict(weights)
         state = _step(penalty, network, state, step)
@@ -572,7 +572,7 @@ def _check_state(penalty: Penalty, method: str, state: Any) -> None:
     attached = ", ".join(name for name, value in state.items() if value.requires_grad)
     expected = f"{method} to give a state without gradient"
     promise(not attached, penalty, expected, f"one in {attached}")
-    survives = _alike(state, _reloaded(state))
+    survives = _alike(state, reloaded(state))
     promise(survives, penalty, f"{method}'s state to survive torch.save", "another")
 
 
@@ -587,13 +587,6 @@ def _check_loss(penalty: Penalty, network: nn.Module, loss: Tensor | None) -> No
     for slope in slopes:
         finite = slope is None or bool(slope.isfinite().all())
         promise(finite, penalty, "a loss with a finite gradient", "NaN or infinity")
-
-
-def _reloaded(value: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def _alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -107,3 +107,18 @@ def share_problems(
     got = f"batches down to {smallest} (batch_size={batch_size}, {shared})"
     do = "pass a larger batch_size, train on more images, or take fewer GPUs or workers"
     return [refusal(expected, got, do)]
+
+
+def rank_problems(loop: object | None, ranks: int) -> list[str]:
+    """What is wrong with several processes that train one model; empty unless the loop is of a
+    user's own, which knows of no others.
+
+    Args:
+        loop: the recipe's own, or None.
+        ranks: processes that train the model together.
+    """
+    if loop is None or ranks == 1:
+        return []
+    kind = type(loop).__name__
+    do = "ask for one GPU, or part of one, for each training"
+    return [refusal(f"one process for a training by {kind}", counted(ranks, "process"), do)]

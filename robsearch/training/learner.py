@@ -15,8 +15,42 @@ from robsearch.training.precision import network_of
 from robsearch.training.ranks import ALONE, Ranks
 
 
+class TrainedEpochs:
+    """How far a training has come, and whether it goes on: what robsearch's loop shares with loops
+    of a user's own.
+
+    Attributes:
+        recipe: that is trained.
+        epoch: the last one that has begun, from 1; 0 before the first.
+        started: when it began, by ``time.perf_counter``.
+        best: the highest robust accuracy on ``val`` so far.
+        best_epoch: whose that was.
+    """
+
+    recipe: Recipe
+    epoch: int = 0
+    started: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the recipe's stopper ends training here."""
+        stopper = self.recipe.stopper
+        if stopper is None:
+            return False
+        return stopper.stops(self.epoch, self.recipe.epochs, self.best_epoch)
+
+    def remember_best(self, value: float) -> None:
+        """Remembers the best epoch so far."""
+        # Of epochs that are equally good the first counts.
+        if value > self.best:
+            self.best = value
+            self.best_epoch = self.epoch
+
+
 @dataclass
-class Learner:
+class Learner(TrainedEpochs):
     """Everything that changes while one model is trained.
 
     ``network`` is what a step calls: the model in the recipe's precision (``precision``).
@@ -79,21 +113,6 @@ class Learner:
             _sync(self.model, self.ranks)
             if self.average is not None:
                 _sync(self.eval_model, self.ranks)
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether the recipe's stopper ends training here."""
-        stopper = self.recipe.stopper
-        if stopper is None:
-            return False
-        return stopper.stops(self.epoch, self.recipe.epochs, self.best_epoch)
-
-    def remember_best(self, value: float) -> None:
-        """Remembers the best epoch so far."""
-        # Of epochs that are equally good the first counts.
-        if value > self.best:
-            self.best = value
-            self.best_epoch = self.epoch
 
     @property
     def state(self) -> Checkpoint:

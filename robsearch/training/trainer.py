@@ -33,12 +33,18 @@ from robsearch.network.modes import NonFiniteLogitsError
 from robsearch.parts.optimisers import LR_FACTOR
 from robsearch.protocols import Checkpoint, Images, Labels, Metrics, Split
 from robsearch.recipe import Recipe
-from robsearch.training.batching import batch_sizes, least_images, share_problems
+from robsearch.training.batching import (
+    batch_sizes,
+    least_images,
+    rank_problems,
+    share_problems,
+)
 from robsearch.training.costs import gpu_seconds
 from robsearch.training.evaluation import best_device, judge, taken, to_device, to_float
 from robsearch.training.learner import Learner, seed_epoch
 from robsearch.training.memory import forget_peak, peak
 from robsearch.training.mixing import Extra, extra_of, mixed_batches, plain_batches
+from robsearch.training.own_loop import LoopLearner
 from robsearch.training.precision import precision_problems
 from robsearch.training.ranks import ALONE, Ranks
 from robsearch.training.step import gradient_that_fits, optimiser_step
@@ -82,7 +88,8 @@ def train(
         DeviceFullError: not even the fewest images at a time fit into the device's memory
             (``step``).
         InputError: the device has not the recipe's precision (``precision``), the data is not
-            there, or a rank's share of a batch has too few images (``batching``).
+            there, a rank's share of a batch has too few images (``batching``), or a loop of one's
+            own (``Recipe.loop``) does not do what its protocol says.
     """
     device = device or best_device()
     refuse(precision_problems(recipe, device))
@@ -91,36 +98,92 @@ def train(
     images = to_device(splits["train"], device)
     extra = extra_of(data, splits, device)
     val = to_device(splits["val"], device)
-    learner = Learner.of(recipe, device, ranks)
-    least = least_images(learner.model.train())
-    refuse(share_problems(least, len(images.labels), recipe.batch_size, ranks.size))
+    learner = learner_of(recipe, device, ranks, len(images.labels))
     if state is not None:
         learner.load(state)
+    with closing(passes(learner, images, extra)) as trained_epochs:
+        for metrics in trained_epochs:
+            trained = time.perf_counter()
+            metrics |= judge_on_val(learner, "val", learner.eval_model, val)
+            if learner.average is not None:
+                metrics |= judge_on_val(learner, "val_raw", learner.model, val)
+            learner.remember_best(metrics[VALUE])
+            ended = time.perf_counter()
+            metrics |= epoch_costs(
+                device,
+                len(images.labels),
+                trained - learner.started,
+                ended - learner.started,
+                ranks.size,
+            )
+            yield Epoch(learner.epoch, metrics, learner.state)
+
+
+def learner_of(
+    recipe: Recipe,
+    device: torch.device,
+    ranks: Ranks,
+    images: int,
+) -> Learner | LoopLearner:
+    """What trains the recipe: robsearch's loop, or the recipe's own.
+
+    Args:
+        recipe: what to train.
+        device: to train on.
+        ranks: that train it together.
+        images: of ``train``.
+
+    Raises:
+        InputError: a rank's share of a batch has too few images (``batching``), or there are
+            several ranks and the loop is the recipe's own.
+    """
+    if recipe.loop is not None:
+        refuse(rank_problems(recipe.loop, ranks.size))
+        return LoopLearner.of(recipe, device)
+    learner = Learner.of(recipe, device, ranks)
+    least = least_images(learner.model.train())
+    refuse(share_problems(least, images, recipe.batch_size, ranks.size))
+    return learner
+
+
+def passes(
+    learner: Learner | LoopLearner,
+    images: Split,
+    extra: Extra | None = None,
+) -> Generator[Metrics]:
+    """Trains epoch by epoch until the recipe's last or until its stopper ends it, and yields the
+    metrics of each.
+
+    Args:
+        learner: what trains.
+        images: of ``train``.
+        extra: images to be mixed in.
+    """
+    recipe = learner.recipe
+    if isinstance(learner, LoopLearner):
+        yield from learner.passes(images, lambda: _pairs(images, recipe, extra))
+        return
     while learner.epoch < recipe.epochs and not learner.should_stop:
-        started = time.perf_counter()
-        forget_peak(device)
+        learner.started = time.perf_counter()
+        forget_peak(next(learner.model.parameters()).device)
         learner.epoch += 1
         # A resumed training draws in this epoch what an unbroken one draws.
         seed_epoch(recipe.seed, learner.epoch)
-        metrics = train_epoch(learner, images, extra)
-        trained = time.perf_counter()
-        metrics |= judge_on_val(learner, "val", learner.eval_model, val)
-        if learner.average is not None:
-            metrics |= judge_on_val(learner, "val_raw", learner.model, val)
-        learner.remember_best(metrics[VALUE])
-        ended = time.perf_counter()
-        metrics |= epoch_costs(
-            device,
-            len(images.labels),
-            trained - started,
-            ended - started,
-            ranks.size,
-        )
-        yield Epoch(learner.epoch, metrics, learner.state)
+        yield train_epoch(learner, images, extra)
+
+
+def _pairs(
+    images: Split,
+    recipe: Recipe,
+    extra: Extra | None,
+) -> Iterator[tuple[Images, Labels]]:
+    with closing(batches(images, recipe, extra=extra)) as ahead:
+        for x, y, _ in ahead:
+            yield x, y
 
 
 def judge_on_val(
-    learner: Learner,
+    learner: Learner | LoopLearner,
     prefix: str,
     model: nn.Module,
     val: Split,

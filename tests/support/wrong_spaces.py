@@ -1,6 +1,7 @@
 """Spaces with the mistakes that a person makes when writing a first one: each has one."""
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -244,6 +245,30 @@ class Floats:
     def read(self):
         labels = torch.arange(40) % 3
         return {name: Split(torch.rand(40, 1, 4, 4), labels) for name in ("train", "val", "test")}
+
+
+@dataclasses.dataclass(frozen=True)
+class YieldsATensor:
+    """A training loop that forgets ``.item()``."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def train(self, training):
+        for _ in training.epochs:
+            yield {"train/loss": training.lam * torch.ones(())}, {}
+
+
+@made
+def loop_beside_an_optimiser(trial, width):
+    fields = {"data": Digits(train=100), "lam": Fixed(lam(trial)), "optimiser": SGD(lr=0.5)}
+    return Recipe(model=MLP(width=width), loop=YieldsATensor(), **fields)
+
+
+@made
+def loop_yields_a_tensor(trial, width):
+    attack = PGD(eps=0.1, steps=2)
+    fields = {"data": Digits(train=100), "lam": Fixed(lam(trial)), "attack": attack}
+    return Recipe(model=MLP(width=width), loop=YieldsATensor(), measures=(), **fields)
 
 
 without_grad = with_parts(eval_attack=lambda width: WithoutGrad())

@@ -9,7 +9,7 @@ is asked only whether it could run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,12 +31,13 @@ from robsearch.spaces.checking.networks import check_network, refuse_shape
 from robsearch.spaces.checking.part_finder import PartFinder
 from robsearch.spaces.checking.recipe_structure import ATTACKING, autoattacks, with_single_steps
 from robsearch.testing.contracts import check_factors, check_groups, check_state
-from robsearch.testing.promises import described, is_row, left_alone
+from robsearch.testing.promises import described, is_row, left_alone, reloaded
 from robsearch.training.batching import least_images
 from robsearch.training.evaluation import best_device, judge, sampled, to_device, to_float
 from robsearch.training.learner import Learner, seed_epoch
+from robsearch.training.own_loop import LoopLearner
 from robsearch.training.precision import precision_problems
-from robsearch.training.trainer import NonFiniteLossError, train_epoch
+from robsearch.training.trainer import NonFiniteLossError, passes, train_epoch
 from robsearch.trials.child.server import stage
 from robsearch.trials.measurement import Measurement
 from robsearch.trials.memory_probe import ALL_DUE
@@ -133,8 +134,12 @@ class _FirstStep:
                 self._precision()
                 self._judge(model)
                 self._schedules()
-                self._optimiser(model)
-                self._train()
+                if self.recipe.trains_with("optimiser"):
+                    self._optimiser(model)
+                if self.recipe.loop is None:
+                    self._train()
+                else:
+                    self._train_by_loop()
                 self.parts.model = model
                 # The last, for it takes longest: what a wide net leaves untried is little.
                 self._measure(model)
@@ -150,7 +155,9 @@ class _FirstStep:
         try:
             yield
         except TimeoutError as error:
-            of_the_user = own_line(error) is not None and self.parts.part(error, part) != "model"
+            # A model, or a whole loop with a loader of its own, may only be slow.
+            may_be_slow = self.parts.part(error, part) in ("model", "loop")
+            of_the_user = own_line(error) is not None and not may_be_slow
             if building or of_the_user:
                 self.problems += self.parts.problems(error, part)
             else:  # as on a machine without the GPU that would train it
@@ -271,6 +278,26 @@ class _FirstStep:
                 return
             with evaluating(learner.eval_model), torch.no_grad():
                 checked_logits(learner.eval_model, self.x, self.y)
+
+    def _train_by_loop(self) -> None:
+        """Two epochs by a loop of the user's own, the second as after a checkpoint."""
+        changes: dict[str, Any] = {"epochs": 2, "stopper": None}
+        if self.recipe.trains_with("batch_size"):
+            changes["batch_size"] = len(self.x)
+        recipe = replace(self.recipe, **changes)
+        with self._trying("loop"):
+            first = LoopLearner.of(recipe, self.device)
+            self.parts.model = first.model
+            self._next_epoch(first)
+            refuse_weights(first.model)
+            second = LoopLearner.of(recipe, self.device)
+            self.parts.model = second.model
+            second.load(reloaded(first.state))
+            self._next_epoch(second)
+
+    def _next_epoch(self, learner: LoopLearner) -> None:
+        with closing(passes(learner, self.split)) as epochs:
+            next(epochs)
 
     def _train_epoch(self, learner: Learner, epoch: int, n: int) -> None:
         learner.epoch = epoch

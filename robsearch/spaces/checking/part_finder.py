@@ -25,6 +25,7 @@ KINDS = {
     "optimiser": "Optimiser",
     "learning_rate": "LearningRate",
     "measures": "Measure",
+    "loop": "TrainingLoop",
 }
 """The protocols of a recipe's parts."""
 

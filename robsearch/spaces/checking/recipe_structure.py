@@ -12,7 +12,7 @@ from robsearch.recipe import Recipe
 
 EXACT = ("model", "data")
 """What counts with its numbers, for they make shapes."""
-ATTACKING = ("attack", "eval_attack", "test_attack", "measures")
+ATTACKING = ("attack", "eval_attack", "test_attack", "measures", "loop")
 """What attacks, or may hold an attack."""
 
 

@@ -23,7 +23,7 @@ from robsearch.spaces.checking.problems import Problem
 from robsearch.spaces.checking.recipe_structure import structure
 from robsearch.spaces.definition import Space
 from robsearch.spaces.resources import Resources
-from robsearch.training.batching import share_problems
+from robsearch.training.batching import rank_problems, share_problems
 from robsearch.training.evaluation import sampled
 from robsearch.trials.child.client import in_child
 from robsearch.trials.child.server import GIB, Limits, Lost
@@ -89,9 +89,12 @@ def _share_problems(
         resources = _resources(space, subject.width)
         if resources is None or recipe.resolved_data not in images:
             continue
-        needed = least.get(_model(subject), 1)
         n = images[recipe.resolved_data]
-        for problem in share_problems(needed, n, recipe.batch_size, resources.processes):
+        problems = rank_problems(recipe.loop, resources.processes)
+        if recipe.loop is None:
+            needed = least.get(_model(subject), 1)
+            problems = share_problems(needed, n, recipe.batch_size, resources.processes)
+        for problem in problems:
             yield Problem(problem, subject.width, draw=len(images))
 
 
