@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -72,6 +73,6 @@ class ShownTrial:
         return _text(rate, ".1%") or ABSENT
 
 
-def _text(cell: object, how: str) -> str:
+def _text(cell: Any, how: str) -> str:
     """A cell as text; empty where the trial has none."""
     return "" if pd.isna(cell) else format(cell, how)
