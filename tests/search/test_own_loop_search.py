@@ -11,7 +11,7 @@ from robsearch.tracking import TRIAL
 from robsearch.trials.loading import newest_checkpoint, read_history
 from robsearch.trials.variables import PASSED
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def test_a_worker_that_was_killed_went_on_bit_for_bit(search):
     row = search.trials.set_index("trial").loc["w16-000"]
     alone = recipe(16, row["lam"], Mortal(lr=0.2), seed=int(row["seed"]))
     whole = list(train(alone))
-    history = read_history(folder)
+    history, died = read_history(folder), (search.folder.parent / "died").stat().st_mtime
+    # The third epoch had no end, so nothing is trained twice.
+    assert [entry["time"] < died for entry in history] == [True, True, False, False, False]
     for name in ("train/loss", "val/robust_accuracy", "val/stability"):
         assert [entry[name] for entry in history] == [epoch.metrics[name] for epoch in whole]
     saved = newest_checkpoint(folder).state
