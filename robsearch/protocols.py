@@ -13,24 +13,12 @@ Symbols: images are floats in [0, 1]; ``eps`` and ``step_size`` are in the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    TypeAlias,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn, optim
+from torch import Tensor, device as Device, nn, optim
 
 from robsearch.metrics import Metrics as Metrics
-
-if TYPE_CHECKING:
-    from robsearch.training.own_loop import Training
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Labels: TypeAlias = Int[Tensor, "n"]
@@ -251,13 +239,83 @@ class LoopEpoch(NamedTuple):
         state: all that the loop needs to go on from here, beside the weights of the network that it
             was given, which are kept anyway: ``{"optimiser": optimiser.state_dict()}``. Of tensors,
             numbers, texts, lists and dicts, for it is read without running code.
-        judged: the network that is judged and deployed, such as an average of weights, if that is
-            not the one being trained. It has the same names and shapes.
+        eval_model: the network to judge and deploy, such as an average of weights, if that is not
+            the one being trained. It has the same names and shapes.
     """
 
     metrics: Mapping[str, float]
     state: Mapping[str, Any] = {}
-    judged: nn.Module | None = None
+    eval_model: nn.Module | None = None
+
+
+class Training(Protocol):
+    """What a training loop of one's own is given, by robsearch, to train one network."""
+
+    @property
+    def recipe(self) -> Any:
+        """The ``Recipe`` that is trained."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The recipe's network on ``device``, in train mode: freshly made from the recipe's seed,
+        or with the weights of the checkpoint. The loop trains it in place."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """The process's GPU, else the CPU."""
+        ...
+
+    @property
+    def train(self) -> Split:
+        """Images and labels to train on. On a large set the images are a memory map, or no tensor
+        but something that is indexed like one."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Any] | None:
+        """What the loop has yielded at the checkpoint that this training goes on from, on the CPU;
+        None at the beginning."""
+        ...
+
+    @property
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, as numbers from 1: ``for epoch in training.epochs:``.
+
+        At the beginning of each, the random numbers of ``random``, NumPy and torch are seeded by
+        the recipe's seed and the epoch, so that a training that goes on draws what an unbroken one
+        draws.
+
+        Raises:
+            InputError: the loop came back for the next epoch without a yield.
+        """
+        ...
+
+    @property
+    def lam(self) -> float:
+        """Lambda for the next step, by the recipe's schedule: what the loop multiplies its robust
+        term by."""
+        ...
+
+    def advance_lam(self, natural: float, robust: float, progress: float) -> None:
+        """To be called after each optimiser step where lambda is not constant.
+
+        Args:
+            natural: the natural loss term of the step.
+            robust: the robust one, without lambda.
+            progress: the share of training, in [0, 1], that is done.
+        """
+        ...
+
+    def batches(self) -> Iterator[tuple[Images, Labels]]:
+        """``train`` once, in a fresh random order: images in [0, 1] and labels on ``device``, with
+        the recipe's batch size and augmentation.
+
+        Raises:
+            InputError: the loop does not name ``batch_size`` in ``uses``.
+        """
+        ...
 
 
 @runtime_checkable

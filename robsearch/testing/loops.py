@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robsearch.data import Digits
-from robsearch.errors import InputError
+from robsearch.errors import InputError, counted
 from robsearch.parts.attacks import PGD
 from robsearch.parts.models import MLP
 from robsearch.parts.schedules import Fixed
@@ -30,13 +30,15 @@ class _Trained:
 
     def __init__(self, learner: LoopLearner, epochs: list[Mapping[str, float]]) -> None:
         self.weights = _tensors(learner.state["model"])
-        self.judged = _tensors(learner.state["judged"])
+        self.eval_weights = _tensors(learner.state["judged"])
         self.epochs = epochs
 
     def is_like(self, other: _Trained) -> bool:
         """Whether both have the same weights, and metrics in the last epoch."""
-        mine = self.weights | {f"judged {name}": value for name, value in self.judged.items()}
-        others = other.weights | {f"judged {name}": value for name, value in other.judged.items()}
+        mine = self.weights | {f"judged {name}": value for name, value in self.eval_weights.items()}
+        others = other.weights | {
+            f"judged {name}": value for name, value in other.eval_weights.items()
+        }
         same = all(torch.equal(value, others[name]) for name, value in mine.items())
         return same and repr(self.epochs[-1]) == repr(other.epochs[-1])
 
@@ -74,11 +76,11 @@ def _recipe(loop: TrainingLoop, recipe: Recipe | None) -> Recipe:
 
 def _check(loop: TrainingLoop, recipe: Recipe) -> None:
     first = _trained(recipe)
-    promise(len(first.epochs) == EPOCHS, loop, f"{EPOCHS} epochs", len(first.epochs))
+    promise(len(first.epochs) == EPOCHS, loop, counted(EPOCHS, "epoch"), len(first.epochs))
     at_first = _tensors(LoopLearner.of(recipe, torch.device("cpu")).state["model"])
     moved = any(not torch.equal(value, at_first[name]) for name, value in first.weights.items())
     promise(moved, loop, "epochs that move the weights of training.model", "none", TRAINED)
-    finite = all(bool(value.isfinite().all()) for value in first.judged.values())
+    finite = all(bool(value.isfinite().all()) for value in first.eval_weights.values())
     promise(finite, loop, "finite weights after a few steps", "NaN or infinity")
     promise(
         first.is_like(_trained(recipe)), loop, "the same end from the same start", "another", SEEDED

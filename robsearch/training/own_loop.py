@@ -48,19 +48,8 @@ ENDED = object()
 _NAME = re.compile(r"[\w\- :][\w\-. :]*(/[\w\- :][\w\-. :]*)*", re.ASCII)
 
 
-class Training:
-    """What a loop of a user's own is given to train one network.
-
-    Attributes:
-        recipe: that is trained.
-        model: the recipe's network on ``device``, in train mode: freshly made from the recipe's
-            seed, or with the weights of the checkpoint. The loop trains it in place.
-        device: the process's GPU, else the CPU.
-        train: images (uint8, (n, c, h, w)) and labels (n,) of the split ``train``. On a large set
-            the images are a memory map, or no tensor but something that is indexed like one.
-        state: what the loop has yielded at the checkpoint that this training goes on from, on the
-            CPU; None at the beginning.
-    """
+class GivenTraining:
+    """What a loop of a user's own is given: ``protocols.Training``."""
 
     def __init__(self, learner: LoopLearner, train: Split, batches: Batches) -> None:
         self.recipe = learner.recipe
@@ -73,15 +62,7 @@ class Training:
 
     @property
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, as numbers from 1: ``for epoch in training.epochs:``.
-
-        At the beginning of each, the random numbers of ``random``, NumPy and torch are seeded by
-        the recipe's seed and the epoch, so that a training that goes on draws what an unbroken one
-        draws.
-
-        Raises:
-            InputError: the loop came back for the next epoch without a yield.
-        """
+        """The epochs that are left, each seeded when it begins."""
         learner = self._learner
         while True:
             epoch = learner.epoch + 1
@@ -94,28 +75,16 @@ class Training:
 
     @property
     def lam(self) -> float:
-        """Lambda for the next step, by the recipe's schedule: what the loop multiplies its robust
-        term by."""
+        """Lambda for the next step."""
         self._learner.reads_lam = True
         return self._learner.current_lam
 
     def advance_lam(self, natural: float, robust: float, progress: float) -> None:
-        """To be called after each optimiser step where lambda is not constant.
-
-        Args:
-            natural: the natural loss term of the step.
-            robust: the robust one, without lambda.
-            progress: the share of training, in [0, 1], that is done.
-        """
+        """Passes both terms of a step on to the schedule."""
         self._learner.advance_lam(natural, robust, progress)
 
     def batches(self) -> Iterator[tuple[Images, Labels]]:
-        """``train`` once, in a fresh random order: images in [0, 1] and labels on ``device``, with
-        the recipe's batch size and augmentation.
-
-        Raises:
-            InputError: the loop does not name ``batch_size`` in ``uses``.
-        """
+        """One pass over ``train``; raises InputError if the loop does not use ``batch_size``."""
         kind = type(self.recipe.loop).__name__
         do = "name it there, or make batches of training.train"
         names = self.recipe.trains_with("batch_size")
@@ -178,7 +147,7 @@ class LoopLearner(TrainedEpochs):
                 it does not read lambda, or does not advance a lambda that is not constant.
         """
         loop = cast(TrainingLoop, self.recipe.loop)
-        training = Training(self, train, batches)
+        training = GivenTraining(self, train, batches)
         running = loop.train(training)
         do = "write it as a generator, with yield metrics, state"
         is_generator = isinstance(running, Generator)
@@ -199,7 +168,9 @@ class LoopLearner(TrainedEpochs):
     def _taken(self, yielded: Any) -> Metrics:
         """The metrics of what the loop yielded; keeps the rest of it."""
         kind = type(self.recipe.loop).__name__
-        metrics, state, judged = _parts(kind, yielded)
+        metrics, state, eval_model = _parts(kind, yielded)
+        if eval_model is None:
+            eval_model = self.model
         refuse_unless(
             *_metric_conditions(kind, metrics),
             (
@@ -215,10 +186,10 @@ class LoopLearner(TrainedEpochs):
                 "write for epoch in training.epochs: ... yield metrics, state",
             ),
             *self._net_conditions(kind, "training.model", self.model),
-            *(() if judged is None else self._net_conditions(kind, "what it has judged", judged)),
+            *self._net_conditions(kind, "the network to judge", eval_model),
         )
         self.loop_state = state
-        self.eval_model = self.model if judged is None else judged
+        self.eval_model = eval_model
         if self._is_first:
             self._refuse_what_fails_later(kind)
             self._is_first = False
@@ -307,7 +278,7 @@ def _parts(kind: str, yielded: Any) -> tuple[Any, Any, Any]:
     if not is_epoch:
         raise refused(expected, a(type(yielded).__name__), do)
     epoch = LoopEpoch(*yielded)
-    return epoch.metrics, epoch.state, epoch.judged
+    return epoch.metrics, epoch.state, epoch.eval_model
 
 
 def _metric_conditions(kind: str, metrics: Any) -> Iterator[Condition]:

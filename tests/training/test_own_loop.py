@@ -250,7 +250,7 @@ SAID = {
         of(({}, {"rng": np.random.default_rng(0)})),
         "a state of tensors, numbers, texts",
     ),
-    "another net": (of(({}, {}, nn.Linear(2, 2))), "what it has judged of Does with the names"),
+    "another net": (of(({}, {}, nn.Linear(2, 2))), "the network to judge of Does with the names"),
     "another layer": (changes_a_layer, "training.model of Does with the names and shapes"),
     "two yields": (twice, "to yield once in each epoch of training.epochs, got yield 2 in epoch 1"),
     "no yield": (never, "expected a yield after each epoch, got none"),
