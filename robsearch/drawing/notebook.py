@@ -31,7 +31,7 @@ def show_figures() -> None:
         from IPython.core.pylabtools import select_figure_formats
 
         shell = sys.modules["IPython"].get_ipython()
-        select_figure_formats(shell, {"png"})  # type: ignore[no-untyped-call]
+        select_figure_formats(shell, {"png"})
 
 
 def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> Markup:
@@ -71,7 +71,7 @@ def redrawn(html: Callable[[], str]) -> Iterator[None]:
     """
     from IPython.display import HTML, display
 
-    shown = display(HTML(html()), display_id=True)  # type: ignore[no-untyped-call]
+    shown = display(HTML(html()), display_id=True)
     ended = threading.Event()
 
     def redraw() -> None:
@@ -79,7 +79,7 @@ def redrawn(html: Callable[[], str]) -> Iterator[None]:
         while not ended.wait(SECONDS):
             now = html()
             if now != before:
-                shown.update(HTML(now))  # type: ignore[no-untyped-call]
+                shown.update(HTML(now))
             before = now
 
     thread = threading.Thread(target=redraw, name="notebook", daemon=True)
@@ -89,4 +89,4 @@ def redrawn(html: Callable[[], str]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        shown.update(HTML(html()))  # type: ignore[no-untyped-call]
+        shown.update(HTML(html()))
