@@ -69,5 +69,6 @@ def test_mlflow_has_the_epochs_the_metrics_and_the_settings_of_the_loop(search):
     assert run.data.params["loop"] == "Mortal"
     assert float(run.data.params["loop.lr"]) == pytest.approx(0.2)
     assert "optimiser" not in run.data.params
-    assert runs["w8-001"].info.status == "KILLED"
+    assert runs["w8-001"].info.status == "FINISHED"
+    assert runs["w8-001"].data.tags["robsearch.state"] == "PRUNED"
     assert "training loop" in search.report.read_text()
