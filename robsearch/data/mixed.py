@@ -17,7 +17,7 @@ from robsearch.protocols import Dataset, ImageSpec, Split
 EXTRA = "extra"
 """The split of a ``Mixed`` that holds the added images."""
 
-Set = TypeVar("Set", bound="Dataset | NpzImages")
+Set = TypeVar("Set", bound=Dataset | NpzImages)
 
 
 @final
