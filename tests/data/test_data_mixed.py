@@ -27,6 +27,7 @@ from robsearch import (
 )
 from robsearch.data import arrow_file, check_source, content_digests, load, wrong_labels
 from robsearch.data.store import split_problems
+from robsearch.identity import content_hash
 from robsearch.metrics import APART, NATURAL_LOSS, ROBUST_LOSS
 from robsearch.protocols import Split
 from robsearch.testing import check_dataset
@@ -166,6 +167,13 @@ def test_the_identity_is_the_content_and_not_the_place(generated, tmp_path):
     assert made(dataclasses.replace(ours, share=0.5)).digest != made(ours).digest
     # Another share builds no file.
     assert arrow_file(dataclasses.replace(ours, share=0.5).extra) == arrow_file(theirs.extra)
+
+
+def test_the_published_digest_of_a_file_stays(tmp_path):
+    """With the fingerprint of another day: the bytes of an .npz depend on who wrote it."""
+    images = NpzImages(write(tmp_path / "two.npz", 2, (4, 4)))
+    object.__setattr__(images, "fingerprint", "0123456789abcdef")
+    assert content_hash(images) == "7607dd4e5328a375"
 
 
 def test_a_file_that_was_changed_is_refused_when_it_is_read(tmp_path):
