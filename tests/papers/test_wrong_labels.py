@@ -583,6 +583,9 @@ def test_the_preset_is_the_setting_it_names() -> None:
     assert of_dose[:6] == ["H1", "H1a", "H1b", "H2", "H3", "H4"]
     assert [experiment.trainings for experiment in studies["dose-0"].experiments] == [80, 15]
     assert not studies["dose-15"].ways
+    h3 = [studies[name].claims[4].sentence for name in studies]
+    wheres = ("30 % wrong labels", "no wrong labels", "15 % wrong labels")
+    assert h3 == [f"The best lambda rises with width ({where})." for where in wheres]
     counts = [experiment.trainings for experiment in main.experiments]
     assert counts == [256, 48, 120, 16, 80, 70, 144, 24, 48, 12]
     assert {experiment.seeds_of for experiment in main.experiments} == {None, "grid"}

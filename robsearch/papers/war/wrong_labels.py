@@ -151,14 +151,20 @@ class WrongLabelsStudy:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """H1 to H4, and what stands beside them."""
+        """H1 to H4, and what stands beside them; each says under how many wrong labels, for some of
+        them fail where all labels are right."""
         n = self.between_seeds
-        return claims(
+        of_study = claims(
             self.widths,
             between=n > 0 and len(self.widths) > 2,
             normalised=n > 0,
             ways=self.ways,
             rates=self._rates,
+        )
+        share = getattr(self.base.data, "label_noise", 0.0)
+        where = f"{100 * share:g} % wrong labels" if share else "no wrong labels"
+        return tuple(
+            replace(claim, sentence=f"{claim.sentence[:-1]} ({where}).") for claim in of_study
         )
 
     @property
