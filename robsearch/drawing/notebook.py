@@ -1,19 +1,13 @@
-"""What a notebook shows: tables and sentences as HTML, and one that is drawn anew while something
-goes on."""
+"""What a notebook shows: tables and sentences as HTML, and figures as pictures."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
 from robsearch.printing import printable
-
-SECONDS = 1.0
-"""Between two looks at what is shown."""
 
 
 def in_notebook() -> bool:
@@ -58,35 +52,3 @@ def paragraph(text: object, title: object = "") -> Markup:
 
 def _text(cell: object) -> Markup:
     return cell if isinstance(cell, Markup) else escape(printable(str(cell)))
-
-
-@contextlib.contextmanager
-def redrawn(html: Callable[[], str]) -> Iterator[None]:
-    """Shows HTML in the cell that runs, and draws it anew every second until the body has ended.
-
-    It needs no widgets, so the last of it stays in a notebook that is saved.
-
-    Args:
-        html: what is to be shown now; it is called in a thread of its own.
-    """
-    from IPython.display import HTML, display
-
-    shown = display(HTML(html()), display_id=True)
-    ended = threading.Event()
-
-    def redraw() -> None:
-        before = ""
-        while not ended.wait(SECONDS):
-            now = html()
-            if now != before:
-                shown.update(HTML(now))
-            before = now
-
-    thread = threading.Thread(target=redraw, name="notebook", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        shown.update(HTML(html()))

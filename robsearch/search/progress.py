@@ -10,16 +10,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from robsearch.drawing.notebook import in_notebook, redrawn
+from robsearch.drawing.notebook import in_notebook
 from robsearch.errors import counted
 from robsearch.metrics import LAM
+from robsearch.search.background import repeated
 from robsearch.search.driver import Driver, RunningTrial
 from robsearch.search.grid import Grid, Row, html_of, printer, rows_table, underway_table
 from robsearch.study import Study, others_than_lam, params_text
@@ -28,6 +29,8 @@ from robsearch.trials.underway import Underway, underway
 
 LINE_SECONDS = 30.0
 """In a log, how often rows that have changed are said again."""
+CELL_SECONDS = 1.0
+"""Between two drawings of the table in a notebook."""
 QUIET_SECONDS = 600.0
 """In a log, after how long without a change the search is said to go on."""
 
@@ -37,7 +40,7 @@ def watched(driver: Driver, console: Console) -> Iterator[None]:
     """Shows a search's progress while the body runs: on a terminal and in a notebook a table,
     elsewhere lines."""
     if in_notebook() and console.file is sys.stdout:
-        with redrawn(lambda: html_of(live_blocks(driver))):
+        with _redrawn_in_cell(lambda: html_of(live_blocks(driver))):
             yield
         return
     if console.is_terminal and not console.is_dumb_terminal:
@@ -79,6 +82,26 @@ def row_lines(driver: Driver) -> Iterator[str]:
         for name, value in others_than_lam(row.params).items():
             parts.append(f"best {params_text({name: value})}")
         yield "  ".join(parts)
+
+
+@contextlib.contextmanager
+def _redrawn_in_cell(html: Callable[[], str]) -> Iterator[None]:
+    """Shows HTML in the cell that runs, and draws it anew every second until the body has ended.
+
+    It needs no widgets, so the last of it stays in a notebook that is saved.
+    """
+    from IPython.display import HTML, display
+
+    shown = display(HTML(html()), display_id=True)
+
+    def redraw() -> None:
+        shown.update(HTML(html()))
+
+    try:
+        with repeated(redraw, CELL_SECONDS, "notebook"):
+            yield
+    finally:
+        redraw()
 
 
 def live_table(driver: Driver) -> Group:

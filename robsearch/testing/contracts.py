@@ -48,8 +48,8 @@ from robsearch.testing.promises import (
     is_row,
     left_alone,
     promise,
-    reloaded,
 )
+from robsearch.training.learner import reloaded
 
 COLOURS = ImageSpec((3, 32, 32), 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 _KINDS = get_args(get_type_hints(About)["kind"])

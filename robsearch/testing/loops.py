@@ -16,7 +16,8 @@ from robsearch.parts.models import MLP
 from robsearch.parts.schedules import Fixed
 from robsearch.protocols import Split, TrainingLoop
 from robsearch.recipe import Recipe
-from robsearch.testing.promises import contract, promise, reloaded
+from robsearch.testing.promises import contract, promise
+from robsearch.training.learner import reloaded
 from robsearch.training.own_loop import LoopLearner
 from robsearch.training.trainer import passes
 

@@ -4,7 +4,6 @@ was."""
 from __future__ import annotations
 
 import functools
-import io
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -180,14 +179,6 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.equal(a, b)
     return a is b or bool(a == b)
-
-
-def reloaded(value: Any) -> Any:
-    """What a checkpoint would give back."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def described(value: Any) -> str:

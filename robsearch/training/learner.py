@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +15,14 @@ from robsearch.protocols import Checkpoint, PenaltyState, Schedule, State
 from robsearch.recipe import Recipe
 from robsearch.training.precision import network_of
 from robsearch.training.ranks import ALONE, Ranks
+
+
+def reloaded(value: Any) -> Any:
+    """What a checkpoint would give back."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
 class TrainedEpochs:

@@ -7,7 +7,6 @@ training.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import random
@@ -35,7 +34,7 @@ from robsearch.protocols import (
     TrainingLoop,
 )
 from robsearch.recipe import Recipe
-from robsearch.training.learner import TrainedEpochs, seed_epoch
+from robsearch.training.learner import TrainedEpochs, reloaded, seed_epoch
 from robsearch.training.memory import forget_peak
 from robsearch.training.ranks import ALONE, Ranks
 
@@ -199,12 +198,9 @@ class LoopLearner(TrainedEpochs):
     def _refuse_what_fails_later(self, kind: str) -> None:
         """After the first epoch in this process: a state that could not be read, a lambda that does
         nothing."""
-        buffer = io.BytesIO()
         got = ""
         try:
-            torch.save(self.loop_state, buffer)
-            buffer.seek(0)
-            torch.load(buffer, weights_only=True)
+            reloaded(self.loop_state)
         except Exception as error:  # torch and pickle raise whatever the objects lead them to
             got = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         is_searched = self.reads_lam or self.current_lam == 0

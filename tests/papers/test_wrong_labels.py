@@ -490,6 +490,27 @@ def test_war_at_other_rates_is_what_a_replicate_would_train() -> None:
     assert table.loc["WAR, learning rate searched", "robust"].startswith("66.00")
 
 
+def test_a_replicate_of_which_a_training_failed_lacks_that_way_alone() -> None:
+    """The thin net is best at lambda 2 and half the rate; at these the second replicate's wide net
+    is missing, and the third's net by WAR."""
+    grid = with_peaks("grid", 16, 2.0) + with_peaks("grid", 64, 8.0)
+    at_half = with_peaks("rates", 16, 2.0, ", lr x 0.5", top=0.7)
+    at_half += with_peaks("rates", 64, 8.0, ", lr x 0.5", top=0.7)
+    failed = (1, 64.0, 2.0)
+    ended = [each for each in at_half if (each.seed, each.width, each.lam) != failed]
+    by_war = [way(DYNAMIC, seed, 0.6, 0.61) for seed in range(3)]
+    by_war += [
+        Training(WAR_RATES, "WAR, lr x 0.5", 64.0, seed, 9.0, 0.65, 0.66) for seed in range(2)
+    ]
+    found = findings(grid + ended + by_war)
+    every = at_all_rates(pooled(found), (16.0, 64.0), {each.arm: 0.5 for each in at_half})
+    ways = ways_frame(pooled(found), 16.0, 64.0)
+    table = rate_ways_table(every, war_at_rates(found), ways, 16.0, 64.0).set_index("way")
+    assert table.loc["thin lambda and learning rate", "seeds"] == 2
+    assert table.loc["full search of lambda and learning rate", "seeds"] == 3
+    assert table.loc["WAR, learning rate searched", "seeds"] == 2
+
+
 def test_war_at_another_rate_takes_its_lambda_and_its_target_from_there() -> None:
     """At half the rate the thin net's best lambda is 8, where its ratio is 8; at the usual rate
     both are 2."""

@@ -16,7 +16,7 @@ from robsearch import WAR, AdamW, Fixed, InputError, RobustOverfittingStopper, S
 from robsearch.protocols import Split
 from robsearch.spaces.checking.first_step import Task, try_recipe
 from robsearch.testing import check_loop
-from robsearch.testing.promises import reloaded
+from robsearch.training.learner import reloaded
 from robsearch.training.ranks import Ranks
 
 

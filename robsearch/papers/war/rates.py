@@ -56,8 +56,13 @@ def at_all_rates(
     of_grid = trials["experiment"].isin((GRID, *RATE_FACTORS))
     trials = trials[of_grid & trials["width"].isin(widths)]
     trials = trials.assign(rate=trials["arm"].map(rates).fillna(1.0))
+    return _with_all_rates(trials, {1.0, *rates.values()})
+
+
+def _with_all_rates(trials: pd.DataFrame, rates: set[float]) -> pd.DataFrame:
+    """Those of the replicates that were trained at all rates."""
     counts = trials.groupby("seed")["rate"].nunique()
-    shared = counts.index[counts == len({1.0, *rates.values()})]
+    shared = counts.index[counts == len(rates)]
     return trials[trials["seed"].isin(shared)]
 
 
@@ -72,13 +77,13 @@ def war_at_rates(findings: Findings) -> pd.DataFrame:
     """The trainings by WAR with ``on_val`` and ``rate``, in the replicates that have all learning
     rates; empty where other rates were not trained."""
     if WAR_RATES not in findings:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=["seed", "rate", ON_VAL])
     usual = with_val(findings[WAYS])
     usual = usual[usual["arm"] == DYNAMIC].assign(rate=1.0)
     others = with_val(findings[WAR_RATES])
     others = others.assign(rate=others["arm"].map(WAR_AT_RATE))
-    usual = usual[usual["seed"].isin(others["seed"])]
-    return pd.concat([usual, others]).dropna(subset=[LAST, ON_VAL])
+    trials = pd.concat([usual, others]).dropna(subset=[LAST, ON_VAL])
+    return _with_all_rates(trials, {1.0, *others["rate"]})
 
 
 def rates_table(at_best_rate: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +136,7 @@ def rate_ways_table(
     """
     rows = []
     for seed, trials in at_all_rates.groupby("seed"):
-        of_war = war[war["seed"] == seed] if len(war) else war
+        of_war = war[war["seed"] == seed]
         for way, net in _nets(trials, of_war, thin, wide).items():
             of_net = {name: net[name] for name in ("lam", "rate")}
             rows.append({"seed": seed, "arm": way, "robust": net[LAST], **of_net})
@@ -162,18 +167,18 @@ def _nets(
     thin: float,
     wide: float,
 ) -> Mapping[str, pd.Series]:
-    """By way, the wide net that one replicate returns."""
+    """By way, the wide net that one replicate returns; without a way whose training failed."""
     at_wide = trials[trials["width"] == wide]
     of_thin = _best_on_val(trials[trials["width"] == thin])
     same_lam = at_wide[at_wide["lam"] == of_thin["lam"]]
-    nets = {
-        THIN_RATE: same_lam[same_lam["rate"] == of_thin["rate"]].iloc[0],
-        WIDE_RATE: _best_on_val(same_lam),
+    among = {
+        THIN_RATE: same_lam[same_lam["rate"] == of_thin["rate"]],
+        WIDE_RATE: same_lam,
+        WAR_THIN_RATE: war[war["rate"] == of_thin["rate"]],
+        WAR_WIDE_RATE: war,
+        BOTH: at_wide,
     }
-    if len(war):
-        nets[WAR_THIN_RATE] = war[war["rate"] == of_thin["rate"]].iloc[0]
-        nets[WAR_WIDE_RATE] = _best_on_val(war)
-    return {**nets, BOTH: _best_on_val(at_wide)}
+    return {way: _best_on_val(nets) for way, nets in among.items() if len(nets)}
 
 
 def _best_on_val(trials: pd.DataFrame) -> pd.Series:

@@ -31,10 +31,10 @@ from robsearch.spaces.checking.networks import check_network, refuse_shape
 from robsearch.spaces.checking.part_finder import PartFinder
 from robsearch.spaces.checking.recipe_structure import ATTACKING, autoattacks, with_single_steps
 from robsearch.testing.contracts import check_factors, check_groups, check_state
-from robsearch.testing.promises import described, is_row, left_alone, reloaded
+from robsearch.testing.promises import described, is_row, left_alone
 from robsearch.training.batching import least_images
 from robsearch.training.evaluation import best_device, judge, sampled, to_device, to_float
-from robsearch.training.learner import Learner, seed_epoch
+from robsearch.training.learner import Learner, reloaded, seed_epoch
 from robsearch.training.own_loop import LoopLearner
 from robsearch.training.precision import precision_problems
 from robsearch.training.trainer import NonFiniteLossError, passes, train_epoch
