@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from robsearch.trials.files import DamagedError, read_json, write_json
 from robsearch.trials.loading import attempts
+from robsearch.trials.variables import needed_environment
 
 if TYPE_CHECKING:
     from robsearch.recipe import Recipe
@@ -183,10 +184,15 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def output_of(*words: str) -> str | None:
-    """What a program prints; None if it is not there, fails, or takes too long."""
+    """What a program prints that sees no secret of this process's environment; None if it is not
+    there, fails, or takes too long."""
     with suppress(OSError, subprocess.SubprocessError):
         text = subprocess.check_output(
-            words, stderr=subprocess.DEVNULL, text=True, timeout=PROGRAM_SECONDS
+            words,
+            env=needed_environment(),
+            stderr=subprocess.DEVNULL,
+            text=True,
+            timeout=PROGRAM_SECONDS,
         )
         return text.strip()
     return None
