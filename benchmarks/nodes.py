@@ -37,15 +37,18 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from robsearch import MLP, PGD, SGD, TRADES, Digits, Fixed, LogitMargin, Recipe, load_search, space
 from robsearch.metrics import VALUE
 from robsearch.protocols import Labels, Logits
+from robsearch.study import JOURNAL
 from robsearch.trials.loading import read_history
 from robsearch.trials.provenance import read_attempts
 
@@ -113,12 +116,13 @@ def once(steps: list[int], epochs: int) -> bool:
     return sorted(steps) == list(range(1, epochs + 1))
 
 
-def in_optuna(url: str) -> dict[str, tuple[str, list[int]]]:
+def in_optuna(
+    storage: optuna.storages.BaseStorage, widths: Sequence[float]
+) -> dict[str, tuple[str, list[int]]]:
     """The state of each trial and the epochs that have a value; a second value of one epoch has no
     place in Optuna's tables."""
-    storage = optuna.storages.RDBStorage(url)
     trials = {}
-    for width in WIDTHS:
+    for width in widths:
         study = optuna.load_study(study_name=f"{NAME}@w{width}", storage=storage)
         for trial in study.get_trials():
             key = f"w{width}-{trial.number:03d}"
@@ -143,16 +147,24 @@ def in_mlflow(uri: str) -> list[tuple[str, str, list[int]]]:
     return rows
 
 
-def count(results: Path, url: str, uri: str) -> dict[str, Any]:
-    """What Optuna, MLflow and the folders have; runs where their servers can be reached."""
+def count(results: Path, url: str | None, uri: str, widths: Sequence[float]) -> dict[str, Any]:
+    """What Optuna, MLflow and the folders have; runs where their servers can be reached.
+
+    Args:
+        url: of Optuna's storage; None for the journal in the search's folder.
+    """
     search = load_search(NAME, results, url)
+    if url:
+        storage = optuna.storages.get_storage(url)
+    else:
+        storage = JournalStorage(JournalFileBackend(str(results / NAME / JOURNAL)))
     folders = {}
     for folder in sorted((results / NAME / "trials").iterdir()):
         epochs = [int(entry["epoch"]) for entry in read_history(folder)]
         folders[folder.name] = epochs, [facts["node"] for facts in read_attempts(folder)]
     return {
         "asked": search.record.trials,
-        "optuna": in_optuna(url),
+        "optuna": in_optuna(storage, widths),
         "mlflow": in_mlflow(uri),
         "folders": folders,
         "measured": int(search.trials["test/robust_accuracy"].notna().sum()),
@@ -610,7 +622,7 @@ def main() -> None:
     asked = options.parse_args()
     if asked.count:
         results, url, uri = asked.count
-        print(json.dumps(count(Path(results), url, uri)))
+        print(json.dumps(count(Path(results), url, uri, WIDTHS)))
         return
     if asked.wait_for:
         wait_for_answer(asked.wait_for)

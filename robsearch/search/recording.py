@@ -443,8 +443,9 @@ def _ended(
 
 
 def _artifacts(folder: Path, home: Path) -> dict[Path, str]:
-    """The files that a run shows, and in which folder: of a search its report, its tables and the
-    verdicts that rest on it, of a trial its measures and figures, once they are complete.
+    """The files that a run shows, and in which folder: of a search its report with its data, its
+    tables and the verdicts that rest on it, of a trial its measures and figures, once they are
+    complete.
 
     A link that leads out of ``home`` would show a file of the user's to all who see the record.
     """
@@ -454,6 +455,8 @@ def _artifacts(folder: Path, home: Path) -> dict[Path, str]:
         tables += folder.glob("*.parquet")
         artifacts |= dict.fromkeys(folder.glob("figures/*.png"), "figures")
     artifacts |= dict.fromkeys(tables, "tables")
+    # The report links to them.
+    artifacts |= dict.fromkeys(folder.glob("report-data/*.parquet"), "report-data")
     artifacts |= dict.fromkeys(folder.glob("claims/*"), "claims")
     files = [file for file in sorted(artifacts) if file.is_file() and stays_inside(file, home)]
     return {file: artifacts[file] for file in files}

@@ -3,6 +3,8 @@ real digits."""
 
 import dataclasses
 import io
+import re
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -119,7 +121,7 @@ def test_exactly_the_best_trial_of_each_width_is_tagged(launched):
     } == best
 
 
-def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched):
+def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched, tmp_path):
     search, runs, text = launched
     for trial in search.trials["trial"]:
         assert f"\n{trial}" in text
@@ -129,9 +131,14 @@ def test_the_watcher_is_told_of_every_trial_and_the_report_is_written(launched):
     )
     client = MlflowClient(search.record.tracking)
     assert [file.path for file in client.list_artifacts(runs["search"].info.run_id)] == [
+        "report-data",
         "report.html",
         "tables",
     ]
+    copied = client.download_artifacts(runs["search"].info.run_id, "", str(tmp_path))
+    linked = re.findall(r'href="(\./report-data/[^"]+)"', Path(copied, "report.html").read_text())
+    assert len(linked) > 5
+    assert all(Path(copied, link).is_file() for link in linked)
     tags = runs["search"].data.tags
     assert tags["robsearch.law"] == search.ridge.sentence()
     note = tags["mlflow.note.content"].replace("\\", "")
