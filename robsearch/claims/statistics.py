@@ -62,10 +62,10 @@ class Estimate(NamedTuple):
 
     def text(self, digits: str = ".2f") -> str:
         """``1.20 [0.80, 1.60]``; the mean alone where seeds are too few for an interval."""
-        mean = f"{self.mean:{digits}}"
-        if not math.isfinite(self.low):
-            return mean
-        return f"{mean} [{self.low:{digits}}, {self.high:{digits}}]"
+        # What is left of a difference that is none is no digit that a person wants to read.
+        values = (self.mean, self.low, self.high)
+        mean, low, high = (f"{0.0 if abs(each) < 1e-9 else each:z{digits}}" for each in values)
+        return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
 
 
 def estimate(per_seed: ArrayLike) -> Estimate:

@@ -99,6 +99,11 @@ def test_an_effect_below_what_matters_is_told_from_that() -> None:
     assert seeds_needed(Estimate(0.0, -1, 1, 0.5, 1.0, 5), delta=0.0) is None
 
 
+def test_a_zero_has_no_sign_and_no_digits_of_rounding() -> None:
+    assert Estimate(-0.001, -0.3, 0.2, 0.5, 1.0, 5).text() == "0.00 [-0.30, 0.20]"
+    assert Estimate(2e-14, -3e-12, 3e-12, 0.5, 1e-12, 5).text(".3g") == "0 [0, 0]"
+
+
 def test_seeds_with_no_finite_number_are_left_out_of_estimates() -> None:
     assert estimate([1.0, 2.0, 3.0, math.nan, math.inf]) == estimate([1.0, 2.0, 3.0])
     assert math.isnan(estimate([math.nan] * 4).mean)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -86,6 +89,7 @@ def wrong(path: Path) -> dict[str, str]:
         ("λ = 3 ± 1", r"$\lambda$ = 3 $\pm$ 1"),
         ("two\nlines", "two lines"),
         ("x^2 ~ $1", r"x\textasciicircum{}2 \textasciitilde{} \$1"),
+        ("1.2 * width^-0.30, and", "1.2 * width$^{-0.30}$, and"),
     ],
 )
 def test_any_text_is_text_in_latex(text: str, latex: str) -> None:
@@ -97,6 +101,46 @@ def test_a_table_has_a_line_for_each_row_and_a_column_for_each_head() -> None:
     lines = table.latex.splitlines()
     assert r"\begin{tabular}{lr}" in lines
     assert lines.index(r"4 & 7 \\") + 1 == lines.index(r"8 & 7 \\")
+
+
+def test_a_wide_table_spans_the_page_and_a_wider_one_is_turned_and_stacked() -> None:
+    """A page has room for 345 points, a letter takes 4.3 and a gap 8: 9 columns of 7."""
+    narrow = Table("", "x", ("width", "n"), (("4", "7"),)).latex
+    assert r"\begin{table}" in narrow
+    wide = Table("", "x", ("width", *"abcdefgh"), (("4", *["1234567"] * 8),)).latex
+    assert r"\begin{table*}" in wide
+    assert r"\begin{tabular}{lrrrrrrrr}" in wide
+    turned = Table("", "x", ("arm", *"abcdefgh"), (("WAR", *["1.0 [0.0, 2.0]"] * 8),)).latex
+    assert r"\begin{tabular}{lr}" in turned
+    assert r"a & 1.0 [0.0, 2.0] \\" in turned
+    square = Table("", "x", "sabcdef", [["1.0 [0.0, 2.0]"] * 7] * 8).latex
+    assert r"1.0\\{}[0.0, 2.0]" in square
+
+
+def test_a_sentence_gets_lines_and_a_head_too() -> None:
+    heads = ("claim", "what was measured", "the number of seeds")
+    text = Table("", "x", heads, (("H1", "a sentence of more than a few words", "5"),)).latex
+    kinds = re.search(r"\\begin\{tabular\}\{lp\{(\d+)pt\}r\}", text)
+    assert kinds is not None
+    assert int(kinds[1]) > 100
+    assert r"\raggedright\let\\\tabularnewline a sentence of more" in text
+    assert r"\begin{tabular}[b]{@{}r@{}}the\\{}number\\{}of\\{}seeds\end{tabular}" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_sets_all_tables_within_the_page(tmp_path: Path) -> None:
+    search_files = with_tables(planted(tmp_path))
+    _, _, validation_files = a_validation(tmp_path)
+    tables = [text.decode() for name, text in search_files.items() if name.endswith(".tex")]
+    tables += [table.latex for table in tables_of(validation_files, STUDY).values()]
+    lines = [r"\documentclass{article}\usepackage{booktabs}", r"\begin{document}", *tables]
+    (tmp_path / "all.tex").write_text("\n".join([*lines, r"\end{document}"]))
+    words = ("pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout
+    # A caption's words may not break; a table that is too wide is too wide by more.
+    too_wide = map(float, re.findall(r"Overfull .hbox \(([\d.]+)pt too wide\)", done.stdout))
+    assert max(too_wide, default=0.0) < 16
 
 
 # --- a search ---
