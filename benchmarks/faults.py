@@ -472,6 +472,8 @@ def outcome(search: Search) -> tuple[str, list[str]]:
     if counts["asked"] != TRIALS:
         problems.append(f"{counts['asked']} trials are asked for, not {TRIALS}")
     problems += [f"a process is left: {words}" for words in left_after(search, 30)]
+    if problems:
+        problems.append(search.said)
     attempts = sum(len(nodes) for _, nodes in counts["folders"].values())
     exits = ", ".join(map(str, statuses))
     return f"exits {exits}; {attempts} attempts; {ratio:.0%} agree", problems
@@ -547,7 +549,7 @@ def main() -> None:
             agrees = "agrees" if not problems else "DOES NOT AGREE"
             print(f"{name:28} after {at:4.1f} s  {agrees}: {counted}", flush=True)
             for problem in problems:
-                print(f"    {problem}", flush=True)
+                print("   ", problem.replace("\n", "\n    "), flush=True)
             agreeing += not problems
             number += 1
     print(f"faults: ratio={agreeing / number:.2f} goal=1 n={number}")

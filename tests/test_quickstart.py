@@ -10,7 +10,7 @@ import pytest
 
 import robsearch
 
-pytestmark = [pytest.mark.slow, pytest.mark.second_lane, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 GIB = 2**30
 
 

@@ -569,7 +569,6 @@ def ended(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(900)
 def test_a_ray_of_its_own_listens_on_this_machine_alone_and_asks_for_the_token(
     tmp_path: Path,
@@ -615,7 +614,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(900)
 def test_the_mlflow_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:
     results = hostile_results(tmp_path)

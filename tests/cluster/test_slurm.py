@@ -82,7 +82,6 @@ def submitted(shared, rays):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(900)
 def test_a_batch_job_saves_before_its_limit_and_goes_on_when_slurm_starts_it_again(
     shared, tmp_path_factory

@@ -689,7 +689,6 @@ print(stored, most() - before)
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux counts it")
 def test_storing_and_training_on_a_folder_take_less_memory_than_its_images(tmp_path: Path) -> None:
     """400 images of 512 x 512 pixels, 300 MiB as bytes, in pieces of 8 MiB."""

@@ -207,7 +207,6 @@ def test_a_copy_that_is_not_of_the_announced_size_is_not_kept(
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_server_that_is_away_is_refused_in_seconds(s3: str) -> None:
     away = s3.partition("endpoint_override")[0] + "endpoint_override=127.0.0.1:9"
     with pytest.raises(InputError, match=r"at s3://bucket/data.*127\.0\.0\.1 port 9"):

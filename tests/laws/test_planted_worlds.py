@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.second_lane]
+pytestmark = pytest.mark.slow
 
 LAWS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "laws.py"))
 STUDIES = 40

@@ -325,7 +325,7 @@ def test_the_tables_show_every_arm_and_both_intervals() -> None:
 
 # --- how often it is right ---
 
-STUDIES = 500
+STUDIES = 200
 HOLDING = {"robust": 5.0, "margin": 0.5, "lowest": 0.5, "average": 0.5}
 NULLS = {
     "M1 minimum": {"lowest": 0.0},
@@ -347,7 +347,6 @@ def found_share(studies: int, name: str, **planted: float) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize("case", NULLS)
 def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: str) -> None:
     wrong = found_share(STUDIES, case.split()[0], **(HOLDING | NULLS[case]))
@@ -355,7 +354,6 @@ def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: 
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_planted_effects_are_found() -> None:
     # Deviations over seeds: 10 % of the first average margin; 1 point of robust, half a point of
     # natural accuracy.
@@ -371,7 +369,7 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> N
     base = tiny(optimiser=SGD(lr=0.1, weight_decay=0.0))
     study = MarginsStudy(base, epochs=(1, 2, 3), lams=(1.0, 8.0), seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
     )
     assert found is not None
     assert [len(each.trials) for each in found.findings.values()] == [12, 6]

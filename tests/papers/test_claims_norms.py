@@ -193,7 +193,7 @@ def test_the_table_has_a_row_for_every_arm() -> None:
 
 # --- how often it is right ---
 
-STUDIES = 500
+STUDIES = 200
 HOLDING = {"norm": -0.5, "natural": 1.0, "robust": -2.0, "grown": 0.5, "product": 3.0}
 NULLS: dict[str, tuple[str, dict[str, float]]] = {
     "N1 with one family": ("l1", {"norm": 0.0}),
@@ -215,7 +215,6 @@ def at_border(random: np.random.Generator, arms: str, null: dict[str, float]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize("case", NULLS)
 def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: str) -> None:
     studies = (at_border(np.random.default_rng(seed), *NULLS[case]) for seed in range(STUDIES))
@@ -233,7 +232,6 @@ def found_share(studies: int, name: str, **planted: float) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_planted_effects_are_found() -> None:
     # Deviations over seeds: 10 % of a norm (averaged over layers and strengths), 1 point of
     # accuracy.
@@ -260,7 +258,7 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> N
     )
     study = NormsStudy(base, small_eps=0.05, betas=(1e-2,), clips=(1.0,), every=2, seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
     )
     assert found is not None
     trials = found.findings["last"].trials

@@ -203,7 +203,7 @@ def test_the_tables_have_a_row_for_every_eps_and_every_layer() -> None:
 
 # --- how often it is right ---
 
-STUDIES = 500
+STUDIES = 200
 NULLS = {
     "R1 margin": {"margin": 0.0},
     "R1 confidence": {"confidence": 0.0},
@@ -225,7 +225,6 @@ def found_share(studies: int, name: str, **planted: float) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize("case", NULLS)
 def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: str) -> None:
     wrong = found_share(STUDIES, case.split()[0], **(HOLDING | NULLS[case]))
@@ -233,7 +232,6 @@ def test_at_the_border_of_a_claim_at_most_one_study_in_twenty_supports_it(case: 
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_planted_effects_are_found() -> None:
     # Deviations over seeds: 10 % of each size, 1 point of accuracy and of the gap; five seeds of
     # four strengths.
@@ -257,7 +255,7 @@ def test_a_tiny_study_is_run_and_judged(two_cpus: None, uri: str, tmp_path) -> N
     base = replace(base, attack=attack, optimiser=SGD(lr=0.1), measured_examples=50)
     study = RegularizationStudy(base, (0.0, 0.03, 0.06, 0.1), seeds=2)
     found = validate(
-        study, "tiny", options=RunOptions(results=tmp_path, parallel=1), console=Console(quiet=True)
+        study, "tiny", options=RunOptions(results=tmp_path, parallel=2), console=Console(quiet=True)
     )
     assert found is not None
     trials = found.findings["eps"].trials

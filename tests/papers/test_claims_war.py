@@ -166,7 +166,7 @@ def test_one_part_of_h2_is_not_enough() -> None:
 
 # --- false support and power, simulated ---
 
-STUDIES = 500
+STUDIES = 200
 COSTS = grid(rng(), 1)
 """H4 takes nothing from the grid but what its trainings cost."""
 
@@ -194,7 +194,6 @@ def worlds(which: int, seed: int) -> Evidence:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize("which", [1, 2, 3, 4, 5])
 def test_what_is_not_there_is_supported_in_at_most_one_study_of_twenty(which: int) -> None:
     # H3's curves take long, and benchmarks/laws.py has many more of them.
@@ -207,7 +206,6 @@ def test_what_is_not_there_is_supported_in_at_most_one_study_of_twenty(which: in
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize(
     ("which", "seeds", "studies", "world"),
     [
@@ -227,7 +225,6 @@ def test_what_is_planted_is_found_with_power_of_four_fifths(
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_h4_finds_a_war_as_good_as_a_full_search_with_ten_seeds() -> None:
     found = sum(
         verdict(4, both(COSTS, arms(rng(seed), war=0.0, noise=0.3))).answer == "supported"

@@ -156,7 +156,6 @@ def test_a_bad_plan_is_refused_with_everything_that_is_wrong() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(600)
 def test_a_study_trains_every_setting_with_the_same_seeds(tmp_path: Path) -> None:
     study = replace(STUDY, widths=(4.0, 8.0), lams=LAMS[:5], seeds=3)

@@ -630,7 +630,6 @@ def facts(trial: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(600)
 def test_a_study_judges_what_its_replicates_chose(tmp_path: Path) -> None:
     options = RunOptions(results=tmp_path)

@@ -462,7 +462,6 @@ def standard(digits) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.15), ("l2", 0.8)])
 def test_autoattack_stays_in_the_ball_and_is_at_least_as_strong_as_pgd_20(
     digits, standard, norm, eps
@@ -549,7 +548,6 @@ def test_only_images_that_it_turned_are_changed(digits):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"])
 def test_each_attack_follows_its_own_seed_and_leaves_the_generator_alone(digits, name):
     model, x, y = digits

@@ -174,7 +174,6 @@ def test_nothing_of_the_judge_runs_under_autocast():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_large_lambda_hides_from_the_cross_entropy_and_not_from_the_judge():
     """Digits, width 256: PGD-20 on the cross-entropy says that lambda 16 is by far the better; the
     worst of both losses that they are within two points, and so does the judge."""

@@ -308,7 +308,6 @@ def assert_each_once(disk):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(900)
 def test_a_search_whose_disk_is_full_at_three_random_times_has_each_trial_and_epoch_once(
     full_at_times,
@@ -330,7 +329,6 @@ def test_a_search_whose_disk_is_full_at_three_random_times_has_each_trial_and_ep
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("end", ["INT", "TERM"])
 def test_a_search_that_waits_for_room_ends_cleanly_and_is_resumed(full_at_times, end):

@@ -16,7 +16,7 @@ from robsearch.study import JOURNAL
 from robsearch.tracking import TRIAL
 from robsearch.trials.ladder.results import read_ladder, rung_results
 
-pytestmark = [pytest.mark.slow, pytest.mark.second_lane, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES = len(recipe(4).data.read()["test"].labels)
 
 

@@ -31,7 +31,6 @@ def search(pair_search):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_the_best_of_each_width_is_a_model_and_no_other(search, options):
     client = MlflowClient(options.uri())
     found = client.search_logged_models([client.get_experiment_by_name("pair").experiment_id])
@@ -56,7 +55,6 @@ def test_the_best_of_each_width_is_a_model_and_no_other(search, options):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_promote_registers_each_once_and_what_loads_is_the_trials_network(
     search, options, monkeypatch
 ):
@@ -82,7 +80,6 @@ def test_promote_registers_each_once_and_what_loads_is_the_trials_network(
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, options):
     done = search.trials[search.trials["state"] == "COMPLETE"]
     best = {search.best(width)["trial"] for width in search.widths}
@@ -99,7 +96,6 @@ def test_a_trial_that_is_not_the_best_is_exported_when_it_is_promoted(search, op
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_control_is_no_version_of_what_is_searched_for(search, options):
     assert promote("pair/w4-standard-000", space=pair, options=options) == {
         "w4-standard-000": "models:/pair-w4-standard/1"
@@ -107,7 +103,6 @@ def test_a_control_is_no_version_of_what_is_searched_for(search, options):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_the_run_of_the_search_has_the_answer_the_report_and_the_tables(search, options, tmp_path):
     client, run = MlflowClient(options.uri()), runs_of(options, "pair")["search"]
     assert run.data.tags["robsearch.law"] == search.ridge.sentence()
@@ -127,7 +122,6 @@ def test_the_run_of_the_search_has_the_answer_the_report_and_the_tables(search, 
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_what_cannot_be_promoted_is_refused(search, options):
     with pytest.raises(
         InputError, match=r"expected one trial for one model name, got w4-.*--as mine"

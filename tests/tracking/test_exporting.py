@@ -245,7 +245,6 @@ torch.save(logits, sys.argv[2])
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_saved_models_load_without_robsearch_and_give_the_same_logits(tmp_path):
     images = digits(7)
     nets = [
@@ -276,7 +275,6 @@ def answer(port, images):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_served_model_answers_over_http(trained, tmp_path):
     folder, net = trained
     with socket.socket() as free:

@@ -439,7 +439,6 @@ def test_the_deep_link():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_an_outage_delays_the_record_and_whoever_trains_does_not_wait(uri, tmp_path):
     port = free_port()
     server = start_server(uri, port)

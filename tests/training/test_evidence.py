@@ -7,7 +7,7 @@ import pytest
 from robsearch import PGD, SGD, TRADES, FashionMNIST, Fixed, Piecewise, Recipe, SmallCNN, Standard
 from robsearch.trials.trial import measure, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.second_lane, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_trades_makes_a_small_cnn_robust_on_fashion_mnist_and_the_standard_objective_does_not(

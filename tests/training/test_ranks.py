@@ -22,7 +22,7 @@ from robsearch.training.trainer import NonFiniteLossError
 from robsearch.trials.loading import newest_checkpoint, read_history
 from robsearch.trials.trial import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.second_lane, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CPU = torch.device("cpu")
 STOPPER = RobustOverfittingStopper(patience=1, after=0.0)
 ATTACK = PGD(eps=0.1, step_size=0.1, steps=1, start="none")

@@ -98,7 +98,6 @@ def test_an_honest_net_passes_all(judged):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_an_honest_net_passes_all_in_l2(honest, held_out):
     assert failed(checks(honest, *held_out, L2)) == set()
 
@@ -128,7 +127,6 @@ def test_the_evidence_gives_the_numbers(honest, held_out, judged):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_nothing_is_left_behind_and_the_outcome_is_the_same(honest, held_out):
     x, y = held_out[0][:12], held_out[1][:12]
     model = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5), *honest).train()
@@ -184,7 +182,6 @@ def test_a_net_that_drops_out_in_eval_mode(honest, held_out):
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_net_that_sees_the_whole_batch(honest, held_out):
     found = checks(Through(honest, after=lambda z: z - 0.2 * z.mean(dim=0)), *held_out, STRONG)
     assert ALONE in failed(found)
@@ -245,7 +242,6 @@ def test_steps_that_stop_at_a_bump_are_weaker_than_one():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_a_bound_that_helps_when_it_is_wider_is_seen():
     """The step grows with eps: it hits the weak spots 0.1 and 0.4 from the image, and jumps over
     the first with 0.2."""
@@ -267,7 +263,6 @@ def test_a_model_that_is_broken_at_every_bound_has_nothing_to_lose():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 def test_without_a_bound_the_gradient_has_to_lead_the_way_not_a_start_far_off():
     """Any noise breaks this model, and a start in the widest ball is noise; from the image no
     gradient leads there."""
@@ -283,7 +278,6 @@ def test_without_a_bound_the_gradient_has_to_lead_the_way_not_a_start_far_off():
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize(("unbroken", "passes"), [(2, True), (3, False)])
 def test_two_images_in_a_hundred_may_withstand_an_attack_without_bounds(unbroken, passes):
     class Marked(nn.Module):
@@ -300,7 +294,6 @@ def test_two_images_in_a_hundred_may_withstand_an_attack_without_bounds(unbroken
 
 
 @pytest.mark.slow
-@pytest.mark.second_lane
 @pytest.mark.parametrize(("gated", "passes"), [(4, True), (5, False)])
 def test_a_handful_broken_by_the_black_box_alone_is_noise_up_to_four(gated, passes):
     """McNemar, one-sided: four of four have p = 1/16, five of five 1/32. All other images hold
