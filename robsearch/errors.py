@@ -76,6 +76,10 @@ def refusal(expected: str, got: object, do: str) -> str:
     return f"expected {expected}, got {shortened(' '.join(filter(None, lines)))}: {do}"
 
 
+class TakenNameError(InputError):
+    """There is a search of that name, which there was not when it was looked for."""
+
+
 def refused(expected: str, got: object, do: str) -> InputError:
     """The error of one problem, to be raised."""
     return InputError(refusal(expected, got, do))

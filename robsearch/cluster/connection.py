@@ -68,6 +68,9 @@ CAUSES = {
         "raise the limit of processes (ulimit -u)"
     ),
     r"Too many open files": "raise the limit of open files (ulimit -n)",
+    r"timed out during startup": (
+        "try again with less else running: it had half a minute, and a busy machine takes longer"
+    ),
 }
 """What an error of a Ray on this machine says, and what to do then."""
 GUESSES = re.compile(r"This can happen when|Possible reasons include|Last \d+ lines|\[state-dump\]")

@@ -21,6 +21,7 @@ from robsearch.errors import (
     DiskFullError,
     InputError,
     StorageAwayError,
+    TakenNameError,
     causes,
     counted,
     refuse,
@@ -30,6 +31,7 @@ from robsearch.identity import DERIVATION
 from robsearch.printing import printable
 from robsearch.recipe import Recipe
 from robsearch.report import write as write_report
+from robsearch.search.background import repeated
 from robsearch.search.beginning import begun
 from robsearch.search.budgets import (
     DriverClock,
@@ -153,8 +155,29 @@ def launch(
     options, console = _checked("launch", options, console, trials=(trials, 1), seed=(seed, 0))
     reference = space if isinstance(space, str) else space.reference or resumed_by
     space = load_space(space) if isinstance(space, str) else space
+    go_on = partial(_go_on_or_leave, str(name), space, trials, seed, options, console)
     if or_resume and _exists(name, options):
-        return _go_on_or_leave(str(name), space, trials, seed, options, console)
+        return go_on()
+    try:
+        return _begin(space, reference, name, trials, seed, options, console, or_resume)
+    except TakenNameError:
+        # Another launch of it may have begun it meanwhile.
+        if not or_resume:
+            raise
+    return go_on()
+
+
+def _begin(
+    space: Space,
+    reference: str | None,
+    name: str | None,
+    trials: int | None,
+    seed: int,
+    options: RunOptions,
+    console: Console,
+    says_so: bool,
+) -> Search:
+    """Begins a new search and drives it to its end."""
     draws = check(space, say=partial(_print_note, console), needs_data=True)
     check_writable(options.store.results)
     check_tracking(options.uri())
@@ -195,7 +218,7 @@ def launch(
             say=printer(console),
         )
         with begun(record, options.store, tracker_of, learn, printer(console)) as new:
-            if or_resume:
+            if says_so:
                 half = ", which an earlier launch had left half made" if new.taken_over else ""
                 printer(console)(f"search {name}: begun{half}")
             if reference is None:
@@ -589,12 +612,24 @@ def _run(
         if options.address:
             driver.follow_capacity(partial(jobs_at_once, options, resources, joining))
         driver.weight_budget.gib = options.disk_budget
-        with watched(driver, console), _decisions(driver, storage) as jobs:
+        own_ray = contextlib.nullcontext() if options.address else _while_ray_lives(driver)
+        with own_ray, watched(driver, console), _decisions(driver, storage) as jobs:
             cluster.run(jobs, folder, MAX_RETRIES, options.hang_after, driver.say, joining)
         _wait_for_space(driver)
         if driver.stopping:
             storage.end(END_SECONDS)
     driver.lease.verify()  # what follows is written in the name of the search
+
+
+def _while_ray_lives(driver: Driver) -> contextlib.AbstractContextManager[None]:
+    """Has the driver stop once the Ray that was started here has no node: none will come."""
+
+    def look() -> None:
+        if not driver.stopping and cluster.node_count() == 0:
+            driver.problem = "Ray ended on this machine (its raylet was killed, or had no memory)"
+            driver.stopping = True
+
+    return repeated(look, LOOK_SECONDS, "ray")
 
 
 def _joining(driver: Driver, space: Space, folder: Path) -> cluster.JoiningNodes:

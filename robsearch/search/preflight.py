@@ -7,7 +7,7 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
-from robsearch.errors import refusal, refuse, refused
+from robsearch.errors import TakenNameError, refusal, refuse, refused
 from robsearch.search.results_store import (
     ResultsStore,
     is_half_made,
@@ -102,7 +102,7 @@ def new_name(name: str | None, space: Space, store: ResultsStore, uri: str) -> s
     expected = "the name of a new search"
     if name in names:
         do = f"continue it with `{store.command('resume', name)}`, or choose another --name"
-        raise refused(expected, f"{name!r}, which exists", do)
+        raise TakenNameError(refusal(expected, f"{name!r}, which exists", do))
     identity = None
     if is_half_made(store, name):
         identity = read_search(store.folder(name)).get("identity")

@@ -13,7 +13,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from robsearch.errors import refused
+from robsearch.errors import TakenNameError, refusal, refused
 from robsearch.metrics import VALUE
 
 ABOUT = "about"
@@ -77,7 +77,7 @@ class SearchRecord:
         """Claims the search's name in the storage, and writes the record.
 
         Raises:
-            InputError: the name is taken; says the two ways on.
+            TakenNameError: says the two ways on.
         """
         self.claim(storage)
         self.save(storage)
@@ -87,13 +87,14 @@ class SearchRecord:
         is saved.
 
         Raises:
-            InputError: the name is taken; says the two ways on.
+            TakenNameError: says the two ways on.
         """
         try:
             study = storage.create_new_study([StudyDirection.MAXIMIZE], self.name)
         except DuplicatedStudyError as error:
             do = "resume that one, or choose another --name"
-            raise refused("the name of a new search", f"{self.name!r}, which exists", do) from error
+            problem = refusal("the name of a new search", f"{self.name!r}, which exists", do)
+            raise TakenNameError(problem) from error
         what = f"no trials: the record of {self.name!r}, whose trials are in {self.name}@..."
         explain(storage, study, what)
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import killed_beginnings
 import pytest
@@ -169,6 +171,22 @@ def test_nothing_is_done_for_a_search_that_is_complete(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("search s: nothing to do, it is complete (4 of 4 trials ended)\n") == 3
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_search_that_another_launch_begins_meanwhile_is_gone_on_with(tmp_path, capsys):
+    """It is there once the space is looked at, and was not when it was looked for."""
+    theirs, _ = concluded(tmp_path / "theirs")
+
+    def slow(trial, width):
+        if not (tmp_path / "s").exists():
+            shutil.copytree(theirs, tmp_path / "s")
+        return pair.define(trial, width)
+
+    assert repeated(tmp_path, replace(pair, define=slow)).record.name == "s"
+    assert "search s: nothing to do, it is complete (4 of 4" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(InputError, match="expected the name of a new search, got 's', which exis"):
+        robsearch.launch(replace(pair, define=slow), name="s", options=RunOptions(results=tmp_path))
 
 
 def lost_end(lines):
