@@ -99,11 +99,13 @@ class Search:
     Args:
         folder: short, because Ray's sockets lie in it.
         rng: for what a fault draws.
+        trials: that are asked for.
     """
 
-    def __init__(self, folder: Path, rng: random.Random) -> None:
+    def __init__(self, folder: Path, rng: random.Random, trials: int) -> None:
         self.folder = folder
         self.rng = rng
+        self.trials = trials
         self.results = folder / "results"
         self.results.mkdir()
         self.storage: str | None = None
@@ -141,7 +143,7 @@ class Search:
     def launch(self) -> subprocess.Popen[bytes]:
         """Gives the command, once more if it was given before."""
         words = ["launch", "faults:digits", "--name", NAME, "--or-resume", "--parallel", "2"]
-        words += ["--trials", str(TRIALS), "--results", str(self.results)]
+        words += ["--trials", str(self.trials), "--results", str(self.results)]
         words += ["--tracking", self.tracking, *self.more]
         if self.storage:
             words += ["--storage", self.storage]
@@ -435,14 +437,17 @@ FAULTS = {
 # --- a case ---
 
 
-def run_case(fault: Fault, at: float, rng: random.Random) -> tuple[str, list[str]]:
-    """Does a fault at a time in seconds after the launch, until the search has ended.
+def run_case(
+    fault: Fault, at: float, rng: random.Random, trials: int = TRIALS
+) -> tuple[str, list[str]]:
+    """Does a fault to a search of so many trials, at a time in seconds after the launch, and waits
+    until it has ended.
 
     Returns:
         What was counted, and what is wrong with it.
     """
     with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as temporary:
-        search = Search(Path(temporary).resolve(), rng)
+        search = Search(Path(temporary).resolve(), rng, trials)
         try:
             fault.prepare(search)
             driver = search.launch()
@@ -474,8 +479,8 @@ def outcome(search: Search) -> tuple[str, list[str]]:
     problems += ["a command ended with 1" for each in statuses if each == 1]
     if "Traceback" in search.said + search.repairs:
         problems.append("a traceback was printed")
-    if counts["asked"] != TRIALS:
-        problems.append(f"{counts['asked']} trials are asked for, not {TRIALS}")
+    if counts["asked"] != search.trials:
+        problems.append(f"{counts['asked']} trials are asked for, not {search.trials}")
     problems += [f"a process is left: {words}" for words in left_after(search, 30)]
     if problems:
         problems.append(search.said)
@@ -544,13 +549,14 @@ def main() -> None:
         names.remove("disk full")
     agreeing = number = 0
     with ended_by_signals():
+        trials = 2 if asked.quick else TRIALS
         if asked.quick:
-            names, asked.times, length = ["driver killed"], 1, 24.0
+            names, asked.times, length = ["driver killed"], 1, 14.0
         else:
             length = length_of_a_search(rng)
             print(f"a search to which nothing happens takes {length:.0f} s", flush=True)
         for name, at in cases(names, asked.times, length, rng):
-            counted, problems = run_case(FAULTS[name], at, rng)
+            counted, problems = run_case(FAULTS[name], at, rng, trials)
             agrees = "agrees" if not problems else "DOES NOT AGREE"
             print(f"{name:28} after {at:4.1f} s  {agrees}: {counted}", flush=True)
             for problem in problems:
