@@ -295,11 +295,16 @@ class Recipe:
         for name, (protocol, example) in _LEAVES.items():
             value = getattr(self, name)
             is_lambda = name == "lam" and isinstance(value, Real)
-            do = f"lam=Fixed({value:g})" if is_lambda else example
+            do = example
+            if is_lambda:
+                do = f"lam=Fixed(lam), with lam as what trial.suggest_float returned ({value:g})"
             if isinstance(value, NpzImages):
                 do = "Mixed(CIFAR10(), extra=NpzImages('1m.npz'))"
             yield instance_of(f"Recipe.{name}", value, protocol, do)
-        yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack, "PGD(eps=8 / 255)")
+        judge = "the attack that judges, such as TwoLosses(eps=...) with the eps of your attack"
+        if self.eval_attack is None:
+            judge += f": none is derived from {type(self.attack).__name__}"
+        yield instance_of("Recipe.eval_attack", self._judge_on_val(), Attack, judge)
         if self.test_attack is not None:
             yield instance_of("Recipe.test_attack", self.test_attack, Attack, "AutoAttack()")
         yield from self._tuple_conditions("penalties", Penalty, "NormDecay()")

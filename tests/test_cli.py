@@ -106,6 +106,15 @@ def test_check_says_what_is_searched_and_optuna_keeps_quiet():
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
+def test_check_calls_no_space_ready_whose_data_is_missing(monkeypatch):
+    monkeypatch.delenv("ROBSEARCH_DATA", raising=False)
+    result = CliRunner().invoke(cli.app, ["check", "small_spaces:elsewhere"])
+    assert result.exit_code == 0, result.output
+    assert "is sound (" in result.output
+    assert "cannot be launched here, where its data is missing" in result.output
+    assert "ready to launch" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -17,7 +17,7 @@ import typer
 
 from robsearch.cli.options import Address, NameArgument, Results, SpaceArgument, Storage, Tracking
 from robsearch.cli.submitting import JobAddress
-from robsearch.errors import InputError, refused
+from robsearch.errors import InputError, counted, refused
 from robsearch.printing import echo
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def _draw_lines(
     space: str, draws: list[Draw], notes: list[str], costs: list[Price]
 ) -> Iterator[str]:
     from robsearch.spaces import distributions, price_lines
+    from robsearch.spaces.checking.recipes import WITHOUT_DATA
     from robsearch.study import range_text
 
     for draw in draws:
@@ -109,7 +110,11 @@ def _draw_lines(
         yield f"searches {name}: {range_text(distribution)}"
     yield from (f"note: {text}" for text in notes)
     yield from price_lines(costs)
-    yield f"{space} is ready to launch: {len({draw.width for draw in draws})} widths"
+    widths = counted(len({draw.width for draw in draws}), "width")
+    if any(WITHOUT_DATA in text for text in notes):
+        yield f"{space} is sound ({widths}); it cannot be launched here, where its data is missing"
+    else:
+        yield f"{space} is ready to launch: {widths}"
 
 
 def status(

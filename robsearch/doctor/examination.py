@@ -178,7 +178,7 @@ def _cache() -> str:
     except InputError as error:
         do = "set ROBSEARCH_CACHE to a folder on a local disk with room that you may write"
         raise refused(f"a writable cache {folder}", "one that is not", do) from error
-    nowhere = "no folder: ROBSEARCH_DATA is not set, so only Digits are there"
+    nowhere = "no folder: ROBSEARCH_DATA is not set, so a data set without root= is Digits"
     return f"{folder}; images are read from {os.environ.get('ROBSEARCH_DATA') or nowhere}"
 
 

@@ -118,8 +118,8 @@ def _regret_figure(regret: RegretMap) -> Figure:
                 text = f"{points[row, column]:.1f}"
                 axes.text(column, row, text, ha="center", va="center", color=color)
         labels = [
-            f"{names[width]}\nλ* {number(lam)}"
-            for width, lam in zip(regret.widths, regret.lams, strict=True)
+            f"{names[width]}\nλ* {number(lam) if is_placed else f'({number(lam)})'}"
+            for width, lam, is_placed in zip(regret.widths, regret.lams, regret.placed, strict=True)
         ]
         axes.set_xticks(range(count), labels)
         axes.set_yticks(range(count), list(names.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import pandas as pd
@@ -15,8 +16,8 @@ from robsearch.laws.regret import RegretMap
 from robsearch.publishing.latex import Table
 from robsearch.search import Search
 
-MADE_BY = ("versions", "commit")
-"""Parts of a setting that say what made the numbers."""
+_LEFT_OUT = re.compile(r"(?:, )?\b(?:\w+=None|(?:root|fingerprint)='[^']*')")
+"""What a caption leaves out of a part: what is not set, and where files lie."""
 
 
 def search_tables(search: Search) -> dict[str, Table]:
@@ -81,7 +82,10 @@ def _regret(search: Search, regret: RegretMap) -> Table:
     names = names_of(regret.widths)
     heads = ["at width"]
     for width, lam in zip(regret.widths, regret.lams, strict=True):
-        heads.append(f"lambda* of {names[width]} ({number(lam)})")
+        is_placed = regret.placed[regret.widths.index(width)]
+        heads.append(
+            f"lambda* of {names[width]} ({number(lam)}{'' if is_placed else ', not placed'})"
+        )
     rows = []
     for width in regret.widths:
         cells = [names[width]]
@@ -102,10 +106,19 @@ def made_by(search: Search) -> str:
     """Data, seeds and what made the numbers, as sentences."""
     setting = search.setting
     seeds = int(search.finished["seed"].nunique()) if len(search.finished) else 0
-    parts = [f"{setting[label]}" for label in ("data", "objective") if label in setting]
+    parts = [_short(setting[label]) for label in ("data", "objective") if label in setting]
     text = f"{', '.join(parts)}; {counted(seeds, 'training seed')}."
-    made = ", commit ".join(setting[label] for label in MADE_BY if label in setting)
-    return f"{text} Made by {made}." if made else text
+    made = [setting["versions"]] if "versions" in setting else []
+    commit = setting.get("commit", "")
+    if commit:
+        made.append(commit if " " in commit and not commit[0].isdigit() else f"commit {commit}")
+    return f"{text} Made by {', '.join(made)}." if made else text
+
+
+def _short(part: str) -> str:
+    """A part of a recipe without what is not set, and without where its files lie."""
+    kept = _LEFT_OUT.sub("", part)
+    return kept.replace("(, ", "(")
 
 
 # --- a validation ---

@@ -190,6 +190,7 @@ class Driver:
         self.free_space = FreeSpace(folder, say)
         self.started = time.time()
         self.problem = ""
+        self._said_of_measures: set[str] = set()
         self.extension = ""
         """The option that goes on where a budget is used up."""
         self.lost: LeaseLostError | None = None
@@ -467,7 +468,14 @@ class Driver:
             self.recorder.measured(job.name, counts.spent[job.name])
         if report.reason:
             self.recorder.tag(job.name, {"robsearch.measures": report.reason})
-            self.say(f"{job.name}  measuring: {report.reason}")
+            self._say_of_measures(job.name, report.reason)
+
+    def _say_of_measures(self, trial: str, reason: str) -> None:
+        """A reason is printed once, because most trials may have the same; MLflow has it with
+        each."""
+        if reason not in self._said_of_measures:
+            self._said_of_measures.add(reason)
+            self.say(f"{trial}  measuring: {reason} (said once)")
 
     def _finished(self, study: Study, trial: RecordedTrial, params: Mapping[str, Any]) -> None:
         assert trial.lam is not None, "it has ended"

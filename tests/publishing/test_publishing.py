@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from robsearch.publishing.archive import (
 from robsearch.publishing.figures import search_figures, validation_figures
 from robsearch.publishing.latex import Table, escaped
 from robsearch.publishing.paper import _references, _with_the_plan
+from robsearch.publishing.tables import _regret, _short
 
 STRONGEST = {
     "strongest/robust_accuracy": 0.5,
@@ -159,6 +161,21 @@ def test_tables_of_a_search_have_its_numbers(tmp_path: Path) -> None:
     assert cells[6] == "[40.0, 60.0]"
     assert "PGD-20, 100 images of test" in text
     assert "7 training seeds" in text
+
+
+def test_a_lambda_that_is_not_placed_is_called_so(tmp_path: Path) -> None:
+    made = planted(tmp_path)
+    assert made.ridge.regret is not None
+    regret = replace(made.ridge.regret, placed=(False, True))
+    _, first, second = _regret(made, regret).heads
+    assert first.endswith(", not placed)")
+    assert "not placed" not in second
+
+
+def test_captions_leave_out_what_is_not_set_and_where_files_lie() -> None:
+    folder = "Folder(root='/home/me/pets', size=(16, 16), train=None, fingerprint='8f', val=500)"
+    assert _short(folder) == "Folder(size=(16, 16), val=500)"
+    assert _short("Digits(train=500)") == "Digits(train=500)"
 
 
 def test_evidence_makes_its_tables_again(tmp_path: Path) -> None:

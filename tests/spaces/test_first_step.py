@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from faulty_parts import FAULTY, SOUND, Blobs, control, model
+from faulty_parts import FAULTY, SOUND, Blobs, Grouped, control, model
 from small_spaces import pair, recipe
 
 from robsearch import (
@@ -21,6 +21,7 @@ from robsearch import (
     SGD,
     Digits,
     Fixed,
+    GlobalBound,
     InputError,
     Piecewise,
     Resources,
@@ -69,6 +70,18 @@ def test_what_trains_is_not_refused():
     said = []
     assert len(check(space_of(SOUND), say=said.append)) == 3
     assert said == []
+
+
+def test_what_a_default_measure_does_not_know_is_left_out_and_an_asked_for_one_is_named():
+    grouped = {"model": Grouped(width=4, depth=1), "measures": None}
+    said = []
+    check(space_of({"grouped": grouped}), say=said.append)
+    assert any(
+        "GlobalBound cannot be measured, and is left out: expected operations whose" in note
+        for note in said
+    )
+    with pytest.raises(InputError, match=r"group_norm: .*or leave GlobalBound out of measures"):
+        check(space_of({"grouped": {**grouped, "measures": (GlobalBound(),)}}))
 
 
 def test_what_does_not_fit_or_never_ends_is_told_and_the_next_is_tried(monkeypatch):

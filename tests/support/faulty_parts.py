@@ -131,6 +131,16 @@ class Reflecting(MLP):
 
 
 @dataclasses.dataclass(frozen=True)
+class Grouped(MLP):
+    """With a group norm, of whose change no bound is known."""
+
+    def build(self, images):
+        body = MLP(width=self.width, depth=1).build(images)
+        before = (nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(2, 2), nn.Conv2d(2, 1, 1))
+        return nn.Sequential(*before, body)
+
+
+@dataclasses.dataclass(frozen=True)
 class RegNet(MLP):
     def build(self, images):
         net = torchvision.models.regnet_y_400mf(num_classes=images.num_classes)

@@ -12,6 +12,7 @@ import torch
 from robsearch import (
     EMA,
     MLP,
+    MNIST,
     PGD,
     PGDAT,
     SGD,
@@ -73,6 +74,13 @@ def learning(width: float, lam: float, **changes: object) -> Recipe:
 @space(widths=(4, 8), controls=(standard,))
 def pair(trial: optuna.Trial, width: float) -> Recipe:
     return learning(width, trial.suggest_float("lam", 0.5, 32.0, log=True))
+
+
+@space(widths=(4,))
+def elsewhere(trial: optuna.Trial, width: float) -> Recipe:
+    """Its data is no package's, so it may be missing."""
+    lam = trial.suggest_float("lam", 0.5, 32.0, log=True)
+    return recipe(width, lam=Fixed(lam), data=MNIST(train=100, val=100))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import nn
 
 from robsearch.errors import InputError, own_line, refused
 from robsearch.network.modes import checked_logits, evaluating
-from robsearch.protocols import Measure, Split
+from robsearch.protocols import LayerMeasure, Measure, Split
 from robsearch.recipe import Recipe
 from robsearch.spaces.checking.checked_parts import (
     CheckedAttack,
@@ -114,6 +114,7 @@ class _FirstStep:
         self.whole = task.whole
         self.resolved = task.recipe.resolved
         self.recipe = with_single_steps(task.recipe)
+        self.measures_by_default = task.recipe.measures is None
         self.gpu = task.gpu
         self.device = best_device() if task.gpu else torch.device("cpu")
         few = Split(task.split.images[:n], task.split.labels[:n])
@@ -206,17 +207,25 @@ class _FirstStep:
         for i, measure in enumerate(self.recipe.resolved_measures):
             part = f"measures[{i}]"
             with self._trying(part), evaluating(model), left_alone(measure, model):
-                if isinstance(measure, Measure):
-                    values = measure(model, self.x, self.y)
-                    _refuse_numbers(values, "one float per image", len(self.x))
-                    continue
-                by_layer = measure.by_layer(model, self.x, self.y)
-                if not isinstance(by_layer, Mapping):
-                    raise refused(
-                        "a mapping from layers to floats", repr(by_layer), "return a dict"
-                    )
-                for layer, values in by_layer.items():
-                    _refuse_numbers(values, f"floats in a row for layer {layer!r}")
+                try:
+                    self._values_of(measure, model)
+                except InputError as error:
+                    name = type(measure).__name__
+                    if self.measures_by_default:
+                        self.notes.append(f"{name} cannot be measured, and is left out: {error}")
+                        continue
+                    raise InputError(f"{error}, or leave {name} out of measures=(...)") from error
+
+    def _values_of(self, measure: Measure | LayerMeasure, model: nn.Module) -> None:
+        if isinstance(measure, Measure):
+            values = measure(model, self.x, self.y)
+            _refuse_numbers(values, "one float per image", len(self.x))
+            return
+        by_layer = measure.by_layer(model, self.x, self.y)
+        if not isinstance(by_layer, Mapping):
+            raise refused("a mapping from layers to floats", repr(by_layer), "return a dict")
+        for layer, values in by_layer.items():
+            _refuse_numbers(values, f"floats in a row for layer {layer!r}")
 
     # --- training ---
 

@@ -70,8 +70,8 @@ def price_lines(widths: Sequence[Price]) -> Iterator[str]:
     if widths and all(price.hours is not None for price in widths):
         total = TRAININGS * sum(price.hours or 0.0 for price in widths)
         yield (
-            f"{TRAININGS} trainings of each width, one after another: {_hours(total)} at "
-            "most, without measures"
+            f"{TRAININGS} trainings of each width, one after another: about {_hours(total)}, "
+            "without measures"
         )
 
 

@@ -28,6 +28,8 @@ from robsearch.training.evaluation import sampled
 from robsearch.trials.child.client import in_child
 from robsearch.trials.child.server import GIB, Limits, Lost
 
+WITHOUT_DATA = "random images take the place of the data, which is not here"
+"""How the note begins of a space that is sound, and cannot be launched here."""
 SECONDS = 30.0
 """Which one recipe may take; ROBSEARCH_CHECK_SECONDS changes it."""
 GIB_AT_MOST = 4.0
@@ -191,7 +193,7 @@ def _images(dataset: Dataset, problems: list[str], say: Callable[[str], None]) -
         texts = _unreadable(dataset, error)
         if isinstance(error, OSError | InputError) and _while_reading(error, dataset):
             for text in texts:
-                say(f"random images take the place of the data, which is not here: {text}")
+                say(f"{WITHOUT_DATA}: {text}")
         else:
             problems += texts
     generator = torch.Generator().manual_seed(0)
