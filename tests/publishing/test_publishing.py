@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +165,7 @@ def test_tables_of_a_search_have_its_numbers(tmp_path: Path) -> None:
 def test_a_lambda_that_is_not_placed_is_called_so(tmp_path: Path) -> None:
     made = planted(tmp_path)
     assert made.ridge.regret is not None
-    regret = replace(made.ridge.regret, placed=(False, True))
+    regret = made.ridge.regret._replace(placed=(False, True))
     _, first, second = _regret(made, regret).heads
     assert first.endswith(", not placed)")
     assert "not placed" not in second
