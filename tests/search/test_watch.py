@@ -38,7 +38,7 @@ def test_status_and_report_follow_a_search_to_its_end(tmp_path):
     report.communicate(timeout=120)
     assert (launch.returncode, status.returncode, report.returncode) == (0, 0, 0)
     # It stood at some epoch, with what it had reached, and at the end nothing runs.
-    reached = re.findall(r"w16-000\S* +\S+ +(\d+)/60 +(\d+\.\d)%", said)
+    reached = re.findall(r"w\d+-\S+ +\S+ +(\d+)/60 +(\d+\.\d)%", said)
     assert reached, said
     assert "3 of 3 trials ended" in said
     assert said.rstrip().endswith("complete")
