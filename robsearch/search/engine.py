@@ -625,7 +625,11 @@ def _while_ray_lives(driver: Driver) -> contextlib.AbstractContextManager[None]:
     """Has the driver stop once the Ray that was started here has no node: none will come."""
 
     def look() -> None:
-        if not driver.stopping and cluster.node_count() == 0:
+        nodes = 1
+        # Of a cluster that does not answer nothing is known.
+        with contextlib.suppress(Exception):
+            nodes = cluster.node_count()
+        if nodes == 0 and not driver.stopping:
             driver.problem = "Ray ended on this machine (its raylet was killed, or had no memory)"
             driver.stopping = True
 
