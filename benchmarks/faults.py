@@ -37,9 +37,9 @@ from pathlib import Path
 
 import optuna
 import psutil
-from nodes import count, ended_by_signals, judged, wait_for_answer
+from nodes import count, ended_by_signals, judged, tiny, wait_for_answer
 
-from robsearch import MLP, PGD, SGD, TRADES, Digits, Fixed, LogitMargin, Recipe, space
+from robsearch import TRADES, Recipe, space
 from robsearch.protocols import Labels, Logits
 from robsearch.study import JOURNAL
 from robsearch.tracking import default_uri, ui_command
@@ -75,19 +75,7 @@ class Slow(TRADES):
 )
 def digits(trial: optuna.Trial, width: float) -> Recipe:
     """One free lambda at each width."""
-    attack = PGD(eps=0.1, step_size=0.05, steps=2)
-    return Recipe(
-        model=MLP(width=width, depth=1),
-        data=Digits(train=100),
-        attack=attack,
-        eval_attack=attack,
-        objective=Slow(),
-        lam=Fixed(trial.suggest_float("lam", 0.5, 32.0, log=True)),
-        optimiser=SGD(lr=0.1),
-        measures=(LogitMargin(),),
-        epochs=EPOCHS,
-        batch_size=50,
-    )
+    return tiny(width, trial.suggest_float("lam", 0.5, 32.0, log=True), Slow(), EPOCHS)
 
 
 # --- one search, and the processes around it ---
@@ -479,8 +467,8 @@ def run_case(
             return outcome(search)
         finally:
             search.end()
-            # Lazily: a process that still ends may have a file open there.
             if os.path.ismount(search.results):
+                # Lazily: a process that still ends may have a file open there.
                 subprocess.run(["umount", "--lazy", str(search.results)], check=True)
 
 

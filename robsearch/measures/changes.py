@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robsearch.errors import refused
+from robsearch.errors import InputError, refusal, refused
 
 LARGE = 1e30
 """Bounds above this are held as multiples: small enough for float32, too, to multiply them by any
@@ -28,6 +28,10 @@ SLOPES = {
     "softplus": 1.0,
 }
 """The largest slope of each activation; SiLU's is 1.09983932... at 2.39936..., rounded up."""
+
+
+class UnknownOperationError(InputError):
+    """A network has an operation of whose change no bound is known."""
 
 
 class Change(Tensor):
@@ -56,8 +60,8 @@ class Change(Tensor):
         """The function's result for bounds.
 
         Raises:
-            InputError: the function is none of ``operations``, or multiplies changes with each
-                other.
+            UnknownOperationError: the function is none of ``operations``, or multiplies changes
+                with each other.
         """
         name = func.__name__
         options = dict(kwargs or {})
@@ -67,7 +71,7 @@ class Change(Tensor):
                 if not isinstance(fact, Tensor):
                     return fact
             if name not in cls.operations or not _fits(name, args, options):
-                raise refused(cls.expected, name, cls.do)
+                raise UnknownOperationError(refusal(cls.expected, name, cls.do))
             changes = [value for value in (*args, *options.values()) if isinstance(value, Change)]
             log = max(change.exponent for change in changes)
             entering = [cls.entering(name, _in_units_of(log, arg)) for arg in args]

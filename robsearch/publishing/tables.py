@@ -111,7 +111,7 @@ def made_by(search: Search) -> str:
     made = [setting["versions"]] if "versions" in setting else []
     commit = setting.get("commit", "")
     if commit:
-        made.append(commit if " " in commit and not commit[0].isdigit() else f"commit {commit}")
+        made.append(commit if commit.startswith("not ") else f"commit {commit}")
     return f"{text} Made by {', '.join(made)}." if made else text
 
 

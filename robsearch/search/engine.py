@@ -175,7 +175,7 @@ def _begin(
     seed: int,
     options: RunOptions,
     console: Console,
-    says_so: bool,
+    or_resume: bool,
 ) -> Search:
     """Begins a new search and drives it to its end."""
     draws = check(space, say=partial(_print_note, console), needs_data=True)
@@ -218,7 +218,7 @@ def _begin(
             say=printer(console),
         )
         with begun(record, options.store, tracker_of, learn, printer(console)) as new:
-            if says_so:
+            if or_resume:
                 half = ", which an earlier launch had left half made" if new.taken_over else ""
                 printer(console)(f"search {name}: begun{half}")
             if reference is None:

@@ -59,7 +59,7 @@ def shared(tmp_path):
 
 
 def submitted(shared, rays):
-    """The job, as Slurm starts it and starts it again; and the process id of the script."""
+    """The job, as Slurm starts it and starts it again."""
     command = 'ip link set lo up && exec bash "$@"'
     words = ["faulty_spaces:sound", "--name", "s", "--trials", str(TRIALS), "--parallel", "1"]
     environment = {

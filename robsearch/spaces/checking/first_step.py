@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from robsearch.errors import InputError, own_line, refused
+from robsearch.measures.changes import UnknownOperationError
 from robsearch.network.modes import checked_logits, evaluating
 from robsearch.protocols import LayerMeasure, Measure, Split
 from robsearch.recipe import Recipe
@@ -209,7 +210,7 @@ class _FirstStep:
             with self._trying(part), evaluating(model), left_alone(measure, model):
                 try:
                     self._values_of(measure, model)
-                except InputError as error:
+                except UnknownOperationError as error:
                     name = type(measure).__name__
                     if self.measures_by_default:
                         self.notes.append(f"{name} cannot be measured, and is left out: {error}")
